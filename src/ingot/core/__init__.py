@@ -1,0 +1,1 @@
+"""Parts, recipes, quantities, errors, progress and the seams. Imports no torch."""

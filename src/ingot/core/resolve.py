@@ -1,0 +1,217 @@
+"""Checking recipe data against signatures: every problem at once, each with file, line, path, nearest name and signature."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import types
+import typing
+from functools import cache
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+from .errors import Problem, UserError
+from .parts import Signature, SlotOf, Spec, load, parts_in, signature
+from .recipe import Keys, Recipe
+
+_MISSING = object()
+
+
+def resolve(recipe: Recipe, annotation: Any) -> Any:
+    """The recipe's tree as an instance of the annotation. Raises UserError with every problem found."""
+    value, problems = try_resolve(recipe, annotation)
+    if problems:
+        raise UserError(problems)
+    return value
+
+
+def try_resolve(recipe: Recipe, annotation: Any) -> tuple[Any, list[Problem]]:
+    """As resolve, but returns what could be resolved (None when nothing could) beside the problems."""
+    resolver = _Resolver(recipe)
+    value = resolver.value(recipe.tree, annotation, ())
+    return (None if value is _MISSING else value), resolver.problems
+
+
+def spec(slot: str, name: str, **knobs: Any) -> Spec:
+    """A checked Spec from Python: ``spec("optim", "lion", lr=3e-4).build(params=...)``. Raises UserError."""
+    resolved: Spec = resolve(Recipe({"name": name} | knobs), Annotated[Spec, SlotOf(slot)])
+    return resolved
+
+
+class _Resolver:
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        self.problems: list[Problem] = []
+
+    def fail(self, keys: Keys, message: str, hint: str = "") -> Any:
+        suffix = "   [command line]" if self.recipe.by_command_line(keys) else ""
+        self.problems.append(Problem(".".join(map(str, keys)), message + suffix, self.recipe.origin(keys), hint))
+        return _MISSING
+
+    def value(self, value: Any, annotation: Any, keys: Keys) -> Any:
+        """Dispatch on the annotation; _MISSING when it could not be resolved (the problem is recorded)."""
+        if isinstance(value, Spec) or hasattr(type(value), "__ingot_section__"):
+            return value
+        slot = slot_of(annotation)
+        if slot is not None:
+            return self.part(value, slot, keys)
+        if hasattr(annotation, "__ingot_section__"):
+            return self.section(value, annotation, keys)
+        origin, arguments = get_origin(annotation), get_args(annotation)
+        if origin in (Union, types.UnionType) and holds_parts(annotation):
+            return self.union(value, arguments, keys)
+        if origin is list and holds_parts(annotation):
+            if not isinstance(value, list):
+                return self.fail(keys, f"wants a list, got {value!r}")
+            items = [self.value(item, arguments[0], (*keys, index)) for index, item in enumerate(value)]
+            return _MISSING if any(item is _MISSING for item in items) else items
+        if origin is dict and holds_parts(annotation):
+            if not isinstance(value, dict):
+                return self.fail(keys, f"wants a mapping of names, got {value!r}")
+            pairs = {str(key): self.value(item, arguments[1], (*keys, key)) for key, item in value.items()}
+            return _MISSING if any(item is _MISSING for item in pairs.values()) else pairs
+        return self.plain(value, annotation, keys)
+
+    def union(self, value: Any, members: tuple[Any, ...], keys: Keys) -> Any:
+        if value is None and type(None) in members:
+            return None
+        wanted = [member for member in members if member is not type(None)]
+        simple = [member for member in wanted if not holds_parts(member)]
+        if simple and not isinstance(value, dict | list):
+            attempt = _Resolver(self.recipe)
+            result = attempt.value(value, Union[tuple(simple)], keys)  # noqa: UP007
+            if not attempt.problems:
+                return result
+        rich = [member for member in wanted if holds_parts(member)]
+        shape = {dict: lambda m: get_origin(m) is dict, list: lambda m: get_origin(m) is list}.get(type(value))
+        fitting = [member for member in rich if shape and shape(member)] if len(rich) > 1 else rich
+        if len(rich) > 1 and not fitting or isinstance(value, dict) and "name" in value:
+            fitting = [member for member in rich if slot_of(member) or hasattr(member, "__ingot_section__")] or fitting or rich
+        return self.value(value, (fitting or rich)[0], keys)
+
+    def part(self, value: Any, slot: str, keys: Keys) -> Any:
+        known = parts_in(slot)
+        if isinstance(value, dict):
+            if "name" not in value:
+                return self.fail(keys, f"wants the name of a part of {slot}: one of {', '.join(known)}")
+            name, knobs = value["name"], {key: item for key, item in value.items() if key != "name"}
+        else:
+            name, knobs = value, {}
+        if not isinstance(name, str) or name not in known:
+            near = nearest(name, known)
+            return self.fail(keys, f"no part named {name!r} in {slot}. {near or 'It has: ' + ', '.join(known)}")
+        try:
+            target = load(slot, name)
+        except UserError as error:
+            return self.fail(keys, str(error))
+        except ImportError as error:
+            return self.fail(keys, f"part {name!r} cannot be imported: {error}")
+        resolved = self.knobs(knobs, signature(target), keys)
+        return _MISSING if resolved is _MISSING else Spec(slot, name, resolved)
+
+    def section(self, value: Any, target: Any, keys: Keys) -> Any:
+        if not isinstance(value, dict):
+            return self.fail(keys, f"wants a mapping with {', '.join(signature(target).knobs)}; got {value!r}")
+        resolved = self.knobs(value, signature(target), keys)
+        return _MISSING if resolved is _MISSING else target(**resolved)
+
+    def knobs(self, given: dict[Any, Any], expected: Signature, keys: Keys) -> Any:
+        before = len(self.problems)
+        owner = getattr(expected.target, "__ingot_section__", False)
+        hint = "" if owner else f"{expected}     {expected.where}"
+        for name in given:
+            if name not in expected.knobs:
+                shown = "this section" if owner else expected.target.__name__
+                near = nearest(str(name), expected.knobs)
+                self.fail((*keys, name) if owner else keys, f"{shown} takes no {str(name)!r}. {near or 'It takes: ' + (', '.join(expected.knobs) or 'nothing')}", hint)
+        resolved = {}
+        for name, (annotation, default) in expected.knobs.items():
+            if name in given:
+                result = self.value(given[name], annotation, (*keys, name))
+            elif default is inspect.Parameter.empty:
+                result = self.fail(keys, f"needs {name!r}: {wants(annotation)}", hint)
+            elif default is not None and (isinstance(default, str) or holds_parts(annotation)):
+                result = self.value(default, annotation, (*keys, name))
+            else:
+                result = default
+            resolved[name] = result
+        return _MISSING if len(self.problems) > before else resolved
+
+    def plain(self, value: Any, annotation: Any, keys: Keys) -> Any:
+        try:
+            adapter = _adapter(annotation)
+            if isinstance(value, bool) and not _admits(annotation, bool):
+                return self.fail(keys, f"wants {wants(annotation)}, got {value!r}")
+            return adapter.validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            inner = (*keys, *(item for item in first["loc"] if isinstance(item, int))) if get_origin(annotation) in (list, dict, tuple) else keys
+            if first["type"] == "quantity":
+                return self.fail(inner, str(first["msg"]))
+            return self.fail(inner, f"wants {wants(annotation)}, got {value!r}")
+
+
+@cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True, str_strip_whitespace=True))
+    except (PydanticUserError, PydanticSchemaGenerationError):
+        return TypeAdapter(annotation)
+
+
+def slot_of(annotation: Any) -> str | None:
+    """The slot of a ``Slot[...]`` annotation, else None."""
+    if get_origin(annotation) is Annotated:
+        return next((item.slot for item in annotation.__metadata__ if isinstance(item, SlotOf)), None)
+    return None
+
+
+def holds_parts(annotation: Any) -> bool:
+    """Whether an annotation has a slot or a section anywhere inside."""
+    return slot_of(annotation) is not None or hasattr(annotation, "__ingot_section__") or any(map(holds_parts, get_args(annotation)))
+
+
+def _admits(annotation: Any, kind: type) -> bool:
+    return annotation in (kind, Any) or any(_admits(item, kind) for item in get_args(annotation) if isinstance(item, type) or get_args(item))
+
+
+def nearest(word: Any, known: typing.Iterable[str]) -> str:
+    """``Did you mean 'weight_decay'?`` or nothing."""
+    found = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    return f"Did you mean {found[0]!r}?" if found else ""
+
+
+_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing", Any: "a value"}
+
+
+def wants(annotation: Any) -> str:
+    """An annotation in words: ``a number above 0``."""
+    slot = slot_of(annotation)
+    if slot:
+        return f"a part of {slot} ({', '.join(list(parts_in(slot))[:8])})"
+    if hasattr(annotation, "__ingot_section__"):
+        return f"a mapping with {', '.join(signature(annotation).knobs)}"
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        if getattr(arguments[0], "__name__", "") == "Quantity":
+            return "an amount with its unit"
+        return wants(arguments[0]) + "".join(_limit(item) for item in annotation.__metadata__)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(wants(item) for item in arguments))
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is list:
+        return f"a list, each {wants(arguments[0])}"
+    if origin is dict:
+        return f"a mapping to {wants(arguments[1])}"
+    if origin is tuple:
+        return f"a list of {len(arguments)}: " + ", ".join(map(wants, arguments))
+    return _NAMES.get(annotation) or getattr(annotation, "__name__", str(annotation)).lower()
+
+
+def _limit(item: Any) -> str:
+    words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+    found = [f"{word} {getattr(item, key):g}" for key, word in words.items() if getattr(item, key, None) is not None]
+    return " " + " and ".join(found) if found else ""
