@@ -1,0 +1,31 @@
+"""Ingot: pre-training foundation models under a budget.
+
+    import ingot
+    run = ingot.build(ingot.load_recipe("recipes/text/gpt_tiny.yaml"))
+    run.train()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .build.run import Run as Run
+    from .build.run import build as build
+    from .build.run import open_run as open_run
+    from .core.recipe import load as load_recipe
+
+__all__ = ["Run", "build", "load_recipe", "open_run"]
+_HOMES = {"Run": ("build.run", "Run"), "build": ("build.run", "build"), "open_run": ("build.run", "open_run"), "load_recipe": ("core.recipe", "load")}
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when first used, so that ``import ingot`` stays instant."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ingot' has no attribute {name!r}")
+    from importlib import import_module
+
+    module, attribute = _HOMES[name]
+    value = getattr(import_module(f"ingot.{module}"), attribute)
+    globals()[name] = value
+    return value

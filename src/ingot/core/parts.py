@@ -14,6 +14,7 @@ A knob annotated ``Slot["nn.mixer"]`` receives a Spec: the chosen part with its 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import typing
@@ -142,7 +143,8 @@ def signature(target: Callable[..., Any]) -> Signature:
         if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         if parameter.kind is parameter.KEYWORD_ONLY:
-            knobs[name] = (hints.get(name, Any), parameter.default)
+            factory = getattr(getattr(target, "__dataclass_fields__", {}).get(name), "default_factory", dataclasses.MISSING)
+            knobs[name] = (hints.get(name, Any), parameter.default if factory is dataclasses.MISSING else factory())
         else:
             wiring[name] = parameter
     return Signature(target, wiring, knobs)

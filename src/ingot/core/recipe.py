@@ -40,8 +40,17 @@ class Recipe:
         return any(keys[:end] in self.overridden for end in range(1, len(keys) + 1))
 
 
+_PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")}
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's idea of a float (``1e-3``), and no yes/no/on/off booleans."""
+    """YAML 1.2's idea of a float (``1e-3``), no yes/no/on/off booleans, no anchors."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if getattr(event, "anchor", None) is not None:
+            raise yaml.MarkedYAMLError(problem="anchors and aliases are not part of a recipe", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -55,8 +64,9 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|fa
 
 def parse(text: str, name: str) -> Recipe:
     """Read one YAML document with line marks. Raises UserError naming file and line."""
-    loader = _Loader(text)
+    loader = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         recipe = Recipe({})
         if node is not None:
@@ -74,15 +84,14 @@ def parse(text: str, name: str) -> Recipe:
     except RecursionError:
         raise UserError([Problem("", "nested too deeply", name)]) from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _convert(node: yaml.Node, loader: _Loader, keys: Keys, marks: dict[Keys, str], name: str) -> Any:
     origin = f"{name}:{node.start_mark.line + 1}"
     if keys and keys not in marks:
         marks[keys] = origin
-    if node.anchor is not None if hasattr(node, "anchor") else False:
-        raise UserError([Problem("", "anchors and aliases are not part of a recipe", origin)])
     if isinstance(node, yaml.MappingNode):
         result: dict[Any, Any] = {}
         for key_node, value_node in node.value:
@@ -97,9 +106,9 @@ def _convert(node: yaml.Node, loader: _Loader, keys: Keys, marks: dict[Keys, str
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_convert(item, loader, (*keys, index), marks, name) for index, item in enumerate(node.value)]
-    if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.endswith(("timestamp", "binary")):
-        if node.tag.endswith("timestamp"):
-            return node.value
+    if node.tag == "tag:yaml.org,2002:timestamp":
+        return node.value
+    if node.tag not in _PLAIN:
         raise UserError([Problem(".".join(map(str, keys)), f"a recipe holds plain data, not {node.tag}", origin)])
     return loader.construct_object(node)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 import types
@@ -135,7 +136,7 @@ class _Resolver:
             elif default is not None and (isinstance(default, str) or holds_parts(annotation)):
                 result = self.value(default, annotation, (*keys, name))
             else:
-                result = default
+                result = copy.copy(default)
             resolved[name] = result
         return _MISSING if len(self.problems) > before else resolved
 

@@ -1,0 +1,104 @@
+"""Whether compilation pays on this machine: measured on the run's own shapes, kept only when faster and equal in loss."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import statistics
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+if TYPE_CHECKING:
+    from ..train.state import State
+    from .run import Run
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2}
+
+
+def choose_compile(run: Run, state: State, wanted: bool | Literal["auto"]) -> tuple[bool, str]:
+    """Returns the decision and the reason. The model and the run's randomness are left untouched."""
+    if wanted is False:
+        return False, "switched off in the recipe"
+    missing = _missing(run)
+    if missing:
+        return False, missing
+    if wanted is True:
+        return True, "switched on in the recipe"
+    steps = _micro_steps_left(run, state)
+    if run.layout.ranks > 1:
+        return False, "auto does not probe under several ranks; set compile: true to compile there"
+    try:
+        return _probe(run, steps)
+    except Exception as error:
+        return False, f"compilation failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def _missing(run: Run) -> str:
+    if not hasattr(run.model, "compile_blocks"):
+        return "the model has no blocks to compile"
+    if run.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        return "no C++ compiler was found"
+    if run.device.type == "mps" or sys.platform == "win32":
+        return f"not supported on {run.device.type}"
+    return ""
+
+
+def _micro_steps_left(run: Run, state: State) -> float:
+    index = state.progress.stage
+    section = run.section.stages[index]
+    rows, sequence = run.batch_rows(index), run.data_section(index).sequence
+    amount = section.budget.value
+    known = {"steps": amount * rows, "rows": amount, "tokens": amount / sequence}.get(section.budget.unit)
+    if known is None:
+        return float("inf") if section.budget.unit == "flops" else 1000.0
+    return known / run.program.choose_micro_rows(index, rows)
+
+
+def _probe(run: Run, micro_steps: float) -> tuple[bool, str]:
+    index = 0
+    micro_rows = run.program.choose_micro_rows(index, run.batch_rows(index))
+    windows = run.windows(run.data_of(index).train, start=0, rows=micro_rows, micro_rows=micro_rows)
+    try:
+        batch = run.model.objective.prepare(next(iter(windows))[0])
+    finally:
+        windows.close()
+    eager = _time(run.model, batch, 2, warmup=1)
+    if micro_steps * eager[0] < 60:
+        return False, f"the run is too short to win back the compilation ({micro_steps:.0f} micro-batches of {eager[0]:.2f} s)"
+    twin = copy.deepcopy(run.model)
+    twin.compile_blocks()
+    began = time.perf_counter()
+    _time(twin, batch, 1, warmup=0)
+    cost = time.perf_counter() - began
+    pairs = [(_time(run.model, batch, 1, warmup=0)[0], _time(twin, batch, 1, warmup=0)[0]) for _ in range(3)]
+    ratio = statistics.median(first / second for first, second in pairs)
+    difference = abs(_loss(run.model, batch) - _loss(twin, batch)) / abs(eager[1])
+    if difference > TOLERANCE[run.dtype]:
+        return False, f"the compiled loss differs by {difference:.1e} relative"
+    saved = micro_steps * statistics.median(first - second for first, second in pairs)
+    if ratio < 1.02 or saved < cost:
+        return False, f"measured {ratio:.2f}x, which wins {saved:.0f} s of {cost:.0f} s spent compiling"
+    return True, f"measured {ratio:.2f}x faster after {cost:.0f} s of compiling, loss equal to {difference:.0e}"
+
+
+def _time(model: Any, batch: dict[str, torch.Tensor], repeats: int, warmup: int) -> tuple[float, float]:
+    times, loss = [], 0.0
+    for index in range(warmup + repeats):
+        began = time.perf_counter()
+        total = sum(value.sum() for value in model(batch).values())
+        total.backward()
+        if batch["rows"].device.type == "cuda":
+            torch.cuda.synchronize()
+        if index >= warmup:
+            times.append(time.perf_counter() - began)
+        loss = float(total.detach())
+    model.zero_grad(set_to_none=True)
+    return statistics.median(times), loss
+
+
+def _loss(model: Any, batch: dict[str, torch.Tensor]) -> float:
+    with torch.no_grad():
+        return float(sum(value.sum() for value in model(batch).values()))

@@ -1,0 +1,276 @@
+"""The composition root: a recipe becomes a Run, used alike by the command line and from Python.
+
+    run = ingot.build(ingot.load_recipe("recipes/text/gpt_tiny.yaml"))
+    run.train()
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ..core.errors import Problem, RunError, UserError
+from ..core.parts import Spec, plain
+from ..core.progress import Progress
+from ..core.recipe import Recipe, difference, digest, load
+from ..core.resolve import spec
+from ..train.checkpoint import Checkpoints
+from ..train.state import State
+from .check import batch_rows, resolve_run
+from .device import choose_device, choose_layout, choose_precision
+from .graph import build_model
+from .program import DeviceWindows, Program, make_optimizer
+from .schema import Data, RunSection
+from .session import train
+
+
+class Run:
+    """A recipe brought to life, piece by piece as each is needed: section, data, model, checkpoints; train, evaluate, generate.
+
+    folder: the run folder. start_from: a run, a checkpoint, or ``hf:FOLDER``; weights only, training starts afresh.
+    """
+
+    def __init__(self, section: RunSection, folder: Path, *, start_from: str | None = None, echo: Callable[[str], None] | None = None):
+        self.section, self.folder, self.start_from = section, folder, start_from
+        self.echo = echo or (lambda text: None)
+        self.resolved: dict[str, Any] = plain(section)
+        self.recipe_hash = digest(self.resolved)
+        self.device = choose_device(section.device)
+        self.dtype = choose_precision(section.precision, self.device)
+        self.layout = choose_layout(section.layout, self.device)
+        self.parents: list[dict[str, Any]] = []
+        self.choices: dict[str, Any] = {}
+        self.objective_spec: Spec = section.model.objective
+        self._data: dict[int, Any] = {}
+
+    # -- data ---------------------------------------------------------------------------------------------------------------
+
+    def data_section(self, index: int) -> Data:
+        """The data of a stage: its own, or the run's."""
+        return self.section.stages[index].data or self.section.data
+
+    def batch_rows(self, index: int) -> int:
+        """Rows of a stage's global batch."""
+        return batch_rows(self.section.stages[index].batch, self.data_section(index).sequence)
+
+    @property
+    def layout_name(self) -> str:
+        """The layout in force: the recipe's, or the automatic choice."""
+        return type(self.layout).__name__.lower()
+
+    def data_of(self, index: int, progress: Callable[..., None] | None = None) -> Any:
+        """The opened data of a stage, prepared first where that has not been done. Raises UserError for unusable sources."""
+        from ..data.open import open_data
+
+        key = next((i for i in self._data if self.data_section(i) is self.data_section(index)), index)
+        if key not in self._data:
+            data = self.data_section(index)
+            tokenizer = data.tokenizer or spec("data.tokenizer", "bytes")
+            self._data[key] = open_data(train=data.train, validation=data.validation, holdout=data.holdout, tokenizer=tokenizer, sequence=data.sequence,
+                                        pack=data.pack, cache=Path(data.cache), folder=Path.cwd(), seed=self.section.seed, progress=progress)  # fmt: skip
+        return self._data[key]
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.data_of(0).tokenizer
+
+    @cached_property
+    def key(self) -> torch.Tensor:
+        """The seed of row-wise randomness, as a tensor so that compiled code does not specialize on it."""
+        return torch.tensor(self.section.seed, dtype=torch.int64, device=self.device)
+
+    def windows(self, stream: Any, *, start: int, rows: int, micro_rows: int) -> DeviceWindows:
+        """This rank's windows of a stream from a global row on."""
+        from ..data.loader import Loader
+
+        loader = Loader(stream, start=start, rows_per_step=rows, micro_rows=micro_rows, rank=self.layout.rank, ranks=self.layout.ranks)
+        return DeviceWindows(loader, self.device, self.key)
+
+    # -- model --------------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def initializer(self) -> Any:
+        return self.section.model.init.build()
+
+    @cached_property
+    def model(self) -> Any:
+        """The model on its device and in its layout, freshly initialized (checkpoints are loaded by train, evaluate, generate)."""
+        model = self.plain_model()
+        if self.start_from:
+            from .start import load_start
+
+            self.parents = load_start(self, model, self.start_from)
+        else:
+            self.initializer.apply(model, seed=self.section.seed)
+        model.to(self.device)
+        return self.layout.shard(model, self.dtype)
+
+    def plain_model(self, device: str = "cpu") -> Any:
+        """The five components, not initialized, not sharded."""
+        with torch.device(device):
+            model = build_model(self.section.model, vocabulary=self.tokenizer.vocabulary, sequence=self.section.data.sequence,
+                                specials=self.tokenizer.specials, dtype=self.dtype, objective=self.objective_spec)  # fmt: skip
+        return model.double() if self.dtype == torch.float64 else model
+
+    def replace_objective(self, objective: Spec) -> None:
+        """A stage with another objective: build it, keep the weights that fit by name and shape, initialize the others."""
+        self.objective_spec = objective
+        fresh = self.plain_model()
+        self.initializer.apply(fresh, seed=self.section.seed)
+        old = self.model.objective.state_dict()
+        fresh.objective.load_state_dict({name: old[name] if name in old and old[name].shape == value.shape else value for name, value in fresh.objective.state_dict().items()})
+        self.model.objective = fresh.objective.to(self.device)
+
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def fitting_micro_rows(self, index: int, rows: int) -> int:
+        """The largest micro-batch predicted to fit the memory there is (or the recipe's cap), the same on every rank."""
+        from .fit import fitting_micro_rows
+
+        return fitting_micro_rows(self, index, rows)
+
+    # -- state --------------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        settings = self.section.checkpoint
+        return Checkpoints(self.folder / "checkpoints", keep_last=settings.keep_last, keep_best=settings.keep_best, keep_every=settings.keep_every,
+                           asynchronous=self.device.type == "cuda" if settings.asynchronous == "auto" else settings.asynchronous)  # fmt: skip
+
+    @cached_property
+    def program(self) -> Program:
+        return Program(self)
+
+    def state(self, path: Path | None = None) -> State:
+        """A training state: fresh, or from a checkpoint (whose stage decides objective and optimizer)."""
+        progress = Progress()
+        if path is not None:
+            progress = Progress.from_dict(self.checkpoints.manifest(path)["progress"])
+        for stage in self.section.stages[: progress.stage + 1]:
+            if stage.objective is not None:
+                self.objective_spec = stage.objective
+        state = State(model=self.model, optimizer=make_optimizer(self, self.section.stages[progress.stage]), progress=progress)
+        if path is not None:
+            self.checkpoints.load(state, path)
+        return state
+
+    def load_weights(self, path: Path | None = None) -> Path | None:
+        """Put a checkpoint's weights into the model, for evaluation and sampling; the newest by default."""
+        path = path or self.checkpoints.latest()
+        if path is not None:
+            self.checkpoints.load_model(self.model, path)
+        return path
+
+    def train(self, reporter: Any = None) -> dict[str, Any]:
+        """Train to the end of the budget, resuming what the run folder holds. Returns the closing summary."""
+        return train(self, reporter)
+
+    # -- using the model ------------------------------------------------------------------------------------------------------
+
+    def evaluate_streams(self, streams: dict[str, Any], rows: int | None = None) -> dict[str, dict[str, float]]:
+        """Held-out loss per source."""
+        settings = self.section.evaluate
+        evaluator = spec("evaluate", "loss").build(layout=self.layout)
+        table = getattr(self.tokenizer, "token_bytes", None)
+        token_bytes = torch.from_numpy(table()).double() if table else None
+        results = {}
+        for name, stream in streams.items():
+            count = min(rows or settings.rows, stream.rows_per_epoch)
+            per_window = min(count, settings.batch_rows * self.layout.ranks)
+            results[name] = evaluator(self.model, windows=self._evaluation_windows(stream, count, per_window), objective=self.model.objective, token_bytes=token_bytes)
+        return results
+
+    def _evaluation_windows(self, stream: Any, count: int, per_window: int) -> Iterator[list[dict[str, torch.Tensor]]]:
+        micro = -(-per_window // self.layout.ranks)
+        for start in range(0, count, per_window):
+            windows = self.windows(stream, start=start, rows=min(per_window, count - start), micro_rows=micro)
+            try:
+                yield next(iter(windows))
+            finally:
+                windows.close()
+
+    def evaluate(self, checkpoint: Path | None = None, rows: int | None = None) -> dict[str, dict[str, float]]:
+        """Held-out loss of a checkpoint, over every validation row unless rows says fewer."""
+        self.load_weights(checkpoint)
+        return self.evaluate_streams(self.data_of(0).validation, rows or 10**12)
+
+    def generate(self, prompt: str = "", *, tokens: int = 100, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, seed: int = 0) -> Iterator[str]:
+        """Stream text that continues the prompt. Raises UserError when the objective cannot generate."""
+        from ..model.generate import generate
+
+        if not getattr(self.model.objective, "causal", False):
+            raise UserError("only a causal language model generates text")
+        ids = list(self.tokenizer.encode([prompt])[0]) if prompt else [self.tokenizer.end]
+        produced: list[int] = []
+        shown = ""
+        for token in generate(self.model, torch.tensor([ids], device=self.device), max_new=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, end=self.tokenizer.end):
+            produced.append(int(token))
+            text = self.tokenizer.decode(produced)
+            if not text.endswith("�"):
+                yield text[len(shown) :]
+                shown = text
+
+    def sample_prompts(self) -> list[dict[str, str]]:
+        """The recipe's evaluation prompts, continued."""
+        settings = self.section.evaluate
+        if self.layout.ranks > 1:
+            return []
+        from ..evaluate.loss import evaluating
+
+        with evaluating(self.model):
+            return [{"prompt": prompt, "text": "".join(self.generate(prompt, tokens=settings.prompt_tokens, temperature=0.8, top_p=0.95))} for prompt in settings.prompts]
+
+
+def build(recipe: Recipe | str | Path, *, runs: str | Path = "runs", start_from: str | None = None, echo: Callable[[str], None] | None = None) -> Run:
+    """Check a recipe and prepare its Run. Raises UserError with every problem; an existing run with another recipe is refused."""
+    if not isinstance(recipe, Recipe):
+        recipe = load(recipe)
+    section = resolve_run(recipe)
+    folder = Path(runs) / section.name
+    run = Run(section, folder, start_from=start_from, echo=echo)
+    refuse_changed(run)
+    return run
+
+
+def refuse_changed(run: Run) -> None:
+    """An existing run folder is resumed only with the recipe it was started with."""
+    stored = run.folder / "recipe.yaml"
+    if not stored.exists():
+        return
+    try:
+        before = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise RunError(f"{stored} cannot be read: {error}") from None
+    changes = difference(before, json.loads(json.dumps(run.resolved)))
+    if changes:
+        raise UserError([Problem("", f"the run {run.folder} exists with another recipe; resume needs the same one (or choose another name=)"),
+                         *(Problem("", f"  {line}") for line in changes[:20])])  # fmt: skip
+
+
+def open_run(folder: str | Path, checkpoint: str | Path | None = None, *, echo: Callable[[str], None] | None = None) -> Run:
+    """A Run from its folder (or from a checkpoint folder inside it), weights loaded. Raises UserError when there is none."""
+    folder = Path(folder)
+    if folder.parent.name == "checkpoints" and (folder / "manifest.json").exists():
+        checkpoint, folder = folder, folder.parent.parent
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(f"no run at {folder}: it has no recipe.yaml")
+    run = Run(resolve_run(load(folder / "recipe.yaml")), folder, echo=echo)
+    if run.load_weights(Path(checkpoint) if checkpoint else None) is None:
+        raise UserError(f"the run {folder} has no whole checkpoint yet")
+    return run
+
+
+def fork(section: RunSection, **changes: Any) -> RunSection:
+    """A copy of a resolved recipe with some fields replaced, for probes and twins."""
+    other = copy.copy(section)
+    for name, value in changes.items():
+        setattr(other, name, value)
+    return other

@@ -1,0 +1,158 @@
+"""Training a Run: the ledger, choices measured at start, resuming, the loop, the closing summary."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..core.errors import RunError
+from ..core.recipe import dump
+from ..ledger.ledger import Ledger
+from ..ledger.machine import describe
+from ..ledger.meter import Meter
+from ..ledger.viewers import open_viewers
+from ..train.anomaly import AnomalyGuard
+from ..train.loop import Loop
+from ..train.state import State
+from .probe import choose_compile
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+class Scribe:
+    """Writes ledger lines and shows them to a reporter; only rank 0 does either."""
+
+    def __init__(self, run: Run, reporter: Any):
+        self.reporter, self.first = reporter, run.layout.rank == 0
+        settings = run.section.log
+        self.ledger = None
+        if self.first:
+            viewers = open_viewers(run.folder, tensorboard=settings.tensorboard, wandb=settings.wandb, name=run.section.name, recipe=run.resolved)
+            self.ledger = Ledger(run.folder, viewers)
+
+    def emit(self, line: dict[str, Any]) -> None:
+        if self.ledger is None:
+            return
+        written = self.ledger.write(**line)
+        show = getattr(self.reporter, str(line["kind"]), None)
+        if show is not None:
+            show(written)
+
+    def close(self) -> None:
+        if self.ledger is not None:
+            self.ledger.close()
+
+
+def train(run: Run, reporter: Any = None) -> dict[str, Any]:
+    """Run the loop to its end. Raises RunError when training cannot go on; what was saved stays whole."""
+    prepare_folder(run)
+    path = run.checkpoints.latest()
+    state = run.state(path)
+    scribe = Scribe(run, reporter)
+    try:
+        choose(run, state, resumed=path is not None)
+        machine = describe(run.device, run.dtype)
+        meter = Meter(run.device)
+        meter.load_state_dict(state.extra.get("meter", {}))
+        guard = AnomalyGuard(policy=run.section.anomaly.policy, threshold=run.section.anomaly.threshold, window=run.section.anomaly.window, most=run.section.anomaly.most)
+        state.attach_guard(guard)
+        _open(run, scribe, state, path, machine)
+        loop = Loop(program=run.program, layout=run.layout, meter=meter, guard=guard, checkpoints=run.checkpoints, emit=scribe.emit,
+                    matmul_rate=machine["matmul_flops_per_second"], evaluate_every=run.section.evaluate.every, save_every=run.section.checkpoint.every,
+                    log_every=run.section.log.every)  # fmt: skip
+        began = time.perf_counter()
+        reason = loop.run(state)
+        progress = state.progress
+        summary = {"step": progress.total_steps, "rows": progress.total_rows, "tokens": progress.total_tokens, "flops": progress.total_flops,
+                   "seconds": progress.total_seconds, "wall_seconds": time.perf_counter() - began, "reason": reason}  # fmt: skip
+        scribe.emit({"kind": "end", **summary})
+        return summary | {"run": str(run.folder), "evaluation": loop.results}
+    finally:
+        scribe.close()
+
+
+def prepare_folder(run: Run) -> None:
+    """Make the run folder and write the resolved recipe, once. Raises RunError when it cannot be written."""
+    if run.layout.rank == 0:
+        try:
+            (run.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            if not (run.folder / "recipe.yaml").exists():
+                _write(run.folder / "recipe.yaml", dump(run.resolved))
+            elif not os.access(run.folder, os.W_OK):
+                raise PermissionError(13, "Permission denied")
+        except OSError as error:
+            raise RunError(f"the run folder {run.folder} cannot be written: {error.strerror or error}") from None
+    run.layout.barrier()
+
+
+def choose(run: Run, state: State, resumed: bool) -> None:
+    """Settle what depends on this machine: micro-batch and compilation. A resumed run reuses what was recorded, to stay bit-exact."""
+    stored = run.folder / "run.json"
+    recorded: dict[str, Any] = {}
+    if resumed and stored.exists():
+        recorded = json.loads(stored.read_text(encoding="utf-8")).get("choices", {})
+    same_layout = recorded.get("ranks") == run.layout.ranks and recorded.get("device") == run.device.type
+    if same_layout:
+        run.program.micro_rows = dict(recorded.get("micro_rows", {}))
+    for index in range(state.progress.stage, run.program.stages):
+        run.program.choose_micro_rows(index, run.batch_rows(index))
+    wanted = recorded.get("compile") if same_layout else run.section.compile
+    enabled, why = choose_compile(run, state, wanted if wanted is not None else run.section.compile)
+    if enabled:
+        run.model.compile_blocks()
+    run.choices = {"precision": str(run.dtype).removeprefix("torch."), "compile": enabled, "compile_reason": recorded.get("compile_reason", why) if same_layout else why,
+                   "micro_rows": run.program.micro_rows, "ranks": run.layout.ranks, "layout": run.layout_name, "device": run.device.type}  # fmt: skip
+
+
+def _open(run: Run, scribe: Scribe, state: State, path: Path | None, machine: dict[str, Any]) -> None:
+    facts = {"recipe_hash": run.recipe_hash, "commit": commit(), "version": installed_version(), "machine": machine, "parameters": run.parameters(), "choices": run.choices,
+             "parents": run.parents}  # fmt: skip
+    if scribe.ledger is not None:
+        _write(run.folder / "run.json", json.dumps(facts, indent=2, default=str) + "\n")
+        if path is None:
+            scribe.ledger.truncate_after(-1)
+        else:
+            scribe.ledger.truncate_after(state.progress.total_steps)
+    scribe.emit({"kind": "start", "time": time.time(), "run": str(run.folder), "resumed": path is not None, "budgets": [str(stage.budget) for stage in run.section.stages],
+                 "price_per_hour": run.section.price_per_hour, **facts})  # fmt: skip
+    for message in run.checkpoints.messages:
+        scribe.emit({"kind": "event", "step": state.progress.total_steps, "name": "checkpoint", "message": message})
+    if path is not None:
+        scribe.emit({"kind": "event", "step": state.progress.total_steps, "name": "resume", "message": f"resumed from {path.name}: weights, optimizer, progress, data position"})
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(path.name + ".new")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def installed_version() -> str:
+    try:
+        return version("ingot")
+    except PackageNotFoundError:
+        return "uninstalled"
+
+
+def commit() -> str | None:
+    """The commit of the checkout this package runs from, with a + when it has changes; None outside of one."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10).stdout.strip()
+        changed = subprocess.run(["git", "-C", str(root), "status", "--porcelain"], capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return (head + ("+" if changed else "")) or None

@@ -1,0 +1,1 @@
+"""Evaluators: one measure of a model per file; none of them disturbs training."""

@@ -1,0 +1,64 @@
+r"""Held-out loss of the training objective, perplexity and bits per byte, per source.
+
+    loss = sum of token losses / scored tokens (nats)      perplexity = exp(loss)
+    bits per byte = sum of token losses / (ln 2 * UTF-8 bytes of the scored tokens)
+
+Bits per byte compare models with different tokenizers. Only the objective's first loss counts, without regularizers.
+Draws (masks) depend on the row and a fixed key, so every evaluation sees the same corruption.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.parts import part
+
+if TYPE_CHECKING:
+    from ..core.seams import Layout
+
+
+@part
+class Loss:
+    """windows: an iterable of this rank's windows of micro-batches, the same number on every rank; token_bytes: (V,) or None."""
+
+    def __init__(self, layout: Layout):
+        self.layout = layout
+
+    def __call__(self, model: nn.Module, *, windows: Iterable[list[dict[str, Tensor]]], objective: Any, token_bytes: Tensor | None) -> dict[str, float]:
+        """Returns loss (nats per unit), perplexity, bits_per_byte (causal text only), units, rows."""
+        sums = torch.zeros(4, dtype=torch.float64)
+        with evaluating(model):
+            for window in windows:
+                for micro in window:
+                    batch = objective.prepare(micro)
+                    losses = next(iter(model(batch).values()))
+                    real = batch["rows"] >= 0
+                    sums[0] += losses[real].double().sum().cpu()
+                    sums[1] += batch["units"][real].sum().cpu()
+                    sums[2] += real.sum().cpu()
+                    if token_bytes is not None and objective.causal and "targets" in batch:
+                        targets = batch["targets"][real]
+                        sums[3] += token_bytes[targets[targets >= 0].cpu()].sum()
+        total, units, rows, size = self.layout.total(sums).tolist()
+        loss = total / units if units else math.nan
+        result = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "units": units, "rows": rows}
+        return result | ({"bits_per_byte": total / (math.log(2) * size)} if size else {})
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Any:
+    """No gradients, no dropout; the mode each module was in comes back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

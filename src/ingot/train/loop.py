@@ -1,0 +1,258 @@
+"""The life of a run, top to bottom: stages, steps, evaluation, checkpoints. Names no concrete part."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from ..core.errors import RunError
+from ..core.quantities import Quantity
+from ..core.seams import Layout
+from ..ledger.memory import measure
+from ..ledger.meter import Meter, Spent
+from .anomaly import AnomalyGuard
+from .checkpoint import Checkpoints
+from .stage import Stage, Windows
+from .state import State
+from .step import Outcome, step
+
+
+class Program(Protocol):
+    """What the builder hands over: how many stages, and how to enter one (transforms and a new optimizer when state.progress.entering)."""
+
+    stages: int
+
+    def enter(self, state: State) -> Stage: ...
+    def save(self, state: State, metrics: dict[str, float]) -> Any: ...
+    def restore(self, state: State) -> int | None: ...
+
+
+@dataclass
+class Due:
+    """Fires whenever another interval of the stage's progress has passed."""
+
+    every: Quantity
+    last: float = 0.0
+
+    def passed(self, stage: Stage, state: State) -> bool:
+        unit = stage.budget.unit if self.every.unit == "fraction" else self.every.unit
+        size = self.every.value * stage.budget.value if self.every.unit == "fraction" else self.every.value
+        spent = float(getattr(state.progress, unit))
+        if size <= 0 or int(spent / size) <= int(self.last / size):
+            self.last = spent
+            return False
+        self.last = spent
+        return True
+
+
+@dataclass
+class Loop:
+    """Everything around a step. emit writes a ledger line (and shows it); all ranks call it, rank 0 writes."""
+
+    program: Program
+    layout: Layout
+    meter: Meter
+    guard: AnomalyGuard
+    checkpoints: Checkpoints
+    emit: Callable[[dict[str, Any]], None]
+    matmul_rate: float
+    evaluate_every: Quantity
+    save_every: Quantity
+    log_every: int = 1
+    interrupted: str = ""
+    best: dict[str, float] = field(default_factory=dict)
+    saved: tuple[int, int] | None = None
+    results: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def run(self, state: State) -> str:
+        """Train until every stage is spent, or until a signal; the reason is returned. Raises RunError when it cannot go on."""
+        with self._signals():
+            while state.progress.stage < self.program.stages:
+                stage = self.program.enter(state)
+                if state.progress.entering:  # a resumed run does not enter twice
+                    state.progress.entering = False
+                    self._evaluate(stage, state)
+                    self._save(state)
+                if reason := self._stage(stage, state):
+                    return reason
+                if state.progress.stage + 1 == self.program.stages:
+                    break
+                state.progress.next_stage()
+                state.progress.entering = True
+        return "finished"
+
+    def _stage(self, stage: Stage, state: State) -> str:
+        """One stage to the end of its budget; returns why the run must stop, or nothing."""
+        evaluation, saving = Due(self.evaluate_every), Due(self.save_every)
+        for due in (evaluation, saving):
+            due.passed(stage, state)
+        windows, size = None, 0
+        try:
+            while not stage.spent(state.progress, self._step_flops(state)):
+                stage.set_knobs(state.progress, self._step_flops(state))
+                if self._skipped(stage, state):
+                    windows = _close(windows)
+                    continue
+                if windows is None or size != stage.rows_per_step:
+                    _close(windows)
+                    size = stage.rows_per_step
+                    windows = stage.open(state.progress.rows, size, stage.micro_rows)
+                    stream = iter(windows)
+                try:
+                    outcome = self._step(stage, state, stream)
+                except torch.cuda.OutOfMemoryError:
+                    windows = self._shrink(stage, state, windows)
+                    continue
+                if outcome.verdict is not None and outcome.verdict.action == "roll_back":
+                    windows = _close(windows)
+                    self._roll_back(stage, state)
+                    continue
+                if evaluation.passed(stage, state):
+                    self._evaluate(stage, state)
+                if outcome.stop or saving.passed(stage, state):
+                    self._save(state)
+                if outcome.stop:
+                    return self.interrupted or "interrupted"
+            if stage.budget.value > 0:
+                self._evaluate(stage, state, final=True)
+            self._save(state)
+            return ""
+        finally:
+            _close(windows)
+            self.checkpoints.wait()
+
+    def _step(self, stage: Stage, state: State, stream: Iterator[Any]) -> Outcome:
+        key = self._shape_key(stage, state)
+        with self.meter.step():
+            with self.meter.phase("data"):
+                window = next(stream)
+                window = [stage.prepare(micro) for micro in window]
+            with self.meter.phase("hooks"):
+                for hook in stage.hooks.values():
+                    if hasattr(hook, "select"):
+                        window = hook.select(state, window)
+            with self.meter.counting(state.model, key):
+                outcome = step(state, window, self.layout, side_weights=stage.side, hooks=stage.hooks, judge=lambda found: self._judge(state, found),
+                               stop=lambda: bool(self.interrupted), phase=self.meter.phase)  # fmt: skip
+        spent = self.meter.finish()
+        flops, seconds = self.layout.total(torch.tensor([spent.flops, spent.step_seconds / self.layout.ranks], dtype=torch.float64)).tolist()
+        state.extra["step_flops"], state.extra["meter"] = flops, self.meter.state_dict()
+        rows = stage.rows_per_step
+        state.progress.advance(rows=rows, tokens=outcome.tokens, flops=flops, seconds=seconds,
+                               epochs=stage.position(state.progress.rows + rows), audio_seconds=rows * stage.seconds_per_row)  # fmt: skip
+        log = self._line(state, outcome, spent, rows, flops, seconds)
+        for hook in stage.hooks.values():
+            if hasattr(hook, "stepped"):
+                hook.stepped(state, log)
+        if state.progress.total_steps % self.log_every == 0:
+            self.emit(log)
+        return outcome
+
+    def _line(self, state: State, outcome: Outcome, spent: Spent, rows: int, flops: float, seconds: float) -> dict[str, Any]:
+        progress = state.progress
+        return {"kind": "step", "stage": progress.stage, "step": progress.total_steps, "rows": progress.total_rows, "tokens": progress.total_tokens,
+                "flops": progress.total_flops, "seconds": progress.total_seconds, "loss": outcome.loss, "losses": outcome.losses,
+                "lr": state.optimizer.param_groups[0]["lr"], "grad_norm": outcome.gradient_norm, "batch_rows": rows, "step_tokens": outcome.tokens,
+                "step_flops": flops, "step_seconds": seconds, "phases": spent.phases, "flops_by_component": spent.flops_by_component,
+                "tokens_per_second": outcome.tokens / seconds if seconds else 0.0, "utilization": flops / (seconds * self.matmul_rate * self.layout.ranks) if seconds and self.matmul_rate else None,
+                "memory": measure(state.model, state.optimizer, self.meter.device) | {"gradients": outcome.gradient_bytes}, **({"side": outcome.side} if outcome.side else {}), **({"hooks": outcome.hooks} if outcome.hooks else {})}  # fmt: skip
+
+    def _judge(self, state: State, outcome: Outcome) -> bool:
+        """The guard's verdict on a step, equal on all ranks because its inputs are; False skips the update."""
+        verdict = outcome.verdict = self.guard.judge(outcome.loss, outcome.gradient_norm)
+        if verdict.event:
+            worst = sorted((row for part in self.layout.gather(outcome.rows) for row in part), key=lambda item: -(item[2] if item[2] == item[2] else float("inf")))[:8]
+            self.emit({"kind": "event", "step": state.progress.total_steps + 1, "name": verdict.event, "action": verdict.action, "message": verdict.message,
+                       "rows": [{"row": row, "source": source, "loss": loss} for row, source, loss in worst]})  # fmt: skip
+        if verdict.action == "stop":
+            raise RunError(f"step {state.progress.total_steps + 1}: {verdict.message}; the last checkpoint is whole")
+        return bool(verdict.action in ("log", "none", ""))
+
+    def _roll_back(self, stage: Stage, state: State) -> None:
+        """Back to the last checkpoint; the window that spoiled it is passed over when its rows come again."""
+        progress = state.progress
+        bad = [progress.stage, progress.rows - stage.rows_per_step, progress.rows]
+        skipped = [*state.extra.get("skipped_rows", []), bad]
+        found = self.program.restore(state)
+        if found is None:
+            raise RunError("roll back: there is no whole checkpoint to return to")
+        state.extra["skipped_rows"] = skipped
+        self.emit({"kind": "event", "step": found, "name": "rollback", "message": f"back to step {found}; rows {bad[1]} to {bad[2] - 1} will be passed over"})
+
+    def _skipped(self, stage: Stage, state: State) -> bool:
+        for number, start, end in state.extra.get("skipped_rows", []):
+            if number == state.progress.stage and start == state.progress.rows:
+                state.progress.rows, state.progress.total_rows = end, state.progress.total_rows + end - start
+                return True
+        return False
+
+    def _shrink(self, stage: Stage, state: State, windows: Windows | None) -> None:
+        """Out of device memory: half the micro-batch, the same global batch, the same rows again."""
+        _close(windows)
+        if stage.micro_rows == 1 or self.layout.ranks > 1:
+            raise RunError(f"out of device memory with {stage.micro_rows} rows a micro-batch; set micro_rows lower, or see ingot plan") from None
+        stage.micro_rows = (stage.micro_rows + 1) // 2
+        state.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        self.emit({"kind": "event", "step": state.progress.total_steps, "name": "out_of_memory", "message": f"micro-batch lowered to {stage.micro_rows} rows"})
+
+    def _evaluate(self, stage: Stage, state: State, final: bool = False) -> None:
+        progress = state.progress
+        if stage.evaluate is None or (final and state.extra.get("evaluated") == progress.total_steps):
+            return
+        began = time.perf_counter()
+        results = stage.evaluate()
+        state.extra["evaluated"] = progress.total_steps
+        if results:
+            self.results = results
+            self.best = {"loss": sum(result["loss"] for result in results.values()) / len(results)}
+            self.emit({"kind": "evaluation", "stage": progress.stage, "step": progress.total_steps, "tokens": progress.total_tokens,
+                       "flops": progress.total_flops, "seconds": progress.total_seconds, "took": time.perf_counter() - began, "results": results})  # fmt: skip
+        for sample in stage.sample() if stage.sample else []:
+            self.emit({"kind": "sample", "step": progress.total_steps, **sample})
+
+    def _save(self, state: State) -> None:
+        here = (state.progress.stage, state.progress.total_steps)
+        if self.saved == here:
+            return
+        began = time.perf_counter()
+        path = self.program.save(state, self.best)
+        self.saved = here
+        self.emit({"kind": "event", "step": state.progress.total_steps, "name": "checkpoint", "message": str(path), "took": time.perf_counter() - began})
+
+    def _step_flops(self, state: State) -> float:
+        return float(state.extra.get("step_flops", 0.0))
+
+    def _shape_key(self, stage: Stage, state: State) -> str:
+        return f"{state.progress.stage}/{stage.rows_per_step}/{stage.micro_rows}"
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the run after the step in hand, with a checkpoint; a second SIGINT ends it at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(number: int, frame: Any) -> None:
+            if self.interrupted and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.interrupted = signal.Signals(number).name
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _close(windows: Windows | None) -> None:
+    if windows is not None:
+        windows.close()

@@ -1,0 +1,76 @@
+"""A stage as the loop runs it: budget, rows, knobs and hooks, with every choice already made by the builder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..core.progress import Moment, Progress, next_moment
+from ..core.quantities import Quantity
+
+Micro = dict[str, Tensor]
+
+
+class Windows(Protocol):
+    """An open stream of this rank's windows, each a list of micro-batches on the device."""
+
+    def __iter__(self) -> Iterator[list[Micro]]: ...
+    def close(self) -> None: ...
+
+
+@dataclass
+class Knob:
+    """One scheduled value. curve: factor from a Moment; apply: sets factor x the recipe's value where it lives."""
+
+    name: str
+    curve: Callable[[Moment], float]
+    apply: Callable[[float], None]
+
+
+@dataclass
+class Stage:
+    """open(start row, rows per step, micro rows) -> windows; prepare: the objective's corruption; position: epochs at a row."""
+
+    budget: Quantity
+    batch_rows: int
+    tokens_per_row: int
+    micro_rows: int
+    open: Callable[[int, int, int], Windows]
+    prepare: Callable[[Micro], Micro]
+    position: Callable[[int], float]
+    hooks: Mapping[str, Any] = field(default_factory=dict)
+    knobs: list[Knob] = field(default_factory=list)
+    side: Mapping[str, float] = field(default_factory=dict)
+    seconds_per_row: float = 0.0  # of audio
+    evaluate: Callable[[], dict[str, dict[str, float]]] | None = None
+    sample: Callable[[], list[dict[str, str]]] | None = None
+    batch_factor: float = 1.0
+
+    @property
+    def rows_per_step(self) -> int:
+        """Global rows of the coming step, after a scheduled batch factor."""
+        return max(1, round(self.batch_rows * self.batch_factor))
+
+    def per_step(self, progress: Progress, flops: float) -> dict[str, float]:
+        """What the coming step is expected to spend, by unit; tokens and seconds follow what was measured so far."""
+        rows = self.rows_per_step
+        tokens = rows * (progress.tokens / progress.rows if progress.rows else self.tokens_per_row)
+        seconds = progress.seconds / progress.steps if progress.steps else 0.0
+        return {"steps": 1, "rows": rows, "tokens": tokens, "flops": flops, "seconds": seconds,
+                "epochs": self.position(rows), "audio_seconds": rows * self.seconds_per_row}  # fmt: skip
+
+    def spent(self, progress: Progress, flops: float) -> bool:
+        """Whether one more step would leave the budget further away than stopping here; at least one step is always made."""
+        if not progress.rows:
+            return self.budget.value <= 0
+        left = self.budget.value - progress.spent(self.budget)
+        return left <= 0 or (self.budget.unit != "steps" and left < self.per_step(progress, flops)[self.budget.unit] / 2)
+
+    def set_knobs(self, progress: Progress, flops: float) -> None:
+        """Put every scheduled value in place for the coming step."""
+        moment = next_moment(progress, self.budget, self.per_step(progress, flops))
+        for knob in self.knobs:
+            knob.apply(knob.curve(moment))

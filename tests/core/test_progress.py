@@ -1,0 +1,38 @@
+"""Progress, moments and spans: pure numbers that convert between units."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ingot.core.progress import Progress, next_moment
+from ingot.core.quantities import Quantity
+
+PER_STEP = {"steps": 1.0, "rows": 4.0, "tokens": 400.0, "flops": 1e9}
+
+
+@given(st.integers(0, 999))
+def test_the_middle_of_a_step_is_the_same_in_every_unit(step: int) -> None:
+    progress = Progress(steps=step, rows=4 * step, tokens=400 * step, flops=1e9 * step)
+    fractions = {unit: next_moment(progress, Quantity(1000 * amount, unit), PER_STEP).fraction for unit, amount in PER_STEP.items()}
+    assert all(value == pytest.approx((step + 0.5) / 1000) for value in fractions.values())
+
+
+def test_spans_convert_to_the_budget() -> None:
+    moment = next_moment(Progress(steps=50, tokens=20_000, rows=200), Quantity(400_000, "tokens"), PER_STEP)
+    assert moment.share(Quantity(100, "steps")) == pytest.approx(0.1)
+    assert moment.share(Quantity(0.25, "fraction")) == 0.25
+    assert moment.through(Quantity(100, "steps")) == pytest.approx(0.505)
+    assert moment.through(Quantity(0, "steps")) == float("inf")
+    with pytest.raises(ValueError, match="cannot be compared"):
+        next_moment(Progress(), Quantity(60, "seconds"), {"steps": 1}).share(Quantity(10, "tokens"))
+
+
+def test_stages_reset_counters_and_keep_totals() -> None:
+    progress = Progress(entering=False)
+    progress.advance(rows=4, tokens=400, flops=1e9, seconds=0.5, epochs=0.1)
+    progress.advance(rows=4, tokens=400, flops=1e9, seconds=0.5, epochs=0.2)
+    progress.next_stage()
+    assert (progress.stage, progress.entering, progress.steps, progress.tokens, progress.epochs) == (1, True, 0, 0, 0.0)
+    assert (progress.total_steps, progress.total_tokens, progress.total_seconds) == (2, 800, 1.0)
+    assert Progress.from_dict(progress.as_dict() | {"of_a_later_version": 1}) == progress
