@@ -21,6 +21,7 @@ def test_parent_overlay_and_overrides_apply_in_that_order(tmp_path: Path) -> Non
     write(tmp_path, base="a: 1\nb: {name: x, k: 1}\nstages:\n  - {n: 1, m: 2}\ntiny: {a: 10}\n", child="based_on: base.yaml\nb: {k: 2}\ntiny: {stages: {0: {n: 5}}}\n")
     assert load(tmp_path / "child.yaml").tree == {"a": 1, "b": {"name": "x", "k": 2}, "stages": [{"n": 1, "m": 2}], "name": "child"}
     tiny = load(tmp_path / "child.yaml", ["a=7", "stages.0.m=3", "c.d=1e-3"], tiny=True)
+    assert load(tmp_path / "child.yaml", ["name=other"]).tree["stages"] == [{"n": 1, "m": 2}]
     assert tiny.tree == {"a": 7, "b": {"name": "x", "k": 2}, "stages": [{"n": 5, "m": 3}], "c": {"d": 1e-3}, "name": "child_tiny"}
 
 

@@ -53,5 +53,8 @@ def choose_layout(wanted: Spec | str, device: torch.device) -> Any:
 
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     chosen = wanted if isinstance(wanted, Spec) else spec("parallel.layout", "replicate" if ranks > 1 else "single")
-    start(chosen.name, device=device.type)
+    if chosen.name != "single":
+        start(device)
+    elif ranks > 1:
+        raise UserError(f"layout: 'single' is one process, but {ranks} were started; choose replicate or fsdp")
     return chosen.build()

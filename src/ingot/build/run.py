@@ -48,6 +48,7 @@ class Run:
         self.parents: list[dict[str, Any]] = []
         self.choices: dict[str, Any] = {}
         self.objective_spec: Spec = section.model.objective
+        self.messages: list[str] = []
         self._data: dict[int, Any] = {}
 
     # -- data ---------------------------------------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ class Run:
     @cached_property
     def checkpoints(self) -> Checkpoints:
         settings = self.section.checkpoint
-        return Checkpoints(self.folder / "checkpoints", keep_last=settings.keep_last, keep_best=settings.keep_best, keep_every=settings.keep_every,
+        return Checkpoints(self.folder / "checkpoints", layout=self.layout_name, say=self.messages.append, keep_last=settings.keep_last, keep_best=settings.keep_best, keep_every=settings.keep_every,
                            asynchronous=self.device.type == "cuda" if settings.asynchronous == "auto" else settings.asynchronous)  # fmt: skip
 
     @cached_property
@@ -208,10 +209,10 @@ class Run:
 
         if not getattr(self.model.objective, "causal", False):
             raise UserError("only a causal language model generates text")
-        ids = list(self.tokenizer.encode([prompt])[0]) if prompt else [self.tokenizer.end]
+        ids = self.tokenizer.encode([prompt])[0].tolist() if prompt else [self.tokenizer.end]
         produced: list[int] = []
         shown = ""
-        for token in generate(self.model, torch.tensor([ids], device=self.device), max_new=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, end=self.tokenizer.end):
+        for token in generate(self.model, ids, max_new=tokens, temperature=temperature, top_k=top_k, top_p=1.0 if top_p is None else top_p, seed=seed, end=self.tokenizer.end):
             produced.append(int(token))
             text = self.tokenizer.decode(produced)
             if not text.endswith("�"):
@@ -241,9 +242,9 @@ def build(recipe: Recipe | str | Path, *, runs: str | Path = "runs", start_from:
 
 
 def refuse_changed(run: Run) -> None:
-    """An existing run folder is resumed only with the recipe it was started with."""
+    """An existing run is resumed only with the recipe it was started with; one without a checkpoint starts anew."""
     stored = run.folder / "recipe.yaml"
-    if not stored.exists():
+    if not stored.exists() or not run.checkpoints.all():
         return
     try:
         before = yaml.safe_load(stored.read_text(encoding="utf-8"))

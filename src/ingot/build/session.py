@@ -63,11 +63,12 @@ def train(run: Run, reporter: Any = None) -> dict[str, Any]:
         meter = Meter(run.device)
         meter.load_state_dict(state.extra.get("meter", {}))
         guard = AnomalyGuard(policy=run.section.anomaly.policy, threshold=run.section.anomaly.threshold, window=run.section.anomaly.window, most=run.section.anomaly.most)
-        state.attach_guard(guard)
+        if "guard" in state.extra:
+            guard.load_state_dict(state.extra["guard"])
         _open(run, scribe, state, path, machine)
         loop = Loop(program=run.program, layout=run.layout, meter=meter, guard=guard, checkpoints=run.checkpoints, emit=scribe.emit,
                     matmul_rate=machine["matmul_flops_per_second"], evaluate_every=run.section.evaluate.every, save_every=run.section.checkpoint.every,
-                    log_every=run.section.log.every)  # fmt: skip
+                    log_every=run.section.log.every, sources=list(run.data_of(0).train.source_names))  # fmt: skip
         began = time.perf_counter()
         reason = loop.run(state)
         progress = state.progress
@@ -84,7 +85,7 @@ def prepare_folder(run: Run) -> None:
     if run.layout.rank == 0:
         try:
             (run.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-            if not (run.folder / "recipe.yaml").exists():
+            if not run.checkpoints.all():
                 _write(run.folder / "recipe.yaml", dump(run.resolved))
             elif not os.access(run.folder, os.W_OK):
                 raise PermissionError(13, "Permission denied")
@@ -123,7 +124,7 @@ def _open(run: Run, scribe: Scribe, state: State, path: Path | None, machine: di
             scribe.ledger.truncate_after(state.progress.total_steps)
     scribe.emit({"kind": "start", "time": time.time(), "run": str(run.folder), "resumed": path is not None, "budgets": [str(stage.budget) for stage in run.section.stages],
                  "price_per_hour": run.section.price_per_hour, **facts})  # fmt: skip
-    for message in run.checkpoints.messages:
+    for message in run.messages:
         scribe.emit({"kind": "event", "step": state.progress.total_steps, "name": "checkpoint", "message": message})
     if path is not None:
         scribe.emit({"kind": "event", "step": state.progress.total_steps, "name": "resume", "message": f"resumed from {path.name}: weights, optimizer, progress, data position"})

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge, Gt, Interval
@@ -137,7 +138,10 @@ class Signature:
 def signature(target: Callable[..., Any]) -> Signature:
     """Read a part's (or a section's) signature: parameters before ``*`` are wiring, keyword-only ones are knobs."""
     source = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
-    hints = typing.get_type_hints(source, include_extras=True)
+    wanted = [name for name, item in inspect.signature(source).parameters.items() if item.kind is item.KEYWORD_ONLY]
+    # Only knobs are evaluated: wiring may be annotated with types imported for type checkers alone.
+    annotations = {name: value for name, value in inspect.unwrap(source).__annotations__.items() if name in wanted}
+    hints = typing.get_type_hints(SimpleNamespace(__annotations__=annotations), globalns=getattr(source, "__globals__", {}), include_extras=True)
     wiring, knobs = {}, {}
     for name, parameter in inspect.signature(source).parameters.items():
         if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

@@ -125,7 +125,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = (), *, tiny:
         if not isinstance(overlay, dict):
             raise UserError([Problem("tiny", "this recipe has no tiny overlay", recipe.path.name)])
         marks = {keys[1:]: origin for keys, origin in recipe.marks.items() if keys[:1] == ("tiny",)}
-        recipe.tree = merge(recipe.tree, overlay)
+        recipe.tree = merge_keys(recipe.tree, overlay)
         recipe.marks |= {keys: origin for keys, origin in marks.items() if keys}
     recipe.tree.setdefault("name", recipe.path.stem + ("_tiny" if tiny and not recipe.path.stem.endswith("_tiny") else ""))
     problems = [problem for item in overrides if (problem := _override(recipe, item))]
@@ -156,7 +156,7 @@ def _load_chain(path: Path, below: tuple[Path, ...]) -> Recipe:
         raise UserError([Problem("based_on", f"no recipe file at {path.parent / parent_name}", child.origin(("based_on",)))])
     parent = _load_chain(path.parent / parent_name, (*below, path.resolve()))
     parent.tree.pop("name", None)
-    return Recipe(merge(parent.tree, child.tree), parent.marks | child.marks)
+    return Recipe(merge_keys(parent.tree, child.tree), parent.marks | child.marks)
 
 
 def merge(base: Any, over: Any) -> Any:
@@ -175,6 +175,11 @@ def merge(base: Any, over: Any) -> Any:
         return base
     if not (isinstance(base, dict) and isinstance(over, dict)) or over.get("name", base.get("name")) != base.get("name"):
         return over
+    return merge_keys(base, over)
+
+
+def merge_keys(base: dict[Any, Any], over: dict[Any, Any]) -> dict[Any, Any]:
+    """Two mappings key by key; for whole recipes, whose `name` is not that of a part."""
     return {key: merge(base[key], over[key]) if key in base and key in over else over.get(key, base.get(key)) for key in base | over}
 
 
@@ -195,7 +200,7 @@ def _override(recipe: Recipe, item: str) -> Problem | None:
         if isinstance(probe, list) and not (isinstance(word, int) and word < len(probe)):
             return Problem(key, f"there is no item {word}, the list has {len(probe)}", "command line")
         probe = probe[word] if isinstance(probe, list) else probe.get(word, {}) if isinstance(probe, dict) else {}
-    recipe.tree = merge(recipe.tree, patch)
+    recipe.tree = merge_keys(recipe.tree, patch)
     recipe.overridden.add(keys)
     return None
 

@@ -17,7 +17,7 @@ from ..core.quantities import Quantity
 from ..core.seams import Layout
 from ..ledger.memory import measure
 from ..ledger.meter import Meter, Spent
-from .anomaly import AnomalyGuard
+from .anomaly import AnomalyGuard, worst_rows
 from .checkpoint import Checkpoints
 from .stage import Stage, Windows
 from .state import State
@@ -69,6 +69,7 @@ class Loop:
     interrupted: str = ""
     best: dict[str, float] = field(default_factory=dict)
     saved: tuple[int, int] | None = None
+    sources: list[str] = field(default_factory=list)
     results: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def run(self, state: State) -> str:
@@ -110,6 +111,9 @@ class Loop:
                 except torch.cuda.OutOfMemoryError:
                     windows = self._shrink(stage, state, windows)
                     continue
+                if outcome is None:
+                    self.emit({"kind": "event", "step": state.progress.total_steps, "name": "data_end", "message": "the sources are used up (max_epochs) before the budget"})
+                    break
                 if outcome.verdict is not None and outcome.verdict.action == "roll_back":
                     windows = _close(windows)
                     self._roll_back(stage, state)
@@ -128,11 +132,13 @@ class Loop:
             _close(windows)
             self.checkpoints.wait()
 
-    def _step(self, stage: Stage, state: State, stream: Iterator[Any]) -> Outcome:
+    def _step(self, stage: Stage, state: State, stream: Iterator[Any]) -> Outcome | None:
         key = self._shape_key(stage, state)
         with self.meter.step():
             with self.meter.phase("data"):
-                window = next(stream)
+                window = next(stream, None)
+                if window is None:
+                    return None
                 window = [stage.prepare(micro) for micro in window]
             with self.meter.phase("hooks"):
                 for hook in stage.hooks.values():
@@ -168,12 +174,12 @@ class Loop:
         """The guard's verdict on a step, equal on all ranks because its inputs are; False skips the update."""
         verdict = outcome.verdict = self.guard.judge(outcome.loss, outcome.gradient_norm)
         if verdict.event:
-            worst = sorted((row for part in self.layout.gather(outcome.rows) for row in part), key=lambda item: -(item[2] if item[2] == item[2] else float("inf")))[:8]
-            self.emit({"kind": "event", "step": state.progress.total_steps + 1, "name": verdict.event, "action": verdict.action, "message": verdict.message,
-                       "rows": [{"row": row, "source": source, "loss": loss} for row, source, loss in worst]})  # fmt: skip
+            rows = [row for part in self.layout.gather(outcome.rows) for row in part]
+            named = [vars(row) for row in worst_rows(rows, self.sources)]
+            self.emit({"kind": "event", "step": state.progress.total_steps + 1, "name": verdict.event, "action": verdict.action, "message": verdict.message, "rows": named})
         if verdict.action == "stop":
             raise RunError(f"step {state.progress.total_steps + 1}: {verdict.message}; the last checkpoint is whole")
-        return bool(verdict.action in ("log", "none", ""))
+        return verdict.applies
 
     def _roll_back(self, stage: Stage, state: State) -> None:
         """Back to the last checkpoint; the window that spoiled it is passed over when its rows come again."""
@@ -223,6 +229,7 @@ class Loop:
         if self.saved == here:
             return
         began = time.perf_counter()
+        state.extra["guard"] = self.guard.state_dict()
         path = self.program.save(state, self.best)
         self.saved = here
         self.emit({"kind": "event", "step": state.progress.total_steps, "name": "checkpoint", "message": str(path), "took": time.perf_counter() - began})

@@ -1,0 +1,46 @@
+"""What every benchmark writes beside its figures: the machine, the versions, the commit; and where results go."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+
+def facts() -> dict[str, Any]:
+    """Machine, versions, commit and time of this run."""
+    from ingot.build.session import commit
+    from ingot.ledger.machine import describe
+
+    return {"machine": describe(), "commit": commit(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+
+
+def write(name: str, results: dict[str, Any]) -> Path:
+    """Write benchmarks/results/<name>.json and print it."""
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(facts() | results, indent=2, default=str) + "\n", encoding="utf-8")
+    print(json.dumps(results, indent=2, default=str))
+    print(f"written: {path.relative_to(ROOT)}")
+    return path
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median with the smallest and largest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
+
+
+def text_folder() -> Path:
+    """The folder of real texts (INGOT_TEST_DATA, or ../shared/data beside the checkout)."""
+    import os
+
+    for folder in (os.environ.get("INGOT_TEST_DATA"), ROOT.parent / "shared" / "data"):
+        if folder and (Path(folder) / "text").is_dir():
+            return Path(folder) / "text"
+    raise SystemExit("set INGOT_TEST_DATA to the folder of real data sets")
