@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -66,7 +67,8 @@ class Program:
             budget=section.budget, batch_rows=rows, tokens_per_row=sequence, micro_rows=micro,
             open=lambda start, size, micro_rows: run.windows(data.train, start=start, rows=size, micro_rows=micro_rows),
             prepare=objective.prepare, position=data.train.epochs, hooks=hooks, side=section.side,
-            evaluate=lambda: run.evaluate_streams(data.validation), sample=lambda: run.sample_prompts(),
+            evaluate=lambda: run.evaluate_streams(data.validation), sample=run.sample_prompts,
+            averaged=lambda: averaged(hooks, run.model),
         )  # fmt: skip
         stage.knobs = list(self._knobs(section, stage, state, hooks, objective))
         return stage
@@ -117,6 +119,16 @@ class Program:
             return None
         self.run.checkpoints.load(state, path)
         return state.progress.total_steps
+
+
+@contextmanager
+def averaged(hooks: dict[str, Any], model: Any) -> Iterator[None]:
+    """The model with the averaged weights of those hooks that keep an average: what is evaluated and sampled."""
+    with ExitStack() as stack:
+        for hook in hooks.values():
+            if hasattr(hook, "averaged"):
+                stack.enter_context(hook.averaged(model))
+        yield
 
 
 def make_optimizer(run: Run, section: StageSection) -> torch.optim.Optimizer:

@@ -76,6 +76,8 @@ def parse_quantity(text: Any) -> Quantity:
 
 def _quantity_type(wanted: str, *units: str) -> Any:
     def validate(value: Any) -> Quantity:
+        if "fraction" in units and isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+            return Quantity(float(value), "fraction")
         try:
             quantity = parse_quantity(value)
         except ValueError as error:
@@ -93,7 +95,7 @@ def _quantity_type(wanted: str, *units: str) -> Any:
 Budget = _quantity_type("a budget such as '20M tokens', '500 steps', '3e15 flops' or '30 min'",
                         "tokens", "rows", "steps", "epochs", "flops", "seconds", "audio_seconds")  # fmt: skip
 Batch = _quantity_type("a global batch such as '32k tokens', '256 images' or '60 s audio'", "tokens", "rows", "audio_seconds")
-Span = _quantity_type("a part of the stage such as '5%', '200 steps' or '10M tokens'",
+Span = _quantity_type("a part of the stage such as '5%' (or 0.05), '200 steps' or '10M tokens'",
                       "fraction", "tokens", "rows", "steps", "flops", "seconds", "audio_seconds")  # fmt: skip
 Interval = _quantity_type("an interval such as '500 steps', '5%' or '10 min'",
                           "fraction", "tokens", "rows", "steps", "flops", "seconds")  # fmt: skip

@@ -6,11 +6,10 @@ r"""Cosine decay after a linear warm-up.   Loshchilov & Hutter 2017, arXiv:1608.
 
 from __future__ import annotations
 
-import math
-
 from ..core.parts import Fraction, part
 from ..core.progress import Moment
-from ..core.quantities import Quantity, Span
+from ..core.quantities import Span
+from ._shape import between, fall
 
 
 @part
@@ -18,5 +17,4 @@ def cosine(moment: Moment, *, warmup: Span = "1%", final: Fraction = 0.1) -> flo
     """Factor on the knob's value. final: the factor at the end of the budget."""
     if (through := moment.through(warmup)) < 1:
         return through
-    start = moment.share(warmup)
-    return final + (1 - final) * (1 + math.cos(math.pi * (moment.fraction - start) / (1 - start))) / 2
+    return final + (1 - final) * fall(between(moment.fraction, moment.share(warmup), 1.0), "cosine")

@@ -214,14 +214,16 @@ class Loop:
         if stage.evaluate is None or (final and state.extra.get("evaluated") == progress.total_steps):
             return
         began = time.perf_counter()
-        results = stage.evaluate()
+        with stage.averaged():
+            results = stage.evaluate()
+            samples = stage.sample() if stage.sample else []
         state.extra["evaluated"] = progress.total_steps
         if results:
             self.results = results
             self.best = {"loss": sum(result["loss"] for result in results.values()) / len(results)}
             self.emit({"kind": "evaluation", "stage": progress.stage, "step": progress.total_steps, "tokens": progress.total_tokens,
                        "flops": progress.total_flops, "seconds": progress.total_seconds, "took": time.perf_counter() - began, "results": results})  # fmt: skip
-        for sample in stage.sample() if stage.sample else []:
+        for sample in samples:
             self.emit({"kind": "sample", "step": progress.total_steps, **sample})
 
     def _save(self, state: State) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -47,6 +48,7 @@ class Stage:
     seconds_per_row: float = 0.0  # of audio
     evaluate: Callable[[], dict[str, dict[str, float]]] | None = None
     sample: Callable[[], list[dict[str, str]]] | None = None
+    averaged: Callable[[], AbstractContextManager[None]] = nullcontext  # the weights to evaluate and sample with
     batch_factor: float = 1.0
 
     @property
@@ -67,7 +69,7 @@ class Stage:
         if not progress.rows:
             return self.budget.value <= 0
         left = self.budget.value - progress.spent(self.budget)
-        return left <= 0 or (self.budget.unit != "steps" and left < self.per_step(progress, flops)[self.budget.unit] / 2)
+        return left <= 0 or (self.budget.unit != "steps" and left <= self.per_step(progress, flops)[self.budget.unit] / 2)
 
     def set_knobs(self, progress: Progress, flops: float) -> None:
         """Put every scheduled value in place for the coming step."""

@@ -1,0 +1,16 @@
+r"""Constant, after an optional linear warm-up.
+
+    f = u / w   while u < w   (u: share of the budget spent, w: the warm-up's share);   f = 1   after
+"""
+
+from __future__ import annotations
+
+from ..core.parts import part
+from ..core.progress import Moment
+from ..core.quantities import Span
+
+
+@part
+def constant(moment: Moment, *, warmup: Span = "0%") -> float:
+    """Factor on the knob's value."""
+    return min(1.0, moment.through(warmup))

@@ -1,0 +1,1 @@
+"""The loop, its state, checkpoints and the anomaly guard; names no concrete part."""

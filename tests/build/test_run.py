@@ -1,0 +1,149 @@
+"""A whole run from Python: train, evaluate, sample, stop and resume bit-exactly, refuse what is not the same run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ingot
+import pytest
+import torch
+from ingot.core.errors import UserError
+
+STAGE = {"stages": {0: {}}}
+
+
+def weights(run: Any) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in run.model.state_dict().items()}
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+class StopAt:
+    """A reporter that interrupts the run after a step, as a signal would."""
+
+    def __init__(self, step: int):
+        self.at = step
+
+    def step(self, line: dict[str, Any]) -> None:
+        if line["step"] == self.at:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def lines(run: Any) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.folder / "ledger.jsonl").read_text().splitlines()]
+
+
+def test_a_run_learns_and_leaves_a_whole_account(tiny_recipe: Any) -> None:
+    run = ingot.build(tiny_recipe({"stages": {0: {"budget": "30 steps"}}}))
+    summary = run.train()
+    found = lines(run)
+    steps = [line for line in found if line["kind"] == "step"]
+    assert summary["reason"] == "finished" and [line["step"] for line in steps] == list(range(1, 31))
+    assert steps[-1]["loss"] < steps[0]["loss"] - 0.5
+    assert steps[-1]["tokens"] == sum(line["step_tokens"] for line in steps)
+    assert 0.98 * 30 * 8 * 32 < steps[-1]["tokens"] <= 30 * 8 * 32  # the last row of a source is padded
+    assert steps[-1]["flops"] == pytest.approx(sum(line["step_flops"] for line in steps)) and steps[-1]["flops"] > 0
+    assert all(abs(sum(line["phases"].values()) - line["step_seconds"]) < 1e-6 for line in steps)
+    evaluations = [line for line in found if line["kind"] == "evaluation"]
+    assert [line["step"] for line in evaluations] == [0, 15, 30]
+    assert set(evaluations[0]["results"]) == {"left", "right"}
+    again = ingot.open_run(run.folder)
+    offline = again.evaluate(rows=8)
+    for source, result in evaluations[-1]["results"].items():
+        assert offline[source]["loss"] == pytest.approx(result["loss"], abs=1e-6)
+    assert "".join(again.generate("the ", tokens=8, temperature=0.0)) == "".join(again.generate("the ", tokens=8, temperature=0.0))
+
+
+@pytest.mark.parametrize("optimizer", [{"name": "adamw", "lr": 0.003}, {"name": "muon", "lr": 0.01}])
+def test_stopped_anywhere_it_resumes_bit_exactly(tiny_recipe: Any, optimizer: dict[str, Any]) -> None:
+    """Mixture, accumulation (8 rows in micro-batches of 3), beyond one epoch."""
+    patch = {"micro_rows": 3, "stages": {0: {"budget": "60 steps", "optimizer": optimizer}}, "evaluate": {"every": "100%", "rows": 4}}
+    straight = ingot.build(tiny_recipe(patch, name="straight"))
+    straight.train()
+    assert straight.data_of(0).train.epochs(60 * 8) > 1
+    for stop in (1, 17, 40):
+        broken = ingot.build(tiny_recipe(patch, name="broken"))
+        summary = broken.train(StopAt(stop))
+        assert (summary["reason"], summary["step"]) == ("SIGTERM", stop + 1)
+    resumed = ingot.build(tiny_recipe(patch, name="broken"))
+    resumed.train()
+    assert same(weights(straight), weights(resumed))
+    left, right = ([(line["step"], line["loss"], line["lr"], line["flops"]) for line in lines(run) if line["kind"] == "step"] for run in (straight, resumed))
+    assert left == right
+
+
+def test_accumulation_changes_nothing_but_rounding(tiny_recipe: Any) -> None:
+    found = {}
+    for micro in (8, 4, 3, 1):
+        run = ingot.build(tiny_recipe({"precision": "fp64", "micro_rows": micro, "stages": {0: {"budget": "5 steps", "optimizer": {"name": "sgd", "lr": 0.1}}}}, name=f"micro{micro}"))
+        run.train()
+        found[micro] = weights(run)
+    for micro in (4, 3, 1):
+        for name, value in found[8].items():
+            assert (value - found[micro][name]).norm() <= 1e-12 * value.norm(), name
+
+
+def test_another_recipe_is_refused_with_the_difference(tiny_recipe: Any) -> None:
+    ingot.build(tiny_recipe({"stages": {0: {"budget": "2 steps"}}})).train()
+    with pytest.raises(UserError, match=r"stages.0.optimizer.lr: 0.003 -> 0.5"):
+        ingot.build(tiny_recipe({"stages": {0: {"budget": "2 steps", "optimizer": {"lr": 0.5}}}}))
+
+
+def test_a_finished_run_trains_no_further(tiny_recipe: Any) -> None:
+    run = ingot.build(tiny_recipe({"stages": {0: {"budget": "2 steps"}}}))
+    run.train()
+    before = weights(run)
+    again = ingot.build(tiny_recipe({"stages": {0: {"budget": "2 steps"}}}))
+    assert again.train()["step"] == 2
+    assert same(before, weights(again))
+
+
+@pytest.mark.parametrize(("budget", "steps"), [("512 tokens", 2), ("600 tokens", 2), ("700 tokens", 3), ("20 rows", 2), ("1 tokens", 1), ("3 steps", 3)])
+def test_budgets_end_at_the_nearest_step(tiny_recipe: Any, budget: str, steps: int) -> None:
+    run = ingot.build(tiny_recipe({"stages": {0: {"budget": budget}}, "evaluate": {"rows": 1}}))
+    assert run.train()["step"] == steps
+
+
+def test_a_budget_in_flops_is_spent(tiny_recipe: Any) -> None:
+    first = ingot.build(tiny_recipe({"stages": {0: {"budget": "4 steps"}}}, name="steps")).train()
+    second = ingot.build(tiny_recipe({"stages": {0: {"budget": f"{first['flops']:.0f} flops"}}}, name="flops")).train()
+    assert second["step"] == 4
+
+
+def test_stages_follow_each_other_with_their_own_objective_and_optimizer(tiny_recipe: Any) -> None:
+    stages = [{"budget": "3 steps", "batch": "8 rows", "optimizer": {"name": "adamw", "lr": 0.003}},
+              {"budget": "4 steps", "batch": "4 rows", "optimizer": {"name": "lion", "lr": 0.0003}, "objective": {"name": "causal_lm", "z_loss": 1e-3}},
+              {"budget": "2 steps", "batch": "4 rows", "optimizer": {"name": "lion", "lr": 0.0001}}]  # fmt: skip
+    straight = ingot.build(tiny_recipe({"stages": stages}, name="straight"))
+    assert straight.train()["step"] == 9
+    for stop in (2, 4, 8):
+        ingot.build(tiny_recipe({"stages": stages}, name="broken")).train(StopAt(stop))
+    resumed = ingot.build(tiny_recipe({"stages": stages}, name="broken"))
+    assert resumed.train()["step"] == 9
+    assert same(weights(straight), weights(resumed))
+    assert {line["lr"] for line in lines(resumed) if line["kind"] == "step" and line["stage"] == 2} == {0.0001}
+
+
+def test_any_knob_can_be_scheduled(tiny_recipe: Any) -> None:
+    linear = {"name": "linear", "warmup": "0%", "final": 0.5}
+    run = ingot.build(tiny_recipe({"stages": {0: {"budget": "96 rows", "schedule": {"batch": linear, "weight_decay": linear, "hooks.clip.max_norm": linear}}}}))
+    run.train()
+    sizes = [line["batch_rows"] for line in lines(run) if line["kind"] == "step"]
+    assert sizes[0] == 8 and sizes[-1] in (4, 5) and sizes == sorted(sizes, reverse=True)
+
+
+def test_starting_from_weights_keeps_the_lineage(tiny_recipe: Any, tmp_path: Path) -> None:
+    first = ingot.build(tiny_recipe({"stages": {0: {"budget": "2 steps"}}}, name="first"))
+    first.train()
+    second = ingot.build(tiny_recipe({"stages": {0: {"budget": "1 steps"}}}, name="second"), start_from=str(first.folder))
+    assert same(weights(first), weights(second))
+    assert second.parents[0]["step"] == 2
+    with pytest.raises(UserError, match="nothing to start from"):
+        _ = ingot.build(tiny_recipe(name="third"), start_from=str(tmp_path / "nowhere")).model

@@ -1,0 +1,77 @@
+"""EMA: the recurrence written out, the swap and its way back, resuming."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from ingot.core.errors import RunError
+from ingot.core.resolve import spec
+from ingot.hook.ema import EMA
+
+
+def run(hook: EMA, model: nn.Module, steps: int, seed: int = 0) -> list[torch.Tensor]:
+    """Steps of a random walk under the hook; the weight after each."""
+    generator, seen = torch.Generator().manual_seed(seed), []
+    for _ in range(steps):
+        with torch.no_grad():
+            model.weight.add_(torch.randn(model.weight.shape, generator=generator))
+        hook.stepped(SimpleNamespace(model=model), {})
+        seen.append(model.weight.detach().clone())
+    return seen
+
+
+@pytest.mark.parametrize("warmup", [True, False])
+def test_is_the_recurrence(warmup: bool) -> None:
+    hook, model = spec("hook", "ema", decay=0.8, warmup=warmup).build(), nn.Linear(3, 2, bias=False)
+    seen = run(hook, model, 60)
+    average = seen[0]
+    for t, weight in enumerate(seen[1:], start=1):
+        decay = min(0.8, (1 + t) / (10 + t)) if warmup else 0.8
+        average = decay * average + (1 - decay) * weight
+    torch.testing.assert_close(hook.average["weight"], average, rtol=1e-5, atol=1e-5)
+
+
+def test_swap_is_undone_to_the_bit_even_after_an_error() -> None:
+    hook, model = spec("hook", "ema").build(), nn.Linear(3, 2, bias=False)
+    run(hook, model, 5)
+    own, average = model.weight.detach().clone(), hook.average["weight"].clone()
+    assert not torch.equal(own, average)
+    with pytest.raises(ZeroDivisionError), hook.averaged(model):
+        assert torch.equal(model.weight, average)
+        raise ZeroDivisionError
+    assert torch.equal(model.weight, own)
+    with hook.averaged():
+        assert torch.equal(model.weight, average)
+    assert torch.equal(model.weight, own) and torch.equal(hook.average["weight"], average)
+
+
+def test_before_the_first_step_the_weights_are_their_own_average() -> None:
+    hook, model = spec("hook", "ema").build(), nn.Linear(3, 2)
+    own = model.weight.detach().clone()
+    with hook.averaged(model):
+        assert torch.equal(model.weight, own)
+
+
+def test_resumes_to_the_bit() -> None:
+    hook, model = spec("hook", "ema", decay=0.7).build(), nn.Linear(3, 2, bias=False)
+    run(hook, model, 4)
+    saved, weights = copy.deepcopy(hook.state_dict()), copy.deepcopy(model.state_dict())
+    run(hook, model, 4, seed=1)
+    other, twin = spec("hook", "ema", decay=0.7).build(), nn.Linear(3, 2, bias=False)
+    other.load_state_dict(saved)
+    twin.load_state_dict(weights)
+    run(other, twin, 4, seed=1)
+    assert torch.equal(hook.average["weight"], other.average["weight"])
+    assert other.updates == hook.updates == 7 and saved["updates"] == 3
+
+
+def test_a_model_that_has_grown_is_refused() -> None:
+    hook = spec("hook", "ema").build()
+    run(hook, nn.Linear(3, 2, bias=False), 2)
+    with pytest.raises(RunError, match="has changed"):
+        run(hook, nn.Linear(4, 2, bias=False), 1)
