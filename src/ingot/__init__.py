@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .build.run import Run as Run
-    from .build.run import build as build
+    from . import build as build
     from .build.run import open_run as open_run
     from .core.recipe import load as load_recipe
 
 __all__ = ["Run", "build", "load_recipe", "open_run"]
-_HOMES = {"Run": ("build.run", "Run"), "build": ("build.run", "build"), "open_run": ("build.run", "open_run"), "load_recipe": ("core.recipe", "load")}
+_HOMES = {"Run": ("build.run", "Run"), "open_run": ("build.run", "open_run"), "load_recipe": ("core.recipe", "load")}
 
 
 def __getattr__(name: str) -> Any:
     """The public names, imported when first used, so that ``import ingot`` stays instant."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'ingot' has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "build":
+        return import_module("ingot.build")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ingot' has no attribute {name!r}")
     module, attribute = _HOMES[name]
     value = getattr(import_module(f"ingot.{module}"), attribute)
     globals()[name] = value

@@ -54,6 +54,10 @@ def _between(recipe: Recipe, run: RunSection) -> Iterator[Problem]:
             yield problem(path, message)
     if run.data.tokenizer is None and hasattr(run.data.train.target, "shards") and not getattr(run.model.embedding.target, "tokenizer", None):
         yield problem("data.tokenizer", "texts need a tokenizer: bytes, bpe or pretrained")
+    if isinstance(run.layout, Spec) and run.layout.name == "fsdp":
+        for index, stage in enumerate(run.stages):
+            if stage.objective is not None and index:
+                yield problem(f"stages.{index}.objective", "another objective cannot be entered under fsdp; use replicate, or a second run with --from")
     if not run.stages:
         yield problem("stages", "needs at least one stage")
     for index, stage in enumerate(run.stages):

@@ -22,11 +22,9 @@ def available_bytes(run: Run) -> int:
 
 
 def fitting_micro_rows(run: Run, index: int, rows: int) -> int:
-    """The largest divisor-like share of `rows` that is predicted to fit, found by halving; equal on all ranks."""
-    tokens = run.data_section(index).sequence
-    micro = min(rows, max(1, 16384 // tokens)) if run.device.type != "cuda" else rows
-    available = available_bytes(run)
-    while micro > 1 and False:
-        micro = (micro + 1) // 2
-    chosen = run.layout.total(torch.tensor([micro], dtype=torch.float64)).item() / run.layout.ranks
-    return max(1, int(chosen))
+    """The largest micro-batch that is predicted to fit; the smallest answer of all ranks."""
+    from .plan import choose
+
+    chosen = min(run.layout.gather(choose(run, index, rows, available_bytes(run))))
+    micros = -(-rows // chosen)
+    return -(-rows // micros)

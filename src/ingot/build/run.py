@@ -79,6 +79,11 @@ class Run:
         return self._data[key]
 
     @property
+    def opened(self) -> bool:
+        """Whether any data has been opened (and so prepared)."""
+        return bool(self._data)
+
+    @property
     def tokenizer(self) -> Any:
         return self.data_of(0).tokenizer
 
@@ -122,12 +127,14 @@ class Run:
 
     def replace_objective(self, objective: Spec) -> None:
         """A stage with another objective: build it, keep the weights that fit by name and shape, initialize the others."""
+        if self.layout_name == "fsdp":
+            raise UserError("a stage with another objective cannot be entered under fsdp yet; use replicate, or a second run with --from")
         self.objective_spec = objective
         fresh = self.plain_model()
         self.initializer.apply(fresh, seed=self.section.seed)
         old = self.model.objective.state_dict()
         fresh.objective.load_state_dict({name: old[name] if name in old and old[name].shape == value.shape else value for name, value in fresh.objective.state_dict().items()})
-        self.model.objective = fresh.objective.to(self.device)
+        self.model.set_objective(fresh.objective.to(self.device))
 
     def parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..core.parts import Fraction, NonNegative, Positive, Slot, section
-from ..core.quantities import Batch, Budget, Bytes, Interval
+from ..core.quantities import Batch, Budget, Bytes, Every, Interval
 
 
 @section
@@ -83,7 +83,7 @@ class Checkpointing:
     every: Interval = "10%"
     keep_last: Positive[int] = 2
     keep_best: NonNegative[int] = 1
-    keep_every: Interval | None = None
+    keep_every: Every | None = None
     asynchronous: bool | Literal["auto"] = "auto"
 
 

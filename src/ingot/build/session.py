@@ -65,6 +65,7 @@ def train(run: Run, reporter: Any = None) -> dict[str, Any]:
         guard = AnomalyGuard(policy=run.section.anomaly.policy, threshold=run.section.anomaly.threshold, window=run.section.anomaly.window, most=run.section.anomaly.most)
         if "guard" in state.extra:
             guard.load_state_dict(state.extra["guard"])
+        run.checkpoints.check_room(state)
         _open(run, scribe, state, path, machine)
         loop = Loop(program=run.program, layout=run.layout, meter=meter, guard=guard, checkpoints=run.checkpoints, emit=scribe.emit,
                     matmul_rate=machine["matmul_flops_per_second"], evaluate_every=run.section.evaluate.every, save_every=run.section.checkpoint.every,

@@ -94,12 +94,15 @@ class Loop:
         evaluation, saving = Due(self.evaluate_every), Due(self.save_every)
         for due in (evaluation, saving):
             due.passed(stage, state)
-        windows, size = None, 0
+        windows: Windows | None = None
+        stream: Iterator[Any] = iter(())
+        size = 0
         try:
             while not stage.spent(state.progress, self._step_flops(state)):
                 stage.set_knobs(state.progress, self._step_flops(state))
                 if self._skipped(stage, state):
-                    windows = _close(windows)
+                    _close(windows)
+                    windows = None
                     continue
                 if windows is None or size != stage.rows_per_step:
                     _close(windows)
@@ -109,13 +112,15 @@ class Loop:
                 try:
                     outcome = self._step(stage, state, stream)
                 except torch.cuda.OutOfMemoryError:
-                    windows = self._shrink(stage, state, windows)
+                    self._shrink(stage, state, windows)
+                    windows = None
                     continue
                 if outcome is None:
                     self.emit({"kind": "event", "step": state.progress.total_steps, "name": "data_end", "message": "the sources are used up (max_epochs) before the budget"})
                     break
                 if outcome.verdict is not None and outcome.verdict.action == "roll_back":
-                    windows = _close(windows)
+                    _close(windows)
+                    windows = None
                     self._roll_back(stage, state)
                     continue
                 if evaluation.passed(stage, state):

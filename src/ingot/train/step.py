@@ -92,7 +92,7 @@ def forward_backward(
             total.backward()
         for name, share in zip(losses, row_loss.detach().sum(dim=1).double(), strict=True):
             shares[name] = shares.get(name, torch.zeros_like(share)) + share
-        per_row.append(sum(loss.detach().float() for loss in losses.values()) / micro["units"].clamp(min=1))  # type: ignore[union-attr]
+        per_row.append(torch.stack([loss.detach().float() for loss in losses.values()]).sum(dim=0) / micro["units"].clamp(min=1))
     clear_side(model)
     layout.reduce()
     return shares, side_means, per_row

@@ -1,0 +1,1 @@
+"""Where parameters and rows live, and how gradients cross ranks."""

@@ -1,0 +1,1 @@
+"""Slot parallel.layout: where parameters and rows live."""
