@@ -197,8 +197,14 @@ def walk_specs(value: Any, path: str = "") -> typing.Iterator[tuple[str, Spec]]:
         for index, item in enumerate(value):
             yield from walk_specs(item, f"{path}.{index}" if path else str(index))
     elif hasattr(type(value), "__ingot_section__"):
-        for name in signature(type(value)).knobs:
+        for name in knob_names(value):
             yield from walk_specs(getattr(value, name), f"{path}.{name}" if path else name)
+
+
+def knob_names(value: Any) -> list[str]:
+    """The fields of a section's instance."""
+    target: Callable[..., Any] = type(value)
+    return list(signature(target).knobs)
 
 
 def plain(value: Any) -> Any:
@@ -214,7 +220,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if hasattr(type(value), "__ingot_section__"):
-        return {name: plain(getattr(value, name)) for name in signature(type(value)).knobs}
+        return {name: plain(getattr(value, name)) for name in knob_names(value)}
     return value
 
 

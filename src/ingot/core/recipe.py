@@ -47,7 +47,7 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2's idea of a float (``1e-3``), no yes/no/on/off booleans, no anchors."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "anchor", None) is not None:
             raise yaml.MarkedYAMLError(problem="anchors and aliases are not part of a recipe", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
@@ -199,7 +199,7 @@ def _override(recipe: Recipe, item: str) -> Problem | None:
     for word in keys[:-1]:
         if isinstance(probe, list) and not (isinstance(word, int) and word < len(probe)):
             return Problem(key, f"there is no item {word}, the list has {len(probe)}", "command line")
-        probe = probe[word] if isinstance(probe, list) else probe.get(word, {}) if isinstance(probe, dict) else {}
+        probe = probe[int(word)] if isinstance(probe, list) else probe.get(word, {}) if isinstance(probe, dict) else {}
     recipe.tree = merge_keys(recipe.tree, patch)
     recipe.overridden.add(keys)
     return None

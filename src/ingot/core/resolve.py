@@ -86,11 +86,12 @@ class _Resolver:
             if not attempt.problems:
                 return result
         rich = [member for member in wanted if holds_parts(member)]
-        shape = {dict: lambda m: get_origin(m) is dict, list: lambda m: get_origin(m) is list}.get(type(value))
-        fitting = [member for member in rich if shape and shape(member)] if len(rich) > 1 else rich
-        if len(rich) > 1 and not fitting or isinstance(value, dict) and "name" in value:
-            fitting = [member for member in rich if slot_of(member) or hasattr(member, "__ingot_section__")] or fitting or rich
-        return self.value(value, (fitting or rich)[0], keys)
+        named = [member for member in rich if slot_of(member) or hasattr(member, "__ingot_section__")]
+        if isinstance(value, list):
+            named = [member for member in rich if get_origin(member) is list] or named
+        elif isinstance(value, dict) and "name" not in value:
+            named = [member for member in rich if get_origin(member) is dict] or named
+        return self.value(value, (named or rich)[0], keys)
 
     def part(self, value: Any, slot: str, keys: Keys) -> Any:
         known = parts_in(slot)

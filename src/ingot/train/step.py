@@ -60,7 +60,7 @@ def clear_side(model: nn.Module) -> None:
     """Forget what the previous forward left."""
     for module in model.modules():
         if getattr(module, "side", None) is not None:
-            module.side = None
+            setattr(module, "side", None)  # noqa: B010
 
 
 def forward_backward(
@@ -89,7 +89,7 @@ def forward_backward(
                         total = total + side_weights[name] * value / (len(window) * layout.ranks)
                     if value.dim() == 0:
                         side_means[name] = side_means.get(name, torch.zeros_like(value)) + value.detach() / len(window)
-            total.backward()
+            total.backward()  # type: ignore[no-untyped-call]
         for name, share in zip(losses, row_loss.detach().sum(dim=1).double(), strict=True):
             shares[name] = shares.get(name, torch.zeros_like(share)) + share
         per_row.append(torch.stack([loss.detach().float() for loss in losses.values()]).sum(dim=0) / micro["units"].clamp(min=1))

@@ -1,0 +1,124 @@
+"""Speed of a training step beside the best bf16 matmul and beside transformers' Trainer, in alternation.
+
+6 layers, width 384, 256 tokens, batch 16, vocabulary 8,192, no dropout, bf16 with fp32 master weights; embedding, loss and AdamW
+included. Masked attention pairs are not counted as FLOPs.
+
+    python benchmarks/step_speed.py [--steps 100] [--rounds 3]
+
+Figures: share of the matmul rate (median step); loss after --steps steps in bf16 against fp32; tokens per second of whole
+processes, start-up and compilation included, and of the median step, as ratios to the Trainer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from _machine import ROOT, spread, text_folder, write
+
+RECIPE = {
+    "name": "step_speed", "precision": "bf16", "micro_rows": 16, "anomaly": {"policy": "log"},
+    "data": {"train": {"name": "jsonl", "paths": []}, "tokenizer": {"name": "bpe", "vocabulary": 8192}, "sequence": 256, "pack": {"name": "stream", "attend": "row"}},
+    "model": {"width": 384, "embedding": "token", "objective": "causal_lm",
+              "encoder": {"name": "transformer", "depth": 6, "mixer": {"name": "attention", "heads": 6}, "feedforward": "gelu", "norm": "layer"}},
+    "stages": [{"budget": "100 steps", "batch": "16 rows", "optimizer": {"name": "adamw", "lr": 6e-4, "weight_decay": 0.1}, "schedule": {"lr": {"name": "cosine", "warmup": "2%"}}, "hooks": ["clip"]}],
+    "checkpoint": {"every": "100%", "keep_best": 0}, "log": {"tensorboard": False},
+}  # fmt: skip
+
+
+def recipe_file(folder: Path, name: str, steps: int, **changes: Any) -> Path:
+    import yaml
+
+    tree = RECIPE | {"name": name} | changes
+    tree["data"] = RECIPE["data"] | {"train": {"name": "jsonl", "paths": [str(text_folder() / "fiction" / "train.jsonl.gz"), str(text_folder() / "technical" / "train.jsonl.gz")]}}
+    tree["stages"] = [RECIPE["stages"][0] | {"budget": f"{steps} steps"}]
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return path
+
+
+def run_ingot(recipe: Path, folder: Path) -> dict[str, Any]:
+    """One whole process; its wall seconds, and the ledger's step lines."""
+    import time
+
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "ingot", "train", str(recipe), "--json"], cwd=folder, capture_output=True, text=True,
+                          env=environment())  # fmt: skip
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    lines = [json.loads(line) for line in (folder / "runs" / recipe.stem / "ledger.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["kind"] == "step"]
+    start = next(line for line in lines if line["kind"] == "start")
+    times = sorted(line["step_seconds"] for line in steps[2:])
+    return {"seconds": seconds, "steps": len(steps), "median_step_seconds": times[len(times) // 2], "flops": steps[-1]["step_flops"], "losses": [line["loss"] for line in steps],
+            "compile": start["choices"]["compile"], "compile_reason": start["choices"]["compile_reason"], "parameters": start["parameters"],
+            "rate": start["machine"]["matmul_flops_per_second"]}  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    import os
+
+    return os.environ | {"PYTHONPATH": str(ROOT / "src")}
+
+
+def dump_rows(recipe: Path, folder: Path, steps: int) -> Path:
+    """The rows of the run in order, for the peer; prepares the store, so that no timed run does."""
+    import os
+
+    import ingot
+    import numpy as np
+
+    os.chdir(folder)
+    run = ingot.build(ingot.load_recipe(recipe), runs=folder / "runs")
+    path = folder / "rows.npy"
+    np.save(path, run.data_of(0).train.batch(0, steps * 16)["tokens"].astype(np.uint16))
+    return path
+
+
+def run_peer(rows: Path, steps: int) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "peer_trainer.py"), "--rows", str(rows), "--steps", str(steps)], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    from ingot.ledger.machine import _matmul_rate
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = dump_rows(recipe_file(folder, "rows", options.steps), folder, options.steps)
+        ours, theirs, rates = [], [], []
+        for number in range(options.rounds):
+            rates.append(_matmul_rate.__wrapped__("cpu", __import__("torch").bfloat16, 2))
+            ours.append(run_ingot(recipe_file(folder, f"bf16_{number}", options.steps), folder))
+            theirs.append(run_peer(rows, options.steps))
+        reference = run_ingot(recipe_file(folder, "fp32", options.steps, precision="fp32"), folder)
+    rate = max(rates + [item["rate"] for item in ours])
+    tail = max(1, options.steps // 20)
+
+    def last(run: dict[str, Any]) -> float:
+        return sum(run["losses"][-tail:]) / tail
+
+    write("step_speed", {
+        "steps": options.steps, "matmul_flops_per_second": rate, "ingot": [{k: v for k, v in item.items() if k != "losses"} for item in ours],
+        "trainer": [{k: v for k, v in item.items() if k != "losses"} for item in theirs],
+        "share_of_matmul_rate": spread([item["flops"] / item["median_step_seconds"] / rate for item in ours]),
+        "loss_bf16": last(ours[0]), "loss_fp32": last(reference), "loss_relative_difference": abs(last(ours[0]) - last(reference)) / last(reference),
+        "ratio_of_whole_processes": spread([peer["seconds"] / mine["seconds"] for mine, peer in zip(ours, theirs, strict=True)]),
+        "ratio_of_median_steps": spread([peer["median_step_seconds"] / mine["median_step_seconds"] for mine, peer in zip(ours, theirs, strict=True)]),
+    })  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

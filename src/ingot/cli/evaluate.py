@@ -1,0 +1,39 @@
+"""Measure a run's held-out loss, perplexity and bits per byte, per source.
+
+$ ingot evaluate runs/gpt_tiny
+$ ingot evaluate runs/gpt_tiny/checkpoints/step-00000100 --rows 64 --json
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from . import _run
+from ._output import Output
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    _run.configure(parser)
+    parser.add_argument("--rows", type=int, metavar="N", help="at most so many rows per source (default: all)")
+
+
+def run(arguments: argparse.Namespace, output: Output) -> int:
+    from ..core.errors import UserError
+
+    if arguments.rows is not None and arguments.rows < 1:
+        raise UserError(f"--rows wants a number of at least 1, got {arguments.rows}")
+    found, checkpoint = _run.opened(arguments, output)
+    results = found.evaluate(checkpoint, rows=arguments.rows)
+    if not results:
+        raise UserError(f"{arguments.run} has no validation data: set data.validation or data.holdout in its recipe")
+    names = list(dict.fromkeys(name for result in results.values() for name in result))
+    output.table(("source", *(name.replace("_", " ") for name in names)),
+                 [(source, *(_figure(result.get(name)) for name in names)) for source, result in results.items()])  # fmt: skip
+    output.result({"run": arguments.run, "results": results})
+    return 0
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 10 else f"{value:.4f}"

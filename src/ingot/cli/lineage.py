@@ -1,0 +1,69 @@
+"""Tell where a checkpoint comes from.
+
+Its recipe, what it was started from, and what that was started from.
+
+$ ingot lineage runs/gpt_tiny
+$ ingot lineage runs/gpt_tiny/checkpoints/step-00000100
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import _run
+from ._output import Output
+from ._words import count, duration
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    _run.configure(parser)
+
+
+def run(arguments: argparse.Namespace, output: Output) -> int:
+    from ..core.errors import UserError
+
+    folder, checkpoint = _run.place(arguments.run)
+    if checkpoint is None:
+        found = sorted(path.parent for path in (folder / "checkpoints").glob("step-*/manifest.json"))
+        if not found:
+            raise UserError(f"no run or checkpoint at {folder}")
+        checkpoint = found[-1]
+    manifest = _manifest(checkpoint)
+    output.print(*_lines(checkpoint, manifest))
+    output.result({"checkpoint": str(checkpoint), **{key: manifest.get(key) for key in ("recipe_hash", "progress", "parents", "lineage", "metrics", "ingot", "torch")}})
+    return 0
+
+
+def _manifest(checkpoint: Path) -> dict[str, Any]:
+    from ..core.errors import RunError, UserError
+
+    try:
+        manifest: dict[str, Any] = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))["manifest"]
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint at {checkpoint}: it has no manifest.json") from None
+    except (ValueError, KeyError, TypeError):
+        raise RunError(f"{checkpoint}/manifest.json is damaged") from None
+    return manifest
+
+
+def _lines(checkpoint: Path, manifest: dict[str, Any]) -> Iterator[str]:
+    progress = manifest.get("progress", {})
+    yield str(checkpoint)
+    yield (f"  {progress.get('total_steps', 0)} steps, {count(progress.get('total_tokens', 0))} tokens, "
+           f"{count(float(progress.get('total_flops', 0)))} FLOPs, {duration(progress.get('total_seconds', 0.0))}")  # fmt: skip
+    yield f"  recipe {str(manifest.get('recipe_hash', '?'))[:12]}"
+    yield from _ancestors(manifest.get("parents", []), 1)
+
+
+def _ancestors(parents: list[dict[str, Any]], depth: int) -> Iterator[str]:
+    if not parents and depth == 1:
+        yield "  from random initial weights"
+    for parent in parents:
+        facts = [f"step {parent['step']}"] * ("step" in parent) + [f"recipe {str(parent['recipe_hash'])[:12]}"] * bool(parent.get("recipe_hash"))
+        kind = str(parent.get("kind", "checkpoint")).replace("_", " ")
+        yield f"{'  ' * depth}from {kind} {parent.get('path', '?')}" + (f"  ({', '.join(facts)})" if facts else "")
+        yield from _ancestors(parent.get("parents", []), depth + 1)

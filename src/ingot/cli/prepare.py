@@ -1,0 +1,40 @@
+"""Prepare a recipe's data, once: documents to stores of tokens.
+
+What is prepared already is not done again. Training prepares by itself; preparing first keeps it out of a job with many ranks, and may be interrupted at any time.
+
+$ ingot prepare recipes/text/gpt_tiny.yaml
+$ ingot prepare recipes/text/gpt_tiny.yaml --tiny --json
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from . import _recipe
+from ._output import Output
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    _recipe.configure(parser)
+
+
+def run(arguments: argparse.Namespace, output: Output) -> int:
+    from ..build.check import resolve_run
+    from ..build.run import Run
+
+    found = Run(resolve_run(_recipe.read(arguments)), _recipe.NOWHERE, echo=None if output.json else output.note)
+    answers: list[dict[str, Any]] = []
+    for index, stage in enumerate(found.section.stages):
+        if index and stage.data is None:
+            continue
+        data = found.data_of(index)
+        answers += [_described(index, "train", "train", data.train)]
+        answers += [_described(index, "validation", name, stream) for name, stream in data.validation.items()]
+    output.table(("data", "source", "stage", "rows in an epoch"), [(one["use"], one["source"], one["stage"], f"{one['rows']:,}") for one in answers], words=2)
+    output.result({"cache": found.section.data.cache, "vocabulary": found.tokenizer.vocabulary, "stores": answers})
+    return 0
+
+
+def _described(stage: int, use: str, name: str, stream: Any) -> dict[str, Any]:
+    return {"stage": stage, "use": use, "source": name, "rows": int(stream.rows_per_epoch)}

@@ -1,0 +1,149 @@
+"""The language in which a family's mapping is written: which of its tensors are which of ours, and how its sizes read as a recipe.
+
+A family is data and two pure functions. It is checked by going both ways: what a section loses on its way to the family's config
+and back is what the family cannot express.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.errors import UserError
+
+Section = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Held:
+    """One tensor of theirs that holds one or several of ours, stacked along our first axis. ``{i}`` is the block.
+
+    transposed: theirs is stored (in, out).
+    """
+
+    theirs: str
+    ours: tuple[str, ...]
+    transposed: bool = False
+
+    def at(self, block: int) -> Held:
+        """The same for one block."""
+        return Held(self.theirs.format(i=block), tuple(name.format(i=block) for name in self.ours), self.transposed)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one kind of Hugging Face model reads as an Ingot model.
+
+    model_types: config.json's ``model_type``. architecture: its class with a language-model head.
+    prefix: what names start with in a checkpoint of that class but not in one of the bare model.
+    read: config -> (model section, sequence).  write: (complete section, sequence, vocabulary) -> config.
+    names: complete section -> tensors.  ignored: patterns of tensors that hold nothing we need.
+    twins: their names that repeat another: name -> (name it must equal, whether it may be absent or equal only if tied).
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    architecture: str
+    prefix: str
+    read: Callable[[Mapping[str, Any]], tuple[Section, int]]
+    write: Callable[[Section, int, int], dict[str, Any]]
+    names: Callable[[Section], list[Held]]
+    ignored: tuple[str, ...] = ()
+    twins: Mapping[str, str] | None = None
+    renamed: tuple[tuple[str, str], ...] = ()
+
+
+def same(theirs: str, ours: str, *leaves: str) -> list[Held]:
+    """``theirs.leaf`` is ``ours.leaf`` for each leaf."""
+    return [Held(f"{theirs}.{leaf}", (f"{ours}.{leaf}",)) for leaf in leaves]
+
+
+def per_block(section: Section, rules: Iterable[Held]) -> list[Held]:
+    """The rules with ``{i}`` written out for every block; rules without it once."""
+    depth = section["encoder"]["depth"]
+    return [item for rule in rules for item in ([rule.at(block) for block in range(depth)] if "{i}" in rule.theirs else [rule])]
+
+
+def leaves(bias: bool) -> tuple[str, ...]:
+    """The parameters of a projection."""
+    return ("weight", "bias") if bias else ("weight",)
+
+
+def gather(family: Family, section: Section, theirs: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Their tensors under our names. shapes: what our model has. UserError names everything unknown, missing or of another shape."""
+    theirs = _normalized(family, theirs)
+    ours: dict[str, Tensor] = {}
+    problems, used = [], set()
+    for rule in family.names(section):
+        if rule.theirs not in theirs:
+            problems.append(f"{rule.theirs} is missing")
+            continue
+        used.add(rule.theirs)
+        tensor = theirs[rule.theirs].T if rule.transposed else theirs[rule.theirs]
+        wanted = [shapes[name] for name in rule.ours]
+        whole = (sum(shape[0] for shape in wanted), *wanted[0][1:])
+        if tuple(tensor.shape) != whole:
+            stored = tuple(reversed(whole)) if rule.transposed else whole
+            problems.append(f"{rule.theirs} has shape {tuple(theirs[rule.theirs].shape)}, the configuration wants {stored}")
+            continue
+        pieces = tensor.split([shape[0] for shape in wanted])
+        ours |= {name: piece.contiguous() for name, piece in zip(rule.ours, pieces, strict=True)}
+    problems += _leftovers(family, theirs, used)
+    problems += [f"no tensor gives {name}" for name in shapes if name not in ours] if not problems else []
+    if problems:
+        raise UserError(
+            f"not a {family.name} checkpoint as its configuration describes it: "
+            + "; ".join(problems[:8])
+            + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        )
+    return ours
+
+
+def scatter(family: Family, section: Section, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our tensors under their names; UserError for parameters the family has no place for."""
+    theirs, used = {}, set()
+    for rule in family.names(section):
+        if missing := [name for name in rule.ours if name not in ours]:
+            raise UserError(f"{family.name} needs {missing[0]}, which this model does not have")
+        tensor = torch.cat([ours[name] for name in rule.ours]) if len(rule.ours) > 1 else ours[rule.ours[0]]
+        theirs[rule.theirs] = (tensor.T if rule.transposed else tensor).contiguous()
+        used |= set(rule.ours)
+    if extra := [name for name in ours if name not in used]:
+        raise UserError(f"{family.name} has no place for {', '.join(extra[:8])}")
+    return theirs
+
+
+def _normalized(family: Family, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Old leaf names and the bare model's missing prefix, brought to the form that the rules are written in."""
+    renamed = {}
+    for name, tensor in theirs.items():
+        for old, new in family.renamed:
+            name = re.sub(old, new, name)
+        renamed[name] = tensor
+    if any(name.startswith(family.prefix) for name in renamed):
+        return renamed
+    return {family.prefix + name if not name.startswith(("lm_head.", "cls.")) else name: tensor for name, tensor in renamed.items()}
+
+
+def _leftovers(family: Family, theirs: Mapping[str, Tensor], used: set[str]) -> list[str]:
+    problems = []
+    for name in sorted(set(theirs) - used):
+        twin = (family.twins or {}).get(name)
+        if twin is not None:
+            if twin in theirs and not torch.equal(theirs[twin], theirs[name]):
+                problems.append(f"{name} differs from {twin}, to which the configuration ties it")
+        elif not any(re.search(pattern, name) for pattern in family.ignored):
+            problems.append(f"{name} is unknown")
+    return problems
+
+
+def refuse(family: str, **wanted: tuple[Any, Any]) -> None:
+    """Raise UserError for the first setting of theirs, given as (value, only value we can express), that differs."""
+    for name, (value, only) in wanted.items():
+        if value != only:
+            raise UserError(f"a {family} model with {name}={value!r} cannot be read; only {name}={only!r} can")

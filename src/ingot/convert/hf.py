@@ -1,0 +1,237 @@
+"""Hugging Face folders in and out: configuration, safetensors, tokenizer. Pickled weights are refused, remote code is never run."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..core.errors import UserError, missing_extra
+from ._mapping import Family, Section, gather, scatter
+from ._section import SLOTS, complete, differences, specs
+
+SHARD_BYTES = 5 * 10**9
+# The least that any family's configuration has to say, for asking what all models of a family have in common.
+PROBE = {"hidden_size": 2, "intermediate_size": 2, "num_hidden_layers": 1, "num_attention_heads": 1, "n_embd": 2, "n_layer": 1, "n_head": 1}
+
+
+@cache
+def families() -> dict[str, Family]:
+    """Every family by name; each is a file of this folder that holds a FAMILY."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if not path.stem.startswith("_") and path.stem != "hf":
+            family: Family = importlib.import_module(f"{__package__}.{path.stem}").FAMILY
+            found[family.name] = family
+    return found
+
+
+def locate(name: str) -> Path:
+    """A folder as it is, or a name on the Hugging Face hub, downloaded without pickled files. UserError when it is neither."""
+    if Path(name).is_dir():
+        return Path(name)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"{name}: there is no such folder")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise missing_extra("huggingface_hub", "hf") from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+    except Exception as error:
+        raise UserError(f"{name}: no such folder, and the hub did not give it ({type(error).__name__})") from error
+
+
+def read_folder(folder: str | Path) -> tuple[Section, dict[str, Tensor], Path | None, dict[str, Any]]:
+    """Model section (plain recipe data), tensors under our names, tokenizer.json if there is one, and more about the checkpoint.
+
+    The last holds sequence, vocabulary, family and config. Raises UserError for what is not there, not understood, or not as the
+    configuration describes it.
+    """
+    folder = Path(folder)
+    config = _config(folder)
+    family = next((item for item in families().values() if config.get("model_type") in item.model_types), None)
+    if family is None:
+        known = ", ".join(kind for item in families().values() for kind in item.model_types)
+        raise UserError(f"{folder}: a model of type {config.get('model_type')!r} cannot be read; known are {known}")
+    try:
+        section, sequence = family.read(config)
+        vocabulary = int(config["vocab_size"])
+    except KeyError as error:
+        raise UserError(f"{folder}/config.json: {family.name} needs {error.args[0]!r}") from None
+    shapes = expected_shapes(section, sequence=sequence, vocabulary=vocabulary)
+    state = gather(family, complete(section, sequence), _tensors(folder), shapes)
+    tokenizer = folder / "tokenizer.json"
+    extra = {"sequence": sequence, "vocabulary": vocabulary, "family": family.name, "config": config}
+    return section, state, tokenizer if tokenizer.is_file() else None, extra
+
+
+def family_for(section: Any, *, sequence: int = 1024) -> Family:
+    """The first family that can express the section. UserError says what keeps the nearest one from it."""
+    wanted = complete(section, sequence)
+    refusals = {name: _inexpressible(family, wanted, sequence) for name, family in families().items()}
+    for name, reasons in refusals.items():
+        if not reasons:
+            return families()[name]
+    nearest, reasons = min(refusals.items(), key=lambda item: len(item[1]))
+    raise UserError(f"no Hugging Face family can express this model; the nearest, {nearest}, has no {', '.join(reasons[:5])}")
+
+
+def write_folder(
+    model: nn.Module,
+    section: Any,
+    folder: str | Path,
+    tokenizer: Any = None,
+    *,
+    sequence: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> str:
+    """Write the model as a folder that transformers opens; returns the family's name. UserError when no family can express it.
+
+    tokenizer: a path to a tokenizer.json, or an object with ``save_pretrained(folder)`` or ``save(folder)``; its ``end`` becomes
+    the end-of-text id. dtype: of the tensors written, the parameters' own when not given.
+    """
+    folder, sequence = Path(folder), sequence or int(getattr(model.encoder, "sequence", 1024))  # type: ignore[arg-type]
+    family = family_for(section, sequence=sequence)
+    complete_section = complete(section, sequence)
+    state = {name: tensor.detach().cpu().to(dtype or tensor.dtype) for name, tensor in model.named_parameters()}
+    _fold_output_scale(model, state)
+    theirs = scatter(family, complete_section, state)
+    vocabulary = int(state["embedding.weight"].shape[0])
+    kind = next(iter(theirs.values())).dtype
+    config: dict[str, Any] = {"architectures": [family.architecture]} | family.write(complete_section, sequence, vocabulary)
+    config["torch_dtype"] = str(kind).removeprefix("torch.")
+    end = getattr(tokenizer, "end", None)
+    config |= {"bos_token_id": end, "eos_token_id": end}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if getattr(model.objective, "causal", False):
+        (folder / "generation_config.json").write_text(
+            json.dumps({"bos_token_id": end, "eos_token_id": end}, indent=2) + "\n", encoding="utf-8"
+        )
+    _save_tensors(theirs, folder)
+    if tokenizer is not None:
+        _save_tokenizer(tokenizer, folder, sequence)
+    return family.name
+
+
+def expected_shapes(section: Section, *, sequence: int, vocabulary: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter of the model that the section describes; nothing is allocated."""
+    wiring = {"width": section["width"], "sequence": sequence, "vocabulary": vocabulary, "specials": {"mask": 0}}
+    with torch.device("meta"):
+        encoder = specs(section, "encoder")
+        parts = {name: specs(section, name).build(**wiring, linear=encoder.knobs["linear"]) for name in SLOTS}
+    return {f"{name}.{path}": tuple(p.shape) for name, module in parts.items() for path, p in module.named_parameters()}
+
+
+def _inexpressible(family: Family, wanted: Section, sequence: int) -> list[str]:
+    """What the section loses on its way through the family's configuration."""
+    skeleton = complete(family.read(PROBE)[0], sequence)
+    if other_parts := _other_parts(wanted, skeleton):
+        return other_parts
+    try:
+        back, _ = family.read(family.write(wanted, sequence, 1))
+    except UserError as error:
+        return [str(error)]
+    return differences(wanted, complete(back, sequence))
+
+
+def _other_parts(wanted: Any, skeleton: Any, path: str = "") -> list[str]:
+    """Where the section has other parts than every model of the family has; knobs are not looked at."""
+    names = [item.get("name") if isinstance(item, dict) else None for item in (wanted, skeleton)]
+    if path and names[0] != names[1]:
+        return [f"{path}={names[0]}" if names[0] else f"{path} left out"]
+    if not isinstance(wanted, dict) or not isinstance(skeleton, dict):
+        return []
+    return [
+        found
+        for key in sorted({*wanted, *skeleton})
+        for found in _other_parts(wanted.get(key), skeleton.get(key), f"{path}.{key}" if path else key)
+    ]
+
+
+def _fold_output_scale(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """A factor on the logits goes into the head's weights, which only an untied head has to itself."""
+    scale = getattr(model.objective, "output_scale", 1.0)
+    if scale == 1.0:
+        return
+    if "objective.head.weight" not in state:
+        raise UserError(
+            f"this model multiplies its logits by {scale:g} and its head is tied to the embedding, which no Hugging Face family expresses"
+        )
+    state["objective.head.weight"] = state["objective.head.weight"] * scale
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: holds no config.json")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    return config
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    elif (folder / "model.safetensors").is_file():
+        files = ["model.safetensors"]
+    elif pickled := sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)):
+        raise UserError(
+            f"{folder}: holds pickled weights ({pickled[0]}), which can run code and are not opened; save them as safetensors first"
+        )
+    else:
+        raise UserError(f"{folder}: holds no model.safetensors")
+    found: dict[str, Tensor] = {}
+    for name in files:
+        try:
+            with safe_open(folder / name, framework="pt") as handle:
+                found |= {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a mapping)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{folder / name}: cannot be read as safetensors: {error}") from None
+    return found
+
+
+def _save_tensors(theirs: dict[str, Tensor], folder: Path) -> None:
+    """One file, or shards with an index where it would be large."""
+    shards: list[dict[str, Tensor]] = [{}]
+    for name, tensor in theirs.items():
+        if shards[-1] and sum(item.nbytes for item in shards[-1].values()) + tensor.nbytes > SHARD_BYTES:
+            shards.append({})
+        shards[-1][name] = tensor
+    if len(shards) == 1:
+        save_file(shards[0], folder / "model.safetensors", metadata={"format": "pt"})
+        return
+    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    for name, shard in zip(names, shards, strict=True):
+        save_file(shard, folder / name, metadata={"format": "pt"})
+    index = {
+        "metadata": {"total_size": sum(item.nbytes for item in theirs.values())},
+        "weight_map": {key: name for name, shard in zip(names, shards, strict=True) for key in shard},
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path, sequence: int) -> None:
+    if hasattr(tokenizer, "save_pretrained"):
+        tokenizer.save_pretrained(folder)
+    elif hasattr(tokenizer, "save"):
+        tokenizer.save(folder)
+    else:
+        target = folder / "tokenizer.json"
+        if Path(tokenizer).resolve() != target.resolve():
+            shutil.copyfile(tokenizer, target)
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": sequence}
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Data: documents to tokens to rows, seekable at any row."""

@@ -1,0 +1,217 @@
+"""From the data section of a recipe to streams of rows: build sources, get the tokenizer, prepare what is missing, open.
+
+Every process plans alike, from the content of the files; one process of a machine does the work, the others wait by looking at the
+file system, never inside a collective, so no timeout of a process group can strike.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import RunError, UserError
+from ..core.parts import Spec, load, signature
+from ..core.seams import Document, Shard, Tokenizer
+from .mix import Mixture
+from .order import mix64, seed_of
+from .prepare import Prepared, ProgressCallback, held_out, lock, prepare, shard_folder
+from .source._fingerprint import digest, remembered_in
+from .store.token_store import TokenStore, read_meta
+from .stream import Stream
+from .text_rows import TextRows
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run reads. tokenizer: None where no source is text. report: counts per source and split, for people and the ledger.
+    identity: hash of everything that decides the rows; equal identity and seed mean equal rows."""
+
+    tokenizer: Any
+    train: Stream
+    validation: dict[str, Stream]
+    report: list[dict[str, Any]] = field(default_factory=list)
+    identity: str = ""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The built sources of one section and their order."""
+
+    sources: dict[str, Any]
+    order: Callable[[Mapping[str, int], int], Mixture] | None
+    shards: dict[str, list[Shard]]
+
+
+def open_data(*, train: Spec, validation: Spec | None = None, holdout: float = 0.0, tokenizer: Spec | None = None, sequence: int,
+              pack: Spec, cache: Path, folder: Path, seed: int, progress: ProgressCallback | None = None,
+              only_prepared: bool = False, workers: int | None = None) -> Data:  # fmt: skip
+    """Open the data, preparing what is missing.
+
+    holdout: share of documents (rows, for sources of rows) kept for validation. cache: where tokens and trained tokenizers are kept.
+    folder: where relative paths start. progress: called with (bytes done, bytes in all). only_prepared: refuse instead of preparing.
+    Raises UserError for wrong input, RunError when the work cannot be done.
+    """
+    if validation is not None and holdout:
+        raise UserError("data: 'validation' and 'holdout' both say what to validate on; give one")
+    if not 0 <= holdout < 1:
+        raise UserError(f"data.holdout: wants a share from 0 to below 1, got {holdout}")
+    cache = Path(folder) / Path(cache).expanduser()
+    with remembered_in(cache / "fingerprints.json"):
+        plan = _plan(train, Path(folder))
+        other = _plan(validation, Path(folder)) if validation is not None else None
+    writes = int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))) == 0
+    plans = [item for item in (plan, other) if item is not None]
+    encoder = _tokenizer(tokenizer, plan, holdout, cache, Path(folder), writes, only_prepared) if any(item.shards for item in plans) else None
+    prepared = _prepare(plans, encoder, holdout, cache, writes, only_prepared, progress, workers)
+    opener = _Opener(encoder, pack, sequence, cache, seed, holdout)
+    return opener.open(plan, other, *prepared, *([{}] if other is None else []))
+
+
+def _plan(spec: Spec, folder: Path) -> _Plan:
+    built = spec.build(folder=folder)
+    sources = built.sources if hasattr(built, "order") else {spec.name: built}
+    shards = {name: source.shards() for name, source in sources.items() if hasattr(source, "shards")}
+    return _Plan(sources, getattr(built, "order", None), shards)
+
+
+def _prepare(plans: list[_Plan], tokenizer: Any, holdout: float, cache: Path, writes: bool, only_prepared: bool,
+             progress: ProgressCallback | None, workers: int | None) -> list[dict[str, Prepared]]:  # fmt: skip
+    """Prepared shards of each plan by source; all plans in one go, so that they share the progress and the cores."""
+    shares = [holdout if index == 0 else 0.0 for index in range(len(plans))]
+    pairs = [(shard, share) for plan, share in zip(plans, shares) for shards in plan.shards.values() for shard in shards]
+    if not pairs:
+        return [{} for _ in plans]
+    tokens = cache / "tokens"
+    if only_prepared:
+        missing = sum(read_meta(shard_folder(tokens, shard, tokenizer, share)) is None for shard, share in pairs)
+        if missing:
+            raise UserError(f"{missing} of {len(pairs)} shards of the data are not prepared under {tokens}: run 'ingot prepare' first")
+    done = prepare([shard for shard, _ in pairs], tokenizer, folder=tokens, holdout=[share for _, share in pairs],
+                   workers=workers, progress=progress, may_write=writes)  # fmt: skip
+    result: list[dict[str, Prepared]] = []
+    at = 0
+    for plan in plans:
+        result.append({})
+        for name, shards in plan.shards.items():
+            result[-1][name] = done.part(at, at + len(shards))
+            at += len(shards)
+    return result
+
+
+def _tokenizer(spec: Spec | None, plan: _Plan, holdout: float, cache: Path, folder: Path, writes: bool, only_prepared: bool) -> Tokenizer:
+    """Build the tokenizer; one that trains on texts is trained once for the same settings and texts, and kept."""
+    if spec is None:
+        raise UserError("data.tokenizer: the source gives text and needs a tokenizer")
+    if "texts" not in signature(load(spec.slot, spec.name)).wiring:
+        return spec.build(folder=folder)  # type: ignore[no-any-return]
+    from .tokenizer._fast import FastTokenizer
+
+    identities = [[shard.identity for shard in shards] for shards in plan.shards.values()]
+    final = cache / "tokenizers" / digest("tokenizer", 1, spec.data(), identities, holdout)
+    while not (final / "tokenizer.json").is_file():
+        if only_prepared:
+            raise UserError(f"the tokenizer is not trained yet under {cache / 'tokenizers'}: run 'ingot prepare' first")
+        with ExitStack() as stack:
+            if writes and stack.enter_context(lock(final)) and not (final / "tokenizer.json").is_file():
+                _train(spec, plan, holdout, final, folder)
+        time.sleep(0 if writes and final.is_dir() else 0.2)
+    return FastTokenizer.load(final)
+
+
+def _train(spec: Spec, plan: _Plan, holdout: float, final: Path, folder: Path) -> None:
+    shards = list(chain.from_iterable(plan.shards.values()))
+    aside = final.with_name(f"{final.name}.aside-{os.getpid()}")
+    spec.build(texts=lambda: _texts(shards, holdout), folder=folder).save(aside)
+    try:
+        os.rename(aside, final)
+    except OSError as error:
+        if not (final / "tokenizer.json").is_file():
+            raise RunError(f"{final}: cannot be written: {error.strerror}") from None
+
+
+def _texts(shards: list[Shard], holdout: float) -> Iterator[str]:
+    """Training documents, one from each shard in turn, so that any beginning is a sample of all of them."""
+    readers: list[Iterator[Document]] = [shard.read() for shard in shards]
+    while readers:
+        going = []
+        for reader in readers:
+            document = next((item for item in reader if not held_out(item.id, holdout)), None)
+            if document is not None:
+                going.append(reader)
+                yield document.text
+        readers = going
+
+
+@dataclass
+class _Opener:
+    tokenizer: Any
+    pack: Spec
+    sequence: int
+    cache: Path
+    seed: int
+    holdout: float
+
+    def open(self, plan: _Plan, other: _Plan | None, train: dict[str, Prepared], validation: dict[str, Prepared]) -> Data:
+        rows = {name: self._rows(source, train.get(name), "train") for name, source in plan.sources.items()}
+        empty = [name for name, item in rows.items() if not len(item)]
+        if empty:
+            raise UserError(f"data source {', '.join(empty)} has nothing left to train on{f' after holding out {self.holdout:g}' if self.holdout else ''}")
+        mixture = plan.order({name: len(item) for name, item in rows.items()}, self.sequence) if plan.order else None
+        stream = Stream(rows, self.seed, mixture)
+        held, counts = self._validation(plan, other, train, validation)
+        report = [self._describe(name, item, train.get(name), "train") for name, item in rows.items()] + counts
+        texts = [[name, prepared.folders] for name, prepared in train.items()]
+        identity = digest("data", texts, self.pack.data(), self.sequence, {name: len(item) for name, item in rows.items()},
+                          stream.mixture.starts, [pattern.fixed.tolist() for pattern in stream.mixture.patterns])  # fmt: skip
+        return Data(self.tokenizer, stream, held, report, identity)
+
+    def _validation(self, plan: _Plan, other: _Plan | None, train: dict[str, Prepared], validation: dict[str, Prepared]) -> tuple[dict[str, Stream], list[dict[str, Any]]]:
+        if other is None and not self.holdout:
+            return {}, []
+        split, chosen, prepared = ("validation", plan, train) if other is None else ("train", other, validation)
+        rows = {name: self._rows(source, prepared.get(name), split) for name, source in chosen.sources.items()}
+        counts = [self._describe(name, item, prepared.get(name), split) | {"split": "validation"} for name, item in rows.items()]
+        kept = {name: Stream({name: item}, self.seed) for name, item in rows.items() if len(item)}
+        if not kept:
+            raise UserError(f"data.holdout: {self.holdout:g} left no document to validate on; there are too few documents (text_files: document: line or blank_line makes more)")
+        return kept, counts
+
+    def _rows(self, source: Any, prepared: Prepared | None, split: str) -> Any:
+        if prepared is None:
+            return HeldOutRows(source, self.holdout, split) if self.holdout else source
+        store = TokenStore.open(prepared.folders, split, tokenizer=self.tokenizer)
+        pack = self.pack.build(lengths=store.lengths, sequence=self.sequence, cache=self.cache / "packs")
+        specials = self.tokenizer.specials
+        return TextRows(store, pack, sequence=self.sequence, end=self.tokenizer.end, pad=specials.get("pad", self.tokenizer.end))
+
+    def _describe(self, name: str, rows: Any, prepared: Prepared | None, split: str) -> dict[str, Any]:
+        counts: dict[str, Any] = {"source": name, "split": split, "rows": len(rows)}
+        if prepared is not None:
+            counts |= prepared.counts(split) | {"rejected": prepared.rejected}
+        return counts
+
+
+class HeldOutRows:
+    """One side of a split of a source of rows, by a hash of the row's number."""
+
+    def __init__(self, source: Any, holdout: float, split: str):
+        self.source = source
+        keys = mix64(np.arange(len(source), dtype=np.uint64) ^ np.uint64(seed_of("held out rows")))
+        held = keys < np.uint64(min(holdout * 2.0**64, 2.0**64 - 2048))
+        self.ids = np.flatnonzero(held if split == "validation" else ~held)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, ids: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """The source's rows, by their number on this side."""
+        result: dict[str, np.ndarray] = self.source.rows(self.ids[ids], numbers)
+        return result

@@ -1,0 +1,221 @@
+"""Shards of text to token files: content-addressed, parallel, resumable, the same bytes whoever does it.
+
+A shard's folder is named by a hash of (format, the shard's content, the tokenizer, the held-out share). Finished shards are never
+done twice; unfinished ones leave nothing under their name. Several processes may prepare the same folder: a lock per shard divides
+the work, and where locks do not work the first rename wins with equal bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import RunError
+from ..core.seams import Document, Shard, Tokenizer
+from .source._fingerprint import digest
+from .store.token_store import read_meta
+from .store.writer import FORMAT, ShardWriter, token_dtype
+
+BATCH_BYTES = 2 << 20
+_AHEAD = 3  # batches of one shard in flight: one encoding, one turning into arrays, one waiting
+_POLL = 0.2
+
+ProgressCallback = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One source's shards in order, and what they hold: documents, tokens, bytes of each split, documents rejected (empty)."""
+
+    folders: list[Path]
+    metas: list[dict[str, Any]] = field(repr=False)
+
+    def counts(self, split: str) -> dict[str, int]:
+        return {name: sum(meta["splits"][split][name] for meta in self.metas) for name in ("documents", "tokens", "bytes")}
+
+    def part(self, start: int, stop: int) -> Prepared:
+        """Shards start to stop - 1."""
+        return Prepared(self.folders[start:stop], self.metas[start:stop])
+
+    @property
+    def rejected(self) -> int:
+        return sum(meta["rejected"] for meta in self.metas)
+
+
+def held_out(identity: str, holdout: float) -> bool:
+    """Whether a document belongs to validation: by its id alone, so that no other document's coming or going moves it."""
+    return holdout > 0 and int.from_bytes(hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8, key=b"split").digest(), "big") < holdout * 2**64
+
+
+def shard_folder(folder: Path, shard: Shard, tokenizer: Tokenizer, holdout: float) -> Path:
+    """Where a shard's tokens are or will be."""
+    return folder / digest(FORMAT, shard.identity, tokenizer.identity, holdout)
+
+
+def prepare(shards: Sequence[Shard], tokenizer: Tokenizer, *, folder: Path, holdout: float | Sequence[float] = 0.0, workers: int | None = None,
+            progress: ProgressCallback | None = None, may_write: bool = True) -> Prepared:  # fmt: skip
+    """Tokenize what is not there yet and describe all of it.
+
+    folder: the cache. holdout: share of documents for validation, of all shards or of each. workers: shards at once (half the cores, at least 2).
+    progress: called with (bytes done, bytes in all). may_write: False waits until another process has done the work.
+    Raises UserError for bad input, RunError when the disk is full.
+    """
+    shares = [float(holdout)] * len(shards) if isinstance(holdout, int | float) else list(holdout)
+    finals = [shard_folder(folder, shard, tokenizer, share) for shard, share in zip(shards, shares)]
+    meter = _Meter([getattr(shard, "size", 0) for shard in shards], progress)
+    todo = {}
+    for index, final in enumerate(finals):
+        if read_meta(final) is None:
+            todo.setdefault(final, index)
+        else:
+            meter.finish(index)
+    jobs = [(shards[index], final, index, shares[index]) for final, index in todo.items()]
+    while jobs:
+        if may_write:
+            folder.mkdir(parents=True, exist_ok=True)
+            _run(jobs, tokenizer, workers or max(2, (os.cpu_count() or 2) // 2), meter)
+        done = {index for _, final, index, _ in jobs if read_meta(final) is not None}
+        for index in done:
+            meter.finish(index)
+        jobs = [job for job in jobs if job[2] not in done]
+        if jobs:  # another process works on these; should it die, its locks are free on the next round
+            time.sleep(_POLL)
+    metas = [read_meta(final) for final in finals]
+    return Prepared(finals, [meta for meta in metas if meta is not None])
+
+
+class _Meter:
+    def __init__(self, sizes: list[int], report: ProgressCallback | None):
+        self.sizes, self.done, self.report, self.lock = sizes, [0] * len(sizes), report, threading.Lock()
+
+    def add(self, index: int, count: int) -> None:
+        self._set(index, min(self.done[index] + count, self.sizes[index]))
+
+    def finish(self, index: int) -> None:
+        self._set(index, self.sizes[index])
+
+    def _set(self, index: int, value: int) -> None:
+        with self.lock:
+            self.done[index] = value
+            if self.report is not None:
+                self.report(sum(self.done), sum(self.sizes))
+
+
+def _run(jobs: Sequence[tuple[Shard, Path, int, float]], tokenizer: Tokenizer, workers: int, meter: _Meter) -> None:
+    """All jobs, some at once. The first failure stops the others at their next batch and is raised."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(max_workers=workers + 1) as encoders, ThreadPoolExecutor(max_workers=workers) as shards:
+        futures = [shards.submit(_shard, *job, tokenizer, encoders, meter, stop) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            stop.set()
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def _shard(shard: Shard, final: Path, index: int, holdout: float, tokenizer: Tokenizer, encoders: ThreadPoolExecutor,
+           meter: _Meter, stop: threading.Event) -> None:  # fmt: skip
+    with lock(final) as mine:
+        if not mine or stop.is_set() or read_meta(final) is not None:
+            return
+        for stale in (final, *final.parent.glob(f"{final.name}.aside-*")):
+            shutil.rmtree(stale, ignore_errors=True)
+        writer = ShardWriter(final, token_dtype(tokenizer.vocabulary), tokenizer.end)
+        try:
+            for kept, arrays in _ordered(encoders, lambda batch: (batch, tokenizer.encode([document.text for document, _ in batch])), _batches(shard.read(), writer)):
+                if stop.is_set():
+                    writer.abandon()
+                    return
+                _add(writer, kept, arrays, holdout)
+                meter.add(index, sum(size for _, size in kept))
+            writer.commit(shard=shard.identity, tokenizer=tokenizer.identity, holdout=holdout, name=shard.name)
+            meter.finish(index)
+        except OSError as error:
+            writer.abandon()
+            raise RunError(f"{final}: cannot be written: {error.strerror or error}") from None
+        except BaseException:
+            writer.abandon()
+            raise
+
+
+Kept = list[tuple[Document, int]]
+
+
+def _batches(documents: Iterable[Document], writer: ShardWriter) -> Iterator[Kept]:
+    """Documents with their UTF-8 sizes, about BATCH_BYTES at a time; empty ones are counted as rejected."""
+    batch: Kept = []
+    size = 0
+    for document in documents:
+        if not document.text:
+            writer.rejected += 1
+            continue
+        count = len(document.text) if document.text.isascii() else len(document.text.encode())
+        batch.append((document, count))
+        size += count
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _add(writer: ShardWriter, batch: Kept, arrays: list[np.ndarray], holdout: float) -> None:
+    if not holdout:
+        writer.add("train", arrays, [size for _, size in batch])
+        return
+    splits: dict[str, tuple[list[np.ndarray], list[int]]] = {"train": ([], []), "validation": ([], [])}
+    for (document, size), array in zip(batch, arrays):
+        ids, sizes = splits["validation" if held_out(document.id, holdout) else "train"]
+        ids.append(array)
+        sizes.append(size)
+    for split, (ids, sizes) in splits.items():
+        writer.add(split, ids, sizes)
+
+
+def _ordered(pool: ThreadPoolExecutor, work: Callable[[Kept], Any], items: Iterator[Kept]) -> Iterator[Any]:
+    """Results in order with a few items in flight, so that reading, encoding and writing overlap."""
+    flying: deque[Future[Any]] = deque()
+    for item in items:
+        flying.append(pool.submit(work, item))
+        if len(flying) >= _AHEAD:
+            yield flying.popleft().result()
+    while flying:
+        yield flying.popleft().result()
+
+
+@contextlib.contextmanager
+def lock(final: Path) -> Iterator[bool]:
+    """A lock on what will be under a name, dropped by the system when its holder dies; False where another process holds it."""
+    try:
+        import fcntl
+    except ImportError:
+        yield True
+        return
+    path = final.parent / "locks" / final.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:
+            pass  # no locks on this file system: the rename decides
+        yield True
+
+

@@ -1,0 +1,1 @@
+"""Sources: where documents and rows come from."""

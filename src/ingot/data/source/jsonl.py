@@ -1,0 +1,72 @@
+"""JSON lines, one document a line; plain, .gz or .zst.
+
+A line is an object with the text under ``field``. With ``id`` the split between training and validation follows that field,
+without it the text. Blank lines are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...core.parts import part
+from ...core.quantities import Bytes
+from ...core.resolve import nearest
+from ...core.seams import Document, Shard
+from ._files import bad, decode, file_shards, find_files, line_number, lines, text_id
+from ._fingerprint import Range
+
+
+@part
+class Jsonl:
+    """paths: files, directories or globs, relative to the recipe. field: where the text is. id: where a document's id is.
+    longest: refuse lines above this size."""
+
+    def __init__(self, folder: Path, *, paths: list[str], field: str = "text", id: str | None = None,
+                 suffixes: list[str] | None = None, longest: Bytes = "256 MiB"):  # fmt: skip
+        self.folder, self.paths, self.field, self.id, self.suffixes, self.longest = Path(folder), paths, field, id, suffixes, int(longest.value)
+
+    def shards(self) -> list[Shard]:
+        """Raises UserError for missing, unreadable or empty input."""
+        files = find_files(self.folder, self.paths, self.suffixes)
+        return file_shards(files, separator=b"\n", settings=("jsonl", 1, self.field, self.id), read=self._read)
+
+    def _read(self, item: Range) -> Iterator[Document]:
+        for index, offset, line in lines(item, self.longest):
+            if line.strip():
+                yield self._document(line, item, index, offset)
+
+    def _document(self, line: bytes, item: Range, index: int, offset: int) -> Document:
+        def at(_: int = 0) -> str:
+            return f"{item.path}:{line_number(item, index)}"
+
+        try:
+            row = json.loads(decode(line, at, offset))
+        except json.JSONDecodeError as error:
+            raise bad(at(), f"is not valid JSON: {error.msg} at column {error.colno}") from None
+        except RecursionError:
+            raise bad(at(), "is nested too deeply") from None
+        if not isinstance(row, dict):
+            raise bad(at(), f"wants a JSON object, got {type(row).__name__}")
+        text = self._value(row, self.field, at())
+        if not isinstance(text, str):
+            raise bad(at(), f"field {self.field!r} wants text, got {type(text).__name__}")
+        if not text.isascii():
+            text = _whole(text, at())
+        return Document(str(self._value(row, self.id, at())) if self.id else text_id(text), text)
+
+    def _value(self, row: dict[str, Any], field: str, where: str) -> Any:
+        if field in row:
+            return row[field]
+        raise bad(where, f"has no field {field!r}; it has {', '.join(map(str, row)) or 'none'}. {nearest(field, row)}".strip())
+
+
+def _whole(text: str, where: str) -> str:
+    """Text without lone surrogates, which JSON escapes can spell and no UTF-8 can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise bad(where, f"holds a lone surrogate escape at character {error.start}, which is not text") from None
+    return text

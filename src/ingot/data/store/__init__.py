@@ -1,0 +1,1 @@
+"""Stores: prepared tokens on disk, read through memory maps."""

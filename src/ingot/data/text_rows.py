@@ -1,0 +1,55 @@
+"""Rows of tokens from a store and a pack, gathered for a whole batch at once.   B rows, T positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .store.token_store import TokenStore
+
+
+class TextRows:
+    """A RowSource: random access to packed rows. end: closes a document; pad: fills what no document fills."""
+
+    def __init__(self, store: TokenStore, pack: Any, *, sequence: int, end: int, pad: int):
+        self.store, self.pack, self.sequence, self.end, self.pad = store, pack, sequence, end, pad
+
+    def __len__(self) -> int:
+        return len(self.pack)
+
+    def rows(self, ids: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """tokens (B, T) int64, segments (B, T) int32 from 1 (0 is padding), positions (B, T) int64."""
+        spans = self.pack.spans(ids)
+        starts_row = np.zeros((len(ids), self.sequence), dtype=bool)
+        starts_row[:, 0] = True
+        if len(spans.row) == len(ids) and bool((spans.length == self.sequence).all()):
+            tokens_BT, filled_B = self.store.windows(spans.start, self.sequence).astype(np.int64), None
+        else:
+            tokens_BT, filled_B = self._gather(spans, starts_row)
+        return self._layout(tokens_BT, filled_B, starts_row)
+
+    def _gather(self, spans: Any, starts_row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Place spans one after another in their rows. Returns the tokens and how many positions of each row are filled."""
+        tokens_BT = np.full(starts_row.shape, self.pad, dtype=np.int64)
+        before = np.cumsum(spans.length) - spans.length
+        filled_B = np.bincount(spans.row, weights=spans.length, minlength=len(starts_row)).astype(np.int64)
+        column = before - (np.cumsum(filled_B) - filled_B)[spans.row]
+        starts_row[spans.row, column] = True
+        place = np.repeat(spans.row * self.sequence + column - before, spans.length) + np.arange(int(spans.length.sum()))
+        tokens_BT.reshape(-1)[place] = self.store.gather(spans.start, spans.length)
+        return tokens_BT, filled_B
+
+    def _layout(self, tokens_BT: np.ndarray, filled_B: np.ndarray | None, starts_row: np.ndarray) -> dict[str, np.ndarray]:
+        columns = np.arange(self.sequence)
+        valid_BT = True if filled_B is None else columns < filled_B[:, None]
+        if self.pack.attend == "row":
+            segments_BT = np.broadcast_to(np.asarray(valid_BT, dtype=np.int32), tokens_BT.shape).copy()
+            return {"tokens": tokens_BT, "segments": segments_BT, "positions": columns * (segments_BT > 0)}
+        starts_row[:, 1:] |= tokens_BT[:, :-1] == self.end
+        segments_BT = np.cumsum(starts_row, axis=1, dtype=np.int32)
+        positions_BT = columns - np.maximum.accumulate(np.where(starts_row, columns, 0), axis=1)
+        if filled_B is not None:
+            segments_BT[~valid_BT] = 0
+            positions_BT[~valid_BT] = 0
+        return {"tokens": tokens_BT, "segments": segments_BT, "positions": positions_BT}

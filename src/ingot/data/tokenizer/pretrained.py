@@ -1,0 +1,48 @@
+"""A tokenizer from a file: a tokenizer.json, or a folder in the Hugging Face format.
+
+The end, mask, padding and other special tokens are taken from the folder's configuration, else from their usual spellings.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import Problem, UserError
+from ...core.parts import part
+from ._fast import FastTokenizer, find_specials, read_tokenizer
+
+
+@part
+class Pretrained(FastTokenizer):
+    """path: file or folder, relative to the recipe. end: the token that closes a document, where it is not found by itself."""
+
+    def __init__(self, folder: Path, *, path: str, end: str | None = None):
+        place = Path(folder) / Path(path).expanduser()
+        file = place / "tokenizer.json" if place.is_dir() else place
+        inner = read_tokenizer(file)
+        specials = find_specials(inner, _declared(file.parent))
+        if end is not None:
+            index = inner.token_to_id(end)
+            if index is None:
+                raise UserError([Problem(str(file), f"has no token {end!r} to end documents with")])
+            specials["end"] = int(index)
+        if "end" not in specials:
+            raise UserError([Problem(str(file), "has no end-of-text token that is known; name it with 'end'")])
+        if (file.parent / "ingot.json").is_file() and end is None:
+            specials = json.loads((file.parent / "ingot.json").read_text(encoding="utf-8"))["specials"]
+        super().__init__(inner, specials)
+
+
+def _declared(folder: Path) -> dict[str, Any]:
+    """Special tokens by role from the files beside tokenizer.json."""
+    result: dict[str, Any] = {}
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = folder / name
+        if path.is_file():
+            try:
+                result |= {key: value for key, value in json.loads(path.read_text(encoding="utf-8")).items() if value}
+            except (ValueError, AttributeError) as error:
+                raise UserError([Problem(str(path), f"is not a JSON object: {error}")]) from None
+    return result

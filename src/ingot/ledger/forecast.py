@@ -1,0 +1,203 @@
+"""What a step will take, before anything of its size exists: memory by kind, FLOPs by component, seconds.
+
+The step is pretended (torch's FakeTensorMode): the real model, objective and optimizer run on tensors without contents while
+the live storages are summed (live.py) and the FLOPs counted (flops.py). A method that is added later is forecast without an edit.
+
+    forecast(model on meta, batch, optimizer builder, micro_batches=4) -> Forecast(peak, by_kind, flops, ...)
+    fitting_rows(...)      the largest micro-batch that fits
+    changes(...)           the cheapest changes that make it fit, each with what it saves
+    step_seconds(...)      FLOPs over what the machine does of them
+
+Kinds: weights, gradients, optimizer_state, activations (all else alive at the peak: saved for backward, temporaries, logits in
+chunks), batch, workspace (kernels' scratch, allocator slack, code of compiled blocks). The process's own baseline (Python, torch,
+the tokenizer) is not part of the figure.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+
+from .flops import FlopCount
+from .live import LiveBytes, storage_bytes, tensors_in
+
+MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+# What a process takes beyond live tensors. Fixed: code and tables that the first step loads, scratch inside kernels. Share: of the
+# activations, lost to the allocator's fragmentation. The CPU figures are a fit to glibc's (residuals 3 % at 1 to 3 GB); those of
+# CUDA are an allowance, not measured.
+FIXED = {"cpu": 185_000_000, "cuda": 300_000_000}
+SHARE = {"cpu": 0.2, "cuda": 0.1}
+COMPILED = 350_000_000
+# Shares of the measured matmul rate that whole training steps reach, by device and type: what to go by before a probe.
+UTILIZATION = {("cpu", torch.float32): 0.55, ("cpu", torch.bfloat16): 0.4, ("cuda", torch.bfloat16): 0.45, ("cuda", torch.float32): 0.55}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One optimizer step on one rank. peak: bytes, the sum of by_kind. flops: of the whole step, recomputation apart."""
+
+    peak: int
+    by_kind: Mapping[str, int]
+    flops: float
+    flops_by_component: Mapping[str, float]
+    recomputed: float
+    micro_rows: int
+    parameters: int
+    largest_block: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {key: dict(value) if isinstance(value, Mapping) else value for key, value in vars(self).items()}
+
+
+@dataclass
+class _Pretended:
+    """What a pretended step holds, for the description of its peak."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer | None = None
+    batch: list[Tensor] = field(default_factory=list)
+
+    def kinds(self) -> dict[str, int]:
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        state = tensors_in(dict(self.optimizer.state)) if self.optimizer is not None else []
+        return {"weights": storage_bytes([*self.model.parameters(), *self.model.buffers()]), "gradients": storage_bytes(gradients),
+                "optimizer_state": storage_bytes(state), "batch": storage_bytes(self.batch)}  # fmt: skip
+
+
+def forecast(
+    model: nn.Module, batch: Mapping[str, Tensor], make_optimizer: MakeOptimizer, *, micro_batches: int = 1, device: str = "cpu", compiled: bool = False
+) -> Forecast:
+    """Pretend two optimizer steps of `micro_batches` micro-batches each; nothing is allocated and `model` is left as it is.
+
+    model: on the meta device or real; called as ``model(batch)``, giving losses by name. batch: one prepared micro-batch, of any
+    device. make_optimizer: builds the optimizer of a model. The second step is the dearer one: the optimizer's state exists.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    twin = _pretended_model(model, mode, device)
+    with mode:
+        # Scalars (the seed of row-wise randomness) are read by value and stay what they are.
+        inputs = {name: torch.empty(value.shape, dtype=value.dtype, device=device) if value.dim() else value for name, value in batch.items()}
+        held = _Pretended(twin, batch=list(inputs.values()))
+        with torch.compiler.set_stance("force_eager"), LiveBytes(held.kinds) as live:
+            live.hold([*twin.parameters(), *twin.buffers(), *held.batch])
+            held.optimizer = make_optimizer(twin)
+            for repeat in range(2):
+                with FlopCount(twin) as count:
+                    _accumulate(twin, inputs, min(2, micro_batches))
+                with FlopCount(twin, lambda: "optimizer") as update:
+                    held.optimizer.step()
+                if repeat == 0:
+                    held.optimizer.zero_grad(set_to_none=True)
+        kinds = live.at_peak
+    kind = torch.device(device).type
+    activations = max(0, live.peak - sum(kinds.values()))
+    slack = FIXED.get(kind, 0) + int(SHARE.get(kind, 0.1) * activations) + (COMPILED if compiled else 0)
+    kinds |= {"activations": activations, "workspace": slack}
+    scale = micro_batches / min(2, micro_batches)
+    components = {name: flops * scale for name, flops in count.by_component.items()} | {name: float(flops) for name, flops in update.by_component.items()}
+    return Forecast(
+        peak=live.peak + slack, by_kind=kinds, flops=sum(components.values()), flops_by_component=components, recomputed=count.recomputed * scale,
+        micro_rows=next(iter(batch.values())).shape[0] if batch else 0, parameters=sum(parameter.numel() for parameter in model.parameters()),
+        largest_block=max(_block_bytes(model), default=0),
+    )  # fmt: skip
+
+
+def _pretended_model(model: nn.Module, mode: FakeTensorMode, device: str) -> nn.Module:
+    """A copy whose parameters and buffers have shapes but no contents; a shared parameter stays shared."""
+    replaced: dict[int, Any] = {}
+    with mode:
+        for tensor in [*model.parameters(), *model.buffers()]:
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+            replaced[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    return copy.deepcopy(model, replaced).train(model.training)
+
+
+def _accumulate(model: nn.Module, batch: dict[str, Tensor], times: int) -> None:
+    for _ in range(times):
+        total = torch.stack([loss.sum() for loss in model(batch).values()]).sum()
+        total.backward()
+        del total
+
+
+def _block_bytes(model: nn.Module) -> Iterable[int]:
+    """Bytes of the parts that a sharded layout gathers one at a time."""
+    for stack in model.modules():
+        if isinstance(stack, nn.ModuleList):
+            yield from (storage_bytes(block.parameters()) for block in stack)
+
+
+def step_seconds(flops: float, rate: float, *, device: str = "cpu", dtype: torch.dtype = torch.float32, utilization: float | None = None, ranks: int = 1) -> float:
+    """Seconds that `flops` (over all ranks) take on ranks that each multiply matrices at `rate` FLOP/s.
+
+    utilization: what a probe or an earlier run on this machine measured; without it, a rough table.
+    """
+    share = utilization or UTILIZATION.get((torch.device(device).type, dtype), 0.4)
+    return flops / (rate * share * ranks)
+
+
+def fitting_rows(peak_of: Callable[[int], int], available: int, most: int) -> int:
+    """The largest number of rows up to `most` with ``peak_of(rows) <= available``; 0 when a single row does not fit.
+
+    The peak is close to a straight line in the rows, so two forecasts and a check of the line's answer are enough.
+    """
+    if peak_of(most) <= available:
+        return most
+    low, high = 0, most
+    one = peak_of(1)
+    if one > available:
+        return 0
+    low, guess = 1, 1 + int((available - one) / max(1, (peak_of(most) - one) / max(1, most - 1)))
+    while low < high - 1:
+        guess = min(high - 1, max(low + 1, guess))
+        if peak_of(guess) <= available:
+            low, guess = guess, guess + 1
+        else:
+            high, guess = guess, guess - 1
+        if high - low > 8:
+            guess = (low + high) // 2
+    return low
+
+
+@dataclass(frozen=True)
+class Change:
+    """A way to take less memory. setting: what to write in the recipe or on the command line. cost: what it costs, in words."""
+
+    setting: str
+    saves: int
+    peak: int
+    fits: bool
+    cost: str
+
+
+def changes(now: Forecast, available: int, alternatives: Mapping[str, tuple[Callable[[], Forecast], str]], ranks: Iterable[int] = (2, 4, 8)) -> list[Change]:
+    """Changes that take less, those that fit first, and among them in the order given: the cheapest to the user first.
+
+    alternatives: setting -> (its forecast, its cost in words); each is a full forecast of the run with that one change (a smaller
+    micro-batch, bf16, activation checkpointing, another optimizer). Sharding over ranks is worked out from `now`.
+    """
+    found = []
+    for setting, (predict, cost) in alternatives.items():
+        peak = predict().peak
+        found.append(Change(setting, now.peak - peak, peak, peak <= available, cost))
+    for count in ranks:
+        peak = sharded(now, count).peak
+        found.append(Change(f"layout=fsdp on {count} ranks", now.peak - peak, peak, peak <= available, "communication"))
+    return sorted((change for change in found if change.saves > 0), key=lambda change: not change.fits)
+
+
+def sharded(now: Forecast, ranks: int) -> Forecast:
+    """The forecast of one rank when weights, gradients and optimizer state are split over `ranks`.
+
+    Two blocks are whole at a time: the one that runs and the one that is being gathered; the gradient of one waits to be reduced.
+    """
+    kinds = dict(now.by_kind)
+    for kind in ("weights", "gradients", "optimizer_state"):
+        kinds[kind] = -(-kinds.get(kind, 0) // ranks)
+    kinds["activations"] += 3 * now.largest_block if ranks > 1 else 0
+    return replace(now, peak=sum(kinds.values()), by_kind=kinds, flops=now.flops)

@@ -1,0 +1,72 @@
+"""What the machine is, and how fast it multiplies matrices: the yardstick that utilization is measured against."""
+
+from __future__ import annotations
+
+import platform
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+ROWS, WIDTH = 4096, 1536
+MEASUREMENTS = 10
+
+
+def matmul_rate(device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16) -> float:
+    """FLOP/s of the best of ten (4096, 1536) x (1536, 1536) products, measured once per process, device, type and thread count.
+
+    The best, not the mean: a busy machine slows some of them, and the yardstick is what the machine can do.
+    """
+    return _matmul_rate(str(torch.device(device)), dtype, torch.get_num_threads())
+
+
+@cache
+def _matmul_rate(device: str, dtype: torch.dtype, threads: int) -> float:
+    left, right = (torch.full(shape, 0.5, device=device, dtype=dtype) for shape in ((ROWS, WIDTH), (WIDTH, WIDTH)))
+    with torch.no_grad():
+        best = min(_seconds(left, right) for _ in range(MEASUREMENTS + 1))
+    return 2.0 * ROWS * WIDTH * WIDTH / best
+
+
+def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:
+    synchronize(left.device)
+    start = time.perf_counter()
+    torch.mm(left, right)
+    synchronize(left.device)
+    return time.perf_counter() - start
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device; nothing to wait for on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def describe(device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
+    """The machine as the ledger's first line tells it: cpu, cores, memory (bytes), device, matmul_flops_per_second, system, versions."""
+    device = torch.device(device)
+    return {
+        "cpu": cpu_model(),
+        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "memory": psutil.virtual_memory().total,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device_memory": torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
+        "matmul_flops_per_second": matmul_rate(device, dtype),
+        "matmul_dtype": str(dtype).removeprefix("torch."),
+        "system": f"{platform.system()} {platform.machine()}",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name, as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine() or "unknown"

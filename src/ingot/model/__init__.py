@@ -1,0 +1,1 @@
+"""The graph of five components, its stacks, its initial values, and generation from it."""

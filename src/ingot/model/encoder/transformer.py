@@ -1,0 +1,72 @@
+"""A stack of equal blocks, each a mixer and a feed-forward.   Vaswani et al. 2017, arXiv:1706.03762.
+
+x_BTD -> x_BTD   Cost: depth times that of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ...core.parts import Fraction, Positive, Slot, part
+from ...nn.context import Context
+
+
+@part
+class Transformer(nn.Module):
+    """depth: blocks. block: where norms stand. linear: the kind of every projection. dropout: rate on what each layer adds.
+
+    final_norm: a norm on the result; when not given, there is one unless the blocks' output is normalized already.
+    checkpointing (an attribute): recompute each block's activations in backward instead of keeping them.
+    """
+
+    def __init__(
+        self, width: int, sequence: int, *, depth: Positive[int], mixer: Slot["nn.mixer"], feedforward: Slot["nn.feedforward"] = "gelu",
+        norm: Slot["nn.norm"] = "rms", block: Slot["nn.block"] = "pre", linear: Slot["nn.linear"] = "dense",
+        dropout: Fraction = 0.0, final_norm: bool | None = None,
+    ):  # fmt: skip
+        super().__init__()
+        self.width, self.depth, self.sequence, self.checkpointing = width, depth, sequence, False
+        self.blocks = nn.ModuleList()
+        for layer in range(depth):
+            wiring = {
+                "width": width,
+                "linear": linear,
+                "layer": layer,
+                "depth": depth,
+                "sequence": sequence,
+                "norm": norm,
+                "dropout": dropout,
+            }
+            self.blocks.append(block.build(**wiring, mixer=mixer.build(**wiring), feedforward=feedforward.build(**wiring)))
+        wanted = not getattr(block.target, "normalizes_output", False) if final_norm is None else final_norm
+        self.norm = norm.build(width=width) if wanted else None
+
+    @staticmethod
+    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
+        if knobs["final_norm"] and getattr(knobs["block"].target, "normalizes_output", False):
+            yield f"block {knobs['block'].name!r} already normalizes its output; final_norm would do it twice"
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile each block by itself; activation checkpointing stays outside of it."""
+        for block in self.blocks:
+            block.compile(**options)
+
+    def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
+        return self.run(x_BTD, context, 0, self.depth)
+
+    def run(self, x_BTD: Tensor, context: Context, start: int, end: int) -> Tensor:
+        """The blocks from start up to end, and the final norm where end is the last."""
+        for block in self.blocks:
+            # Angles and the like are computed here and not in the first block, so that all blocks compile to one graph.
+            if hasattr(block.mixer, "share"):
+                block.mixer.share(context, x_BTD.dtype)
+        for block in self.blocks[start:end]:
+            if self.checkpointing and self.training:
+                x_BTD = checkpoint(block, x_BTD, context, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_BTD = block(x_BTD, context)
+        return x_BTD if self.norm is None or end < self.depth else self.norm(x_BTD)

@@ -1,0 +1,1 @@
+"""Initial values, and the learning rates that belong to them."""

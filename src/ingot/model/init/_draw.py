@@ -1,0 +1,51 @@
+"""Filling parameters one by one, each from a generator seeded by (seed, its name) alone.
+
+So a parameter's initial value does not depend on which others exist, on their order, on ranks or on the device.
+A module that wants other values than its roles' offers ``initial(name, generator) -> Tensor | None``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ...core.axes import Axes, axes_of
+
+
+def generator_for(seed: int, name: str) -> torch.Generator:
+    """A CPU generator that depends on nothing but its arguments."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def fill(model: nn.Module, seed: int, std: Callable[[str, Axes, tuple[int, ...]], float]) -> None:
+    """Gains become 1, biases 0, all else normal with mean 0 and the given standard deviation; what modules offer goes first."""
+    modules, axes = dict(model.named_modules()), axes_of(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            owner, _, short = name.rpartition(".")
+            generator = generator_for(seed, name)
+            special: Callable[[str, torch.Generator], Tensor | None] | None = getattr(modules[owner], "initial", None)
+            values = special(short, generator) if special is not None else None
+            if values is not None:
+                parameter.copy_(values)
+            elif axes[name].role in ("scale", "bias"):
+                parameter.fill_(1.0 if axes[name].role == "scale" else 0.0)
+            else:
+                shape = tuple(parameter.shape)
+                parameter.copy_(torch.empty(shape).normal_(0.0, std(name, axes[name], shape), generator=generator))
+
+
+def adds_to_residual(axes: Axes) -> bool:
+    """Whether a matrix writes into the residual stream from within a layer: its outputs are the width, its inputs are not."""
+    return axes.role == "matrix" and axes.names[0] == "width" and axes.names[-1] != "width"
+
+
+def depth_of(model: nn.Module) -> int:
+    """Blocks over all stacks."""
+    return sum(
+        int(getattr(stack, "depth", 0)) for stack in (getattr(model, "encoder", None), getattr(model, "decoder", None)) if stack is not None
+    )

@@ -1,0 +1,1 @@
+"""Placements of norms and residual connections around a mixer and a feed-forward."""

@@ -1,0 +1,23 @@
+"""What the placements share: a mixer and a feed-forward, a norm for each, and dropout on what is added."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ...core.parts import Spec
+from ..dropout import Dropout
+
+
+class Residual(nn.Module):
+    """Children of every block. normalizes_output: whether what leaves the block is already normalized."""
+
+    normalizes_output = False
+
+    def __init__(self, width: int, mixer: nn.Module, feedforward: nn.Module, norm: Spec, dropout: float = 0.0):
+        super().__init__()
+        self.mixer_norm = norm.build(width=width)
+        self.mixer = mixer
+        self.mixer_dropout = Dropout(dropout)
+        self.feedforward_norm = norm.build(width=width)
+        self.feedforward = feedforward
+        self.feedforward_dropout = Dropout(dropout)

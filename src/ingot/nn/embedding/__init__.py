@@ -1,0 +1,1 @@
+"""Values to vectors: the first component of the graph."""

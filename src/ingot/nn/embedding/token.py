@@ -1,0 +1,74 @@
+r"""Token embedding, with what is often added to it.
+
+x = dropout(norm(scale E[token] + P[position] + S[type]))        norm, P, S where the recipe asks for them
+
+tokens_BT -> x_BTD   E: (V, D)   P: (positions, D)   S: (types, D)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...core.axes import label
+from ...core.parts import Fraction, NonNegative, Positive, Slot, part
+from ..context import Context
+from ..dropout import Dropout
+
+
+class Types(nn.Module):
+    """A vector for each kind of segment (BERT's sentence A and B)."""
+
+    def __init__(self, types: int, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(types, width))
+        nn.init.normal_(self.weight, std=0.02)
+        label(self, "weight", "types", "width", role="position")
+
+
+@part
+class Token(nn.Module):
+    """position: added positions. norm: on the sum. types: kinds of segments (batch key ``types``, 0 when absent); 0 for none.
+
+    dropout: rate on the result. scale: factor on the tokens' vectors (Gemma: the square root of the width).
+    """
+
+    def __init__(
+        self, width: int, vocabulary: int, sequence: int, *, position: Slot["nn.position"] | None = None, norm: Slot["nn.norm"] | None = None,
+        types: NonNegative[int] = 0, dropout: Fraction = 0.0, scale: Positive[float] = 1.0,
+    ):  # fmt: skip
+        super().__init__()
+        self.width, self.vocabulary, self.scale = width, vocabulary, scale
+        self.weight = nn.Parameter(torch.empty(vocabulary, width))
+        nn.init.normal_(self.weight, std=0.02)
+        label(self, "weight", "vocabulary", "width", role="embedding")
+        self.position = position.build(width=width, sequence=sequence) if position else None
+        self.segment = Types(types, width) if types else None
+        self.norm = norm.build(width=width) if norm else None
+        self.dropout = Dropout(dropout)
+
+    @staticmethod
+    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
+        position = knobs["position"]
+        if position is not None and not getattr(position.target, "additive", False):
+            yield f"position {position.name!r} turns queries and keys; set the mixer's position to it and embedding.position to null"
+
+    def forward(self, batch: dict[str, Tensor], context: Context) -> Tensor:
+        """The values are batch["inputs"] where an objective made them, else batch["tokens"]."""
+        ids = batch.get("inputs", batch.get("tokens"))
+        assert ids is not None
+        x_BTD = F.embedding(ids, self.weight)
+        if self.scale != 1.0:
+            x_BTD = x_BTD * self.scale
+        if self.position is not None:
+            x_BTD = x_BTD + self.position(context.positions_BT)
+        if self.segment is not None:
+            types = batch.get("types")
+            x_BTD = x_BTD + (self.segment.weight[0] if types is None else F.embedding(types, self.segment.weight))
+        if self.norm is not None:
+            x_BTD = self.norm(x_BTD)
+        return self.dropout(x_BTD, context)

@@ -1,0 +1,1 @@
+"""Projections: every learned matrix of mixers, feed-forwards and heads comes from this slot."""

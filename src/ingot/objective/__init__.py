@@ -1,0 +1,1 @@
+"""Training objectives: heads, corruption of the batch, and losses as sums per row."""

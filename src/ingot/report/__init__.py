@@ -1,0 +1,1 @@
+"""Pages from run folders: one self-contained HTML file per run, without any network access."""

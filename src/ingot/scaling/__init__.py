@@ -1,0 +1,21 @@
+"""Scaling laws: fit a form to measurements, and predict with how wrong such predictions were before.
+
+    from ingot.scaling import fit, predict
+
+Needs scipy (``pip install 'ingot[scaling]'``).
+"""
+
+from __future__ import annotations
+
+try:
+    import scipy  # noqa: F401
+except ImportError:
+    from ..core.errors import missing_extra
+
+    raise missing_extra("scipy", "scaling") from None
+
+from .fit import Fit, compare, fit
+from .frontier import envelope, isoflop
+from .predict import best_mixture, continued, crossing, optimum, predict, rate_and_batch
+
+__all__ = ["Fit", "best_mixture", "compare", "continued", "crossing", "envelope", "fit", "isoflop", "optimum", "predict", "rate_and_batch"]

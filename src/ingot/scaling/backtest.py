@@ -1,0 +1,87 @@
+"""How wrong past extrapolations were: the law is fitted to the smaller part, and asked about the larger, again and again.
+
+Reach is how far a prediction goes beyond the largest scale that was fitted: 3 means three times its compute (or steps, or whatever the
+form's `scale` is). Each fit starts from all starts, never from the fit of everything. Laws without a scale (mixtures) hold out runs in
+turn, at reach 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .solve import Problem, from_all_starts
+
+EDGES = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 40.0, 100.0, 1000.0, np.inf)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Predictions of held-out rows: reach_m, error_m (predicted / observed - 1, or the difference for linear residuals)."""
+
+    reach_m: np.ndarray
+    error_m: np.ndarray
+
+    def bins(self) -> list[dict[str, float]]:
+        """By reach: from, to, n, mean (absolute error), worst, bias, rms."""
+        found = []
+        for low, high in zip(EDGES, EDGES[1:]):
+            error = self.error_m[(self.reach_m >= low) & (self.reach_m < high)]
+            if len(error):
+                size = np.abs(error)
+                found.append({"from": low, "to": high, "n": len(error), "mean": float(size.mean()), "worst": float(size.max()),
+                              "bias": float(error.mean()), "rms": float(np.sqrt((error**2).mean()))})  # fmt: skip
+        return found
+
+
+def backtest(problem: Problem, scale_n: np.ndarray | None, groups_n: np.ndarray | None = None, *, cuts: int = 6) -> Held:
+    """Hold out by scale at several cuts, or by group where there is no scale. groups_n: rows that must be held out together."""
+    splits = _by_scale(problem, scale_n, cuts) if scale_n is not None and len(np.unique(scale_n)) > 3 else _by_group(problem, groups_n)
+    reach, error = [np.zeros(0)], [np.zeros(0)]
+    for fitted, held, far in splits:
+        weights = fitted.astype(float) * (1.0 if problem.w_n is None else problem.w_n)
+        found = from_all_starts(replace(problem, w_n=weights), keep=3)
+        if not np.isfinite(found.objective_K[0]):
+            continue
+        with np.errstate(all="ignore"):
+            difference = problem.form.predict(found.theta_KP, problem.x)[0][held] - problem.y_n[held]
+        reach.append(far)
+        error.append(np.expm1(difference) if problem.form.residual == "log" else difference)
+    return Held(np.concatenate(reach), np.concatenate(error))
+
+
+def _by_scale(problem: Problem, scale_n: np.ndarray, cuts: int) -> list[Any]:
+    least = int(problem.free.sum()) + 3
+    splits, seen = [], set()
+    for share in np.linspace(0.35, 0.9, cuts):
+        at = float(np.quantile(scale_n, share))
+        fitted = scale_n <= at
+        if fitted.sum() < least or fitted.all() or int(fitted.sum()) in seen:
+            continue
+        seen.add(int(fitted.sum()))
+        splits.append((fitted, ~fitted, scale_n[~fitted] / scale_n[fitted].max()))
+    return splits
+
+
+def _by_group(problem: Problem, groups_n: np.ndarray | None, folds: int = 5) -> list[Any]:
+    names = np.arange(len(problem.y_n)) if groups_n is None else np.unique(groups_n, return_inverse=True)[1]
+    fold_n = np.random.default_rng(0).permutation(int(names.max()) + 1)[names] % folds
+    least = int(problem.free.sum()) + 1
+    return [(fold_n != fold, fold_n == fold, np.ones(int((fold_n == fold).sum())))
+            for fold in range(folds) if (fold_n != fold).sum() >= least and (fold_n == fold).any()]  # fmt: skip
+
+
+def past(bins: list[dict[str, float]], reach: float) -> dict[str, Any]:
+    """What past extrapolations of at least this reach erred. tested: whether there were any; else the farthest ones are given."""
+    if not bins:
+        return {"tested": False, "reach": reach, "note": "this fit was never back-tested"}
+    if reach <= 1:
+        return {"tested": True, "reach": reach, "within": True, "note": "within the range of the fitted data", **bins[0]}
+    fitting = [one for one in bins if one["from"] <= reach < one["to"]]
+    chosen = fitting[0] if fitting else bins[-1]
+    words = f"{chosen['n']} past predictions {chosen['from']:g} to {chosen['to']:g} times beyond their data were off by {chosen['mean']:.2%} on average, {chosen['worst']:.2%} at worst"
+    if not fitting:
+        words = f"no past prediction reached {reach:.3g} times beyond its data; the farthest, " + words
+    return {"tested": bool(fitting), "reach": reach, "within": False, "note": words, **chosen}

@@ -1,0 +1,286 @@
+"""Fit a law to measurements: estimates with intervals, what past extrapolations were worth, and reasons for doubt.
+
+    result = fit("chinchilla", {"params": N, "tokens": D, "loss": L})
+    result.estimates["alpha"], result.intervals["alpha"], result.doubts
+    result.save("fit.json");  Fit.load("fit.json")
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..core.errors import UserError
+from ..core.resolve import spec
+from .backtest import backtest as run_backtest
+from .doubts import of_fit, of_table
+from .form._base import Form
+from .interval import draw, noise, profile
+from .solve import Problem, Solution, from_all_starts, huber, solve
+from .table import Table, read, rename, size, take
+
+HUBER = 1.345
+"""Threshold in robust standard deviations where a law publishes none: 95 % efficient for normal errors (Huber 1964)."""
+
+
+@dataclass
+class Fit:
+    """A fitted law.
+
+    estimates, intervals: by coefficient, natural units.   theta, draws: on the fitting scale, (P,) and (D, P).
+    error: how well it describes the fitted rows: r2, mean (relative error), worst, sigma (robust, on the residual scale), aicc.
+    backtest: what held-out predictions erred, by reach.   table: the fitted rows.   method: how each number was obtained.
+    """
+
+    form: str
+    knobs: dict[str, Any]
+    estimates: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    level: float
+    theta: np.ndarray
+    draws: np.ndarray
+    error: dict[str, float]
+    backtest: list[dict[str, float]]
+    doubts: list[str]
+    table: Table
+    fixed: dict[str, float] = field(default_factory=dict)
+    method: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def law(self) -> Form:
+        """The form, built for the fitted rows."""
+        return build(self.form, self.table, self.knobs)
+
+    def __call__(self, points: Mapping[str, Any]) -> np.ndarray:
+        """(n,) predictions in natural units at points given by the form's input columns."""
+        law = self.law
+        found = law.predict(self.theta[None], law.prepare(as_table(points)))[0]
+        return np.exp(found) if law.residual == "log" else found
+
+    def sample(self, points: Mapping[str, Any]) -> np.ndarray:
+        """(D, n) predictions of every bootstrap draw."""
+        law = self.law
+        found = law.predict(self.draws, law.prepare(as_table(points)))
+        return np.exp(found) if law.residual == "log" else found
+
+    def scale(self) -> float | None:
+        """The largest scale that was fitted; None where the form has none."""
+        found = self.law.scale(self.table)
+        return None if found is None else float(np.max(found))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but table and draws, as plain data."""
+        plain = {key: value for key, value in asdict(self).items() if key not in ("table", "draws", "theta")}
+        return _plain(plain)
+
+    def save(self, path: str | Path) -> None:
+        """Write one JSON file."""
+        whole = self.as_dict() | _plain({"theta": self.theta, "draws": self.draws, "table": self.table})
+        Path(path).write_text(json.dumps({"kind": "ingot scaling fit"} | whole), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Fit:
+        """Read what save wrote. Raises UserError when it is something else."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {path}: {error}") from None
+        if not isinstance(data, dict) or data.pop("kind", "") != "ingot scaling fit":
+            raise UserError(f"{path} is no fit; 'ingot fit ... --save {path}' writes one")
+        data["intervals"] = {name: tuple(_number(end) for end in ends) for name, ends in data["intervals"].items()}
+        data["backtest"] = [{key: _number(value) for key, value in one.items()} for one in data["backtest"]]
+        data["table"] = {name: np.array(column) for name, column in data["table"].items()}
+        return cls(**data | {"theta": np.array(data["theta"]), "draws": np.array(data["draws"]).reshape(-1, len(data["theta"]))})
+
+
+def build(form: str | Form, table: Mapping[str, Any], knobs: Mapping[str, Any] | None = None) -> Form:
+    """A form by name. Raises UserError for an unknown one or wrong knobs."""
+    if not isinstance(form, str):
+        return form
+    law: Form = spec("scaling.form", form, **(knobs or {})).build(table=table)
+    return law
+
+
+def as_table(points: Mapping[str, Any]) -> Table:
+    """Numbers and arrays as columns of equal length."""
+    arrays = {name: np.atleast_1d(np.asarray(value)) for name, value in points.items()}
+    longest = max(map(len, arrays.values()))
+    return {name: np.broadcast_to(array, (longest,)) for name, array in arrays.items()}
+
+
+def fit(
+    form: str, data: Mapping[str, Any] | str | Path, *, columns: Mapping[str, str] | None = None, knobs: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, float] | None = None, prior: Mapping[str, tuple[float, float]] | None = None, delta: float | None = None,
+    level: float = 0.9, interval: Literal["profile", "bootstrap", "none"] = "profile", draws: int = 400, backtest: bool = True, seed: int = 0,
+) -> Fit:  # fmt: skip
+    """Fit the named form.
+
+    data:     columns by name, or a csv file.   columns: names that the form wants, from those that the data have (``{"tokens": "flop/6/params"}``).
+    fixed:    coefficients that are known.   prior: coefficient -> (value, deviation), in natural units (relative deviation for positive ones).
+    delta:    Huber threshold on the residual; by default the law's published one, else 1.345 robust deviations.
+    interval: how intervals are found (see ``ingot.scaling.interval``).   draws: bootstrap draws kept for predictions.
+    Raises UserError for missing columns, too few rows, or values that have no logarithm.
+    """
+    table = rename(read(data) if isinstance(data, str | Path) else dict(as_table(data)), columns or {})
+    law = _law(form, table, knobs or {})
+    table = _usable(law, table)
+    law = build(form, table, knobs)
+    problem = _problem(law, table, fixed or {}, prior or {})
+    problem, best = _minimize(problem, delta if delta is not None else law.delta)
+    theta_P, rng = best.theta_KP[0], np.random.default_rng(seed)
+    draws_KP, agreement = draw(problem, theta_P, draws, rng) if draws else (np.zeros((0, len(theta_P))), {})
+    intervals = _intervals(problem, theta_P, draws_KP, level, interval)
+    scale_n = law.scale(table)
+    held = run_backtest(problem, scale_n, np.asarray(table["run"]) if "run" in table else None) if backtest else None
+    r_n = problem.y_n - law.predict(theta_P[None], problem.x)[0]
+    doubts = [*of_table(table, law.output), *of_fit(law, theta_P, intervals, fixed or {}, r_n, scale_n, bool(best.converged_K[0]))]
+    return Fit(
+        form=form, knobs=dict(knobs or {}), estimates=_named(law, law.natural(theta_P)), intervals=intervals, level=level, theta=theta_P, draws=draws_KP,
+        error=_error(problem, theta_P, best), backtest=held.bins() if held else [], doubts=doubts, fixed=dict(fixed or {}),
+        table={name: column for name, column in table.items() if name in (*law.inputs, law.output, "run", "flop", "params", "tokens")},
+        method={"delta": float(problem.delta), "interval": interval, "draws": draws, "bootstrap": agreement, "seed": seed},
+    )  # fmt: skip
+
+
+def _law(form: str, table: Table, knobs: Mapping[str, Any]) -> Form:
+    try:
+        law = build(form, table, knobs)
+    except KeyError as error:
+        raise UserError(f"{form} needs a column {error.args[0]!r}; there are {', '.join(table)}. Map others with columns") from None
+    if missing := [name for name in (*law.inputs, law.output) if name not in table]:
+        raise UserError(f"{form} needs the column{'s' * (len(missing) > 1)} {', '.join(missing)}; there are {', '.join(table)}. Map others with columns")
+    return law
+
+
+def _usable(law: Form, table: Table) -> Table:
+    """Rows with finite values; for curves, rows without a loss stay out of the fit only at the end of a run."""
+    for name in (*law.inputs, law.output):
+        if np.asarray(table[name]).dtype.kind not in "fiu":
+            raise UserError(f"column {name!r} holds text, not numbers")
+    good = np.all([np.isfinite(np.asarray(table[name], float)) for name in (*law.inputs, law.output)], axis=0)
+    table = take(table, good)
+    table = take(table, law.rows(table))
+    if law.residual == "log" and (np.asarray(table[law.output], float) <= 0).any():
+        raise UserError(f"{law.output} must be above 0 in every row")
+    if size(table) < len(law.coefficients) + 1:
+        raise UserError(f"{size(table)} usable rows are too few for {len(law.coefficients)} coefficients")
+    return table
+
+
+def _problem(law: Form, table: Table, fixed: Mapping[str, float], prior: Mapping[str, tuple[float, float]]) -> Problem:
+    y_n = np.asarray(table[law.output], float)
+    y_n = np.log(y_n) if law.residual == "log" else y_n
+    with np.errstate(all="ignore"):
+        x = law.prepare(table)
+    free, center, width = np.ones(len(law.coefficients), bool), np.zeros(len(law.coefficients)), np.full(len(law.coefficients), np.inf)
+    for name, value in fixed.items():
+        index = law.index(name)
+        free[index], center[index] = False, law.coefficients[index].inward(value)
+    for name, (value, deviation) in prior.items():
+        index = law.index(name)
+        center[index], width[index] = law.coefficients[index].inward(value), deviation
+    # Infinite widths make the prior vanish; for fixed coefficients it only carries the value.
+    return Problem(law, x, y_n, np.inf, free_P=free, prior=(center, width) if len(fixed) or len(prior) else None)
+
+
+def _minimize(problem: Problem, delta: float | None) -> tuple[Problem, Solution]:
+    """Fit; where no threshold is given, find it from the residuals of a fit that is nearly least absolute deviations."""
+    first = replace(problem, delta=delta if delta is not None else max(1e-4 * float(np.std(problem.y_n)), 1e-9), prior=_scaled_prior(problem, None))
+    best = from_all_starts(first)
+    if delta is None:
+        sigma = _sigma(first, best.theta_KP[0])
+        first = replace(first, delta=max(HUBER * sigma, 1e-12))
+        best = solve(first, best.theta_KP, steps=600, tolerance=1e-11)
+        first = replace(first, delta=max(HUBER * _sigma(first, best.theta_KP[0]), 1e-12))
+        best = solve(first, best.theta_KP, steps=600, tolerance=1e-11)
+    if problem.prior is not None and np.isfinite(problem.prior[1]).any():
+        first = replace(first, prior=_scaled_prior(problem, float(noise(first, _residual(first, best.theta_KP[0])[None])[0][0])))
+        best = from_all_starts(first)
+    if not np.isfinite(best.objective_K[0]):
+        raise UserError("no start led to a finite objective: is the form right for these data?")
+    return first, best
+
+
+def _scaled_prior(problem: Problem, kappa: float | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """The objective is in units of kappa, so a prior of deviation s weighs kappa / s^2. Before kappa is known, a prior is left out."""
+    if problem.prior is None:
+        return None
+    center, width = problem.prior
+    return center, np.full_like(width, np.inf) if kappa is None else width / np.sqrt(kappa)
+
+
+def _residual(problem: Problem, theta_P: np.ndarray) -> np.ndarray:
+    return problem.y_n - problem.form.predict(theta_P[None], problem.x)[0]
+
+
+def _sigma(problem: Problem, theta_P: np.ndarray) -> float:
+    """Robust deviation of the residuals, corrected for the coefficients."""
+    n, P = len(problem.y_n), int(problem.free.sum())
+    return float(np.median(np.abs(_residual(problem, theta_P)))) / 0.6745 * float(np.sqrt(n / max(n - P, 1)))
+
+
+def _intervals(problem: Problem, theta_P: np.ndarray, draws_KP: np.ndarray, level: float, how: str) -> dict[str, tuple[float, float]]:
+    law = problem.form
+    if how == "none":
+        return {}
+    if how == "bootstrap":
+        ends = np.quantile(law.natural(draws_KP), [0.5 - level / 2, 0.5 + level / 2], axis=0).T
+    else:
+        ends = law.natural(profile(problem, theta_P[None], level=level)[0].T).T
+    return {coefficient.name: (float(low), float(high)) for coefficient, (low, high) in zip(law.coefficients, ends)}
+
+
+def _error(problem: Problem, theta_P: np.ndarray, best: Solution) -> dict[str, float]:
+    law, n, P = problem.form, len(problem.y_n), int(problem.free.sum()) + 1
+    r_n = _residual(problem, theta_P)
+    seen = np.exp(problem.y_n) if law.residual == "log" else problem.y_n
+    off = seen - (np.exp(problem.y_n - r_n) if law.residual == "log" else problem.y_n - r_n)
+    relative = np.abs(off) / np.maximum(np.abs(seen), 1e-12)
+    # Laplace's likelihood: least absolute deviations is what a small threshold minimizes, and outliers do not decide the comparison.
+    aicc = 2 * n * np.log(2 * np.e * max(float(np.abs(r_n).mean()), 1e-300)) + 2 * P + (2 * P * (P + 1) / (n - P - 1) if n > P + 1 else np.inf)
+    return {"n": n, "r2": float(1 - (off**2).sum() / max(((seen - seen.mean()) ** 2).sum(), 1e-300)), "mean": float(relative.mean()), "worst": float(relative.max()),
+            "sigma": _sigma(problem, theta_P), "objective": float(huber(r_n, problem.delta).sum()), "aicc": float(aicc)}  # fmt: skip
+
+
+def _named(law: Form, values: np.ndarray) -> dict[str, float]:
+    return {coefficient.name: float(value) for coefficient, value in zip(law.coefficients, values)}
+
+
+def compare(fits: Mapping[str, Fit]) -> list[dict[str, Any]]:
+    """Laws fitted to the same rows, best first: by held-out error where all have one, else by AICc.
+
+    held_out: mean absolute error of the back-test; aicc: difference from the lowest. Raises UserError when the rows differ.
+    """
+    counts = {name: one.error["n"] for name, one in fits.items()}
+    if len(set(counts.values())) > 1:
+        raise UserError(f"laws can only be compared on the same rows; these have {counts}")
+    lowest = min(one.error["aicc"] for one in fits.values())
+    rows = [{"law": name, "aicc": one.error["aicc"] - lowest, "held_out": _held_out(one), "mean": one.error["mean"], "coefficients": len(one.theta)} for name, one in fits.items()]
+    by = "held_out" if all(row["held_out"] is not None for row in rows) else "aicc"
+    return sorted(rows, key=lambda row: row[by])
+
+
+def _held_out(one: Fit) -> float | None:
+    total = sum(part["n"] for part in one.backtest)
+    return sum(part["n"] * part["mean"] for part in one.backtest) / total if total else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(item) for item in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    return value
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, str) else value

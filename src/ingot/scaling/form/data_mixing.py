@@ -1,0 +1,51 @@
+r"""Loss on one validation domain from the shares of the training domains.   Ye et al. 2024, arXiv:2403.16952, Eq. 1.
+
+    L(r) = c + k exp(sum_j t_j r_j)            r_j: share of training domain j, sum_j r_j = 1
+
+DEPARTS: k is dropped, because adding log k to every t_j gives the same law when the shares add up to one.
+
+Inputs: every column that starts with ``mix_``.   Output: loss on the validation domain. Fit each validation domain by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...core.errors import UserError
+from ...core.parts import part
+from ._base import Coefficient, Columns, PowerSum
+
+
+@part
+class DataMixing(PowerSum):
+    def __init__(self, table: Columns, *, columns: list[str] | None = None) -> None:
+        """columns: the shares, where they are not the columns that start with ``mix_``."""
+        self.inputs = tuple(columns or sorted(name for name in table if name.startswith("mix_")))
+        if len(self.inputs) < 2:
+            raise UserError("data_mixing needs at least two columns of shares, named mix_DOMAIN")
+        self.coefficients = (Coefficient("c", 1e-3, log=True), *(Coefficient(f"t_{name.removeprefix('mix_')}", -15, 15) for name in self.inputs))
+
+    def prepare(self, table: Columns) -> dict[str, np.ndarray]:
+        shares = np.stack([np.asarray(table[name], float) for name in self.inputs])
+        total = shares.sum(0)
+        if not np.allclose(total, 1, atol=0.02):
+            raise UserError(f"the shares {', '.join(self.inputs)} add up to {total.min():.3g} to {total.max():.3g}, not to 1")
+        return dict(zip(self.inputs, shares / total))
+
+    def terms(self, x: Mapping[str, Any]) -> list[dict[int, Any]]:
+        return [{0: 1}, {1 + index: x[name] for index, name in enumerate(self.inputs)}]
+
+    def starts(self, x: Mapping[str, Any], y_n: np.ndarray) -> np.ndarray:
+        found = []
+        for share in (0.02, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97):
+            floor = share * np.exp(y_n.min())
+            design = np.stack([x[name] for name in self.inputs], 1)
+            slope = np.linalg.lstsq(design, np.log(np.exp(y_n) - floor), rcond=1e-6)[0]
+            found.append([np.log(floor), *slope])
+        return np.array(found)
+
+    def scale(self, table: Columns) -> np.ndarray | None:
+        return None

@@ -1,0 +1,115 @@
+"""The entrance: help, unknown commands, errors as lines with their exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from ingot.cli import _dispatch, commands, main, page
+from ingot.core.errors import Problem, RunError, UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_help_lists_every_command_in_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for name in commands():
+        (line,) = [line for line in shown.splitlines() if line.startswith(f"  {name} ")]
+        assert 30 < len(line) <= 100, line
+
+
+def test_a_near_name_is_offered(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    assert "Did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_a_near_option_is_offered(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "x.yaml", "--tinny"]) == 2
+    error = capsys.readouterr().err
+    assert "no option '--tinny'. Did you mean '--tiny'?" in error and len(error.splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"$ ingot {name}" in shown and "--json" in shown
+
+
+def broken(error: BaseException) -> ModuleType:
+    module = ModuleType("broken", "Broken.")
+    module.configure = lambda parser: None  # type: ignore[attr-defined]
+
+    def run(arguments: Any, output: Any) -> int:
+        raise error
+
+    module.run = run  # type: ignore[attr-defined]
+    module.STARTS = True  # type: ignore[attr-defined]
+    return module
+
+
+@pytest.fixture
+def raising(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return lambda error: monkeypatch.setattr(_dispatch.importlib, "import_module", lambda *names: broken(error))
+
+
+def test_every_problem_is_a_line(raising: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    raising(UserError([Problem("a.b", "is wrong", "x.yaml:3"), Problem("", "so is this")]))
+    assert _dispatch.dispatch("check", []) == 2
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == ["x.yaml:3  a.b: is wrong", "so is this", "2 errors; nothing was started."] and captured.out == ""
+
+
+def test_problems_as_json(raising: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    raising(UserError([Problem("a.b", "is wrong", "x.yaml:3")]))
+    assert _dispatch.dispatch("check", ["--json"]) == 2
+    assert json.loads(capsys.readouterr().out) == {"errors": [{"where": "a.b", "message": "is wrong", "origin": "x.yaml:3"}]}
+
+
+@pytest.mark.parametrize(("error", "status", "line"), [
+    (RunError("the disk is full"), 1, "the disk is full"),
+    (KeyboardInterrupt(), 130, "interrupted"),
+])  # fmt: skip
+def test_other_ends_are_one_line(error: BaseException, status: int, line: str, raising: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    raising(error)
+    assert _dispatch.dispatch("check", []) == status
+    assert capsys.readouterr().err.strip() == line
+
+
+def test_a_bug_names_where_its_traceback_is(raising: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(_dispatch.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("INGOT_DEBUG", raising=False)
+    raising(KeyError("lost"))
+    assert _dispatch.dispatch("check", []) == 1
+    error = capsys.readouterr().err
+    (written,) = tmp_path.glob("ingot-*.txt")
+    assert "internal error: KeyError: 'lost'" in error and str(written) in error and "Traceback" not in error
+    assert "Traceback" in written.read_text()
+    monkeypatch.setenv("INGOT_DEBUG", "1")
+    with pytest.raises(KeyError):
+        _dispatch.dispatch("check", [])
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = f'"{sys.executable}" -m ingot parts | head -n 1; exit ${{PIPESTATUS[0]}}'
+    result = subprocess.run(["bash", "-c", command], env=os.environ | {"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stderr == ""
+
+
+def test_other_ranks_are_silent(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert main(["check", "missing.yaml"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err == ""
+
+
+def test_the_page_has_no_holes() -> None:
+    assert "  None" not in page() and page().count("\n\n\n") == 0

@@ -1,0 +1,101 @@
+"""Following a run: shares, time left, money, and lines that survive a reader that went away."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from ingot.cli import _progress
+from ingot.cli._progress import Bar, Lines, Standing
+from ingot.cli._words import count, duration, size
+
+START = {"kind": "start", "run": "runs/x", "budgets": ["1k tokens", "20 steps"], "parameters": 1_200_000, "machine": {"device": "cpu"}, "choices": {"precision": "float32"}}
+
+
+def step(number: int, *, stage: int = 0, **entries: Any) -> dict[str, Any]:
+    return {"kind": "step", "stage": stage, "step": number, "tokens": number * 100, "rows": number, "flops": 1.0, "seconds": number * 36.0, "loss": 2.5, "lr": 1e-3,
+            "step_tokens": 100, "batch_rows": 1, "step_seconds": 36.0, "tokens_per_second": 12345.0, "utilization": 0.31} | entries  # fmt: skip
+
+
+def test_share_is_of_the_stage_s_budget() -> None:
+    standing = Standing()
+    standing.start(START)
+    standing.step(step(4))
+    assert standing.share == pytest.approx(0.4)
+    standing.step(step(10))
+    standing.step(step(15, stage=1))
+    assert standing.share == pytest.approx(5 / 20)
+
+
+def test_a_resumed_run_knows_where_it_stands() -> None:
+    standing = Standing()
+    standing.start(START | {"progress": {"stage": 1, "steps": 5, "total_steps": 15}})
+    standing.step(step(16, stage=1))
+    assert standing.share == pytest.approx(6 / 20)
+
+
+def test_time_left_follows_the_pace_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: now[0])
+    standing = Standing()
+    standing.start(START)
+    standing.step(step(5, step_seconds=10.0))  # began ten seconds ago, at 40 %
+    now[0] = 110.0
+    standing.step(step(6))
+    assert standing.seconds_left == pytest.approx(20.0 * 0.4 / 0.2)
+
+
+def test_money_is_time_by_price() -> None:
+    standing = Standing(price_per_hour=2.0)
+    standing.start(START)
+    standing.step(step(50))
+    assert standing.spent_money() == "1.00"
+
+
+def test_plain_lines_say_everything() -> None:
+    stream = io.StringIO()
+    lines = Lines(stream, price_per_hour=2.0)
+    lines.start(START)
+    lines.step(step(4, loss=None))
+    lines.evaluation({"kind": "evaluation", "step": 4, "results": {"books": {"loss": 1.5, "perplexity": 4.48}}})
+    lines.event({"kind": "event", "step": 4, "name": "checkpoint", "message": "quiet"})
+    lines.event({"kind": "event", "step": 4, "name": "out_of_memory", "message": "lowered"})
+    lines.sample({"kind": "sample", "step": 4, "prompt": "a", "text": "b\nc"})
+    lines.end({"kind": "end", "step": 4, "tokens": 400, "flops": 1e9, "seconds": 144.0, "reason": "finished"})
+    text = stream.getvalue()
+    assert "1.2M parameters" in text and "loss nan" in text and "12.3k tokens/s" in text and "31% of peak" in text
+    assert "books: loss 1.5000" in text and "quiet" not in text and "out of memory at step 4: lowered" in text and "'b\\nc'" in text
+    assert text.splitlines()[-1] == "finished: 4 steps, 400 tokens, 1G FLOPs, 2 min 24 s, 0.08 spent"
+
+
+def test_a_reader_that_went_away_does_not_end_the_run() -> None:
+    stream = io.StringIO()
+    lines = Lines(stream)
+    stream.close()
+    lines.start(START)
+    lines.step(step(1))
+    lines.end({"kind": "end"})
+
+
+def test_the_bar_shows_rate_loss_and_time_left() -> None:
+    stream = io.StringIO()
+    bar = Bar(stream)
+    bar.start(START)
+    bar.step(step(4))
+    assert "loss 2.5000" in bar.bar.tasks[0].fields["words"] and bar.bar.tasks[0].completed == pytest.approx(0.4)
+    bar.end({"kind": "end", "reason": "finished", "seconds": 1.0})
+    assert "finished" in stream.getvalue()
+
+
+@pytest.mark.parametrize(("seconds", "words"), [
+    (0.31, "0.3 s"), (7.2, "7.2 s"), (42, "42 s"), (83, "1 min 23 s"), (599.9, "9 min 59 s"), (1800, "30 min"), (3900, "1 h 05 min"), (200_000, "2 d 7 h"), (float("inf"), "–"),
+])  # fmt: skip
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_counts_and_sizes() -> None:
+    assert [count(950), count(12_345), count(4_560_000), count(1.2e19)] == ["950", "12.3k", "4.56M", "1.2e+19"]
+    assert [size(512), size(1 << 31)] == ["512 B", "2.00 GiB"]

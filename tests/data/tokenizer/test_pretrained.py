@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tokenizers
+
+from ingot.core.errors import UserError
+from ingot.core.resolve import spec
+
+
+def pretrained(folder: Path, path: str, **knobs: object):
+    return spec("data.tokenizer", "pretrained", path=path, **knobs).build(folder=folder)
+
+
+def word_piece() -> tokenizers.Tokenizer:
+    vocab = {token: index for index, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "##ed", "ü"])}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocab, unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    inner.decoder = tokenizers.decoders.WordPiece()
+    inner.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    inner.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    return inner
+
+
+def test_finds_specials_by_their_usual_spellings(tmp_path: Path) -> None:
+    word_piece().save(str(tmp_path / "tokenizer.json"))
+    tokenizer = pretrained(tmp_path, "tokenizer.json")
+    assert tokenizer.end == 3 and tokenizer.specials["mask"] == 4 and tokenizer.specials["pad"] == 0
+    assert tokenizer.encode(["playing played"])[0].tolist() == [5, 6, 5, 7]
+    assert tokenizer.token_bytes().tolist() == [0, 0, 0, 0, 0, 4, 3, 2, 2]
+
+
+def test_the_configuration_decides_over_spellings(tmp_path: Path) -> None:
+    word_piece().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "[CLS]"}, "mask_token": None}))
+    assert pretrained(tmp_path, ".").end == 2
+    assert pretrained(tmp_path, ".", end="[PAD]").end == 0
+
+
+def test_sentence_piece_bytes(tmp_path: Path) -> None:
+    vocab = {"<unk>": 0, "</s>": 1, "<0xE4>": 2, "▁the": 3, "é": 4, "▁": 5}
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[], unk_token="<unk>", byte_fallback=True))
+    inner.decoder = tokenizers.decoders.Sequence([tokenizers.decoders.Replace("▁", " "), tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()])
+    inner.add_special_tokens(["</s>", "<unk>"])
+    inner.save(str(tmp_path / "t.json"))
+    assert pretrained(tmp_path, "t.json").token_bytes().tolist() == [0, 0, 1, 4, 2, 1]
+
+
+def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such tokenizer file"):
+        pretrained(tmp_path, "missing.json")
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(UserError, match=r"bad\.json: is not a tokenizer\.json"):
+        pretrained(tmp_path, "bad.json")
+    tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a")).save(str(tmp_path / "words.json"))
+    with pytest.raises(UserError, match="has no end-of-text token that is known; name it with 'end'"):
+        pretrained(tmp_path, "words.json")
+    with pytest.raises(UserError, match="has no token 'c' to end documents with"):
+        pretrained(tmp_path, "words.json", end="c")
+    assert pretrained(tmp_path, "words.json", end="b").end == 1

@@ -1,0 +1,34 @@
+"""The machine's description and its yardstick."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from ingot.ledger import machine
+
+
+def test_the_rate_is_measured_once_and_plausible(monkeypatch: pytest.MonkeyPatch) -> None:
+    rate = machine.matmul_rate("cpu", torch.float32)
+    assert 1e8 < rate < 1e15
+    monkeypatch.setattr(machine, "_seconds", lambda *_: pytest.fail("measured twice"))
+    assert machine.matmul_rate(torch.device("cpu"), torch.float32) == rate
+
+
+def test_the_rate_is_the_best_of_the_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([9.0, 0.5, 2.0] + [3.0] * machine.MEASUREMENTS)
+    monkeypatch.setattr(machine, "_seconds", lambda *_: next(seconds))
+    machine._matmul_rate.cache_clear()
+    assert machine.matmul_rate("cpu", torch.float64) == 2 * machine.ROWS * machine.WIDTH**2 / 0.5
+    machine._matmul_rate.cache_clear()
+
+
+def test_the_description_is_plain_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "matmul_rate", lambda *_: 1.0)
+    description = machine.describe()
+    assert json.loads(json.dumps(description)) == description
+    assert description["cores"] >= 1
+    assert description["memory"] > 2**20
+    assert description["cpu"]

@@ -1,0 +1,154 @@
+"""Whole runs under several ranks, in few processes.
+
+    python _run_worker.py FOLDER        starts every launch of FOLDER/launches.json after another: {"layout", "ranks", "jobs"}
+
+Torch is imported once and the ranks are forks, except for one launch, which torchrun starts. Rank 0 leaves FOLDER/NAME/JOB.safetensors
+and JOB.json; exit statuses are not looked at, since gloo may abort a process after its work is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+import ingot
+import ingot.build.run  # noqa: F401  (so that forks need not)
+import ingot.train.loop
+from ingot.build.parity import whole, window_gradients
+from ingot.core.recipe import Recipe
+from ingot.parallel.start import leave
+from ingot.train.state import model_tensors
+
+
+def gradients(run: Any, job: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Every accumulation of the first window, under ``ACCUMULATION/NAME``; the losses."""
+    tensors, losses = {}, {}
+    for count in job["accumulations"]:
+        found, losses[str(count)] = window_gradients(run, count)
+        tensors |= {f"{count}/{name}": value for name, value in found.items()}
+    window = next(iter(run.windows(run.data_of(0).train, start=0, rows=run.batch_rows(0), micro_rows=100)))
+    prepared = [run.model.objective.prepare(micro) for micro in window]
+    units = run.layout.gather([sum(int((micro["rows"] >= 0).sum()) for micro in prepared), sum(int(micro["units"].sum()) for micro in prepared)])
+    return tensors, {"losses": losses, "rows_and_units_by_rank": units}
+
+
+class StopAt:
+    """A reporter that stops the run after a step, as a signal would."""
+
+    def __init__(self, step: int):
+        self.at = step
+
+    def step(self, line: dict[str, Any]) -> None:
+        if line["step"] == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train(run: Any, job: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The weights at the end; for every step its rows over all ranks and its loss."""
+    steps: dict[int, list[int]] = {}
+    losses: dict[int, float] = {}
+    inner = ingot.train.loop.step
+
+    def recorded(state: Any, window: Any, layout: Any, **others: Any) -> Any:
+        number = state.progress.total_steps + 1
+        mine = [row for micro in window for row in micro["rows"].tolist() if row >= 0]
+        steps[number] = sorted(row for part in layout.gather(mine) for row in part)
+        outcome = inner(state, window, layout, **others)
+        losses[number] = outcome.loss
+        return outcome
+
+    ingot.train.loop.step = recorded
+    try:
+        summary = run.train(StopAt(job["stop"]) if "stop" in job else None)
+    finally:
+        ingot.train.loop.step = inner
+    return {name: whole(value) for name, value in model_tensors(run.model).items()}, {"rows": steps, "losses": losses, "reason": summary["reason"]}
+
+
+def rank_main(folder: Path, launch: dict[str, Any]) -> None:
+    """One rank of a launch: all its jobs, one after another."""
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    place = folder / launch["name"]
+    for job in launch["jobs"]:
+        run = ingot.build(Recipe(job["recipe"]), runs=place / "runs")
+        tensors, facts = {"gradients": gradients, "train": train}[job["do"]](run, job)
+        if run.layout.rank == 0:
+            save_file(tensors, place / f"{job['name']}.safetensors")
+            (place / f"{job['name']}.json").write_text(json.dumps(facts))
+    if int(os.environ["RANK"]) == 0:
+        (place / "done").touch()
+    leave()
+
+
+def environment(launch: dict[str, Any]) -> dict[str, str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(launch["ranks"])}
+
+
+def fork(folder: Path, launch: dict[str, Any]) -> None:
+    """Start the ranks and wait; one that fails ends the others."""
+    shared, children = environment(launch), []
+    for rank in range(launch["ranks"]):
+        child = os.fork()
+        if not child:
+            os.environ.update(shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+            try:
+                rank_main(folder, launch)
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(1)
+        children.append(child)
+    waiting, deadline = set(children), time.monotonic() + 150
+    while waiting:
+        for child in list(waiting):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                waiting.discard(child)
+                if status and not (folder / launch["name"] / "done").exists():
+                    deadline = 0
+        if time.monotonic() > deadline:
+            for child in waiting:
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def main(folder: Path) -> None:
+    for launch in json.loads((folder / "launches.json").read_text()):
+        place = folder / launch["name"]
+        place.mkdir()
+        if "continues" in launch:
+            shutil.copytree(folder / launch["continues"] / "runs", place / "runs")
+        began = time.monotonic()
+        if launch.get("torchrun"):
+            (place / "launch.json").write_text(json.dumps(launch))
+            command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(launch["ranks"]), __file__, str(folder), launch["name"]]
+            subprocess.run([sys.executable, *command], timeout=150)
+        else:
+            fork(folder, launch)
+        print(f"{launch['name']}: {time.monotonic() - began:.1f} s", flush=True)
+        if not (place / "done").exists():
+            raise SystemExit(f"{launch['name']} left no result")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        where = Path(sys.argv[1])
+        rank_main(where, json.loads((where / sys.argv[2] / "launch.json").read_text()))
+    main(Path(sys.argv[1]))
