@@ -9,7 +9,7 @@ RUN := runs/quickstart
 
 quickstart: .venv/ready
 	$(BIN)/ingot train recipes/text/quickstart.yaml
-	$(BIN)/ingot evaluate $(RUN)
+	$(BIN)/ingot evaluate $(RUN) --rows 256
 	$(BIN)/ingot generate $(RUN) 'def parse(' --tokens 120 --temperature 0.7
 	$(BIN)/ingot report $(RUN)
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from ingot.convert.hf import expected_shapes, families, family_for, read_folder, write_folder
+from ingot.convert.hf import expected_shapes, families, family_for, load_into, read_folder, read_section, write_folder
 from ingot.core.axes import axes_of
 from ingot.core.errors import UserError
 from ingot.core.resolve import spec
@@ -262,6 +262,31 @@ def test_a_factor_on_the_logits_goes_into_an_untied_head(tmp_path: Path) -> None
     expected = model.logits(model.encode({"tokens": tokens}, causal=True))
     found = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out")(input_ids=tokens).logits
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_load_into_a_model_of_the_section_with_another_objective(tmp_path: Path) -> None:
+    theirs("llama-tied-grouped").save_pretrained(tmp_path)
+    section, extra = read_section(tmp_path)
+    assert extra["tokenizer"] is None and extra["vocabulary"] == 101
+    state = read_folder(tmp_path)[1]
+    for objective in ({"name": "causal_lm", "tied": False}, {"name": "masked_lm", "transform": "layer"}):
+        changed = section | {"objective": objective}
+        model = build(changed, extra["sequence"], extra["vocabulary"])
+        load_into(model, changed, tmp_path)
+        found = model.state_dict()
+        assert all(torch.equal(found[name], state[name]) for name in state)
+        if not objective.get("tied", True):
+            assert torch.equal(found["objective.head.weight"], state["embedding.weight"])
+
+
+def test_weights_do_not_load_into_another_model(tmp_path: Path) -> None:
+    theirs("llama").save_pretrained(tmp_path)
+    section, extra = read_section(tmp_path)
+    changed = section | {"encoder": section["encoder"] | {"depth": 3}}
+    with pytest.raises(UserError, match=r"encoder\.depth=3"):
+        load_into(build(changed, extra["sequence"], extra["vocabulary"]), changed, tmp_path)
+    with pytest.raises(UserError, match=r"embedding\.weight"):
+        load_into(build(section, extra["sequence"], 64), section, tmp_path)
 
 
 def test_the_tokenizer_goes_with_the_model(tmp_path: Path) -> None:

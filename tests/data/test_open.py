@@ -40,6 +40,7 @@ def test_opens_trains_and_validates_on_other_documents(tmp_path: Path) -> None:
     assert set(data.validation) == {"a", "b"} and not kept & held and len(kept | held) == 600 and 30 < len(held) < 90
     assert {(item["source"], item["split"]) for item in data.report} == {(s, x) for s in "ab" for x in ("train", "validation")}
     assert sum(item["documents"] for item in data.report) == 600
+    assert data.packing()["a"]["cut"] == 0 < data.packing()["a"]["padding"]
 
 
 def test_a_validation_source_of_its_own(tmp_path: Path) -> None:
@@ -77,6 +78,7 @@ REFUSED = [
     ({"tokenizer": None}, "needs a tokenizer"),
     ({"only_prepared": True}, "2 of 2 shards of the data are not prepared .*: run 'ingot prepare' first"),
     ({"only_prepared": True, "tokenizer": spec("data.tokenizer", "bpe")}, "the tokenizer is not trained yet .*: run 'ingot prepare' first"),
+    ({"cache": Path("a.txt/cache")}, r"data\.cache: .* cannot be made: Not a directory"),
     ({"train": spec("data.source", "text_files", paths=["missing.txt"])}, r"missing\.txt: no such file"),
 ]
 

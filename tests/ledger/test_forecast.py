@@ -144,7 +144,7 @@ def test_changes_put_what_fits_first_and_leave_out_what_saves_nothing() -> None:
     smaller = forecast(on_meta(), values(64), adamw)
     found = changes(now, smaller.peak, {"other": (lambda: now, "nothing"), "checkpointing": (lambda: forecast(on_meta(checkpointed=True), values(4096), adamw), "time"),
                                         "micro_rows=64": (lambda: smaller, "none")}, ranks=(2,))  # fmt: skip
-    assert [change.setting for change in found][0] == "micro_rows=64"
+    assert found[0].setting == "micro_rows=64"
     assert {change.setting for change in found} == {"micro_rows=64", "checkpointing", "layout=fsdp on 2 ranks"}
     assert found[0].fits
     assert found[0].saves == now.peak - smaller.peak
@@ -170,7 +170,7 @@ SETTINGS = [
     BASE | {"width": 1024, "depth": 3},
     BASE | {"width": 512, "depth": 4, "rows": 12, "sequence": 256},
     BASE | {"width": 512, "depth": 6, "rows": 8, "dtype": "bfloat16", "feedforward": "swiglu"},
-    BASE | {"width": 1024, "depth": 5, "rows": 1, "micro_batches": 2, "optimizer": "lion"},
+    BASE | {"width": 1024, "depth": 5, "rows": 1, "sequence": 256, "micro_batches": 2, "optimizer": "lion"},
     BASE | {"width": 1024, "depth": 6, "dtype": "bfloat16", "optimizer": "sgd", "vocabulary": 16384},
     BASE | {"width": 1024, "depth": 5, "rows": 1, "vocabulary": 24576, "dtype": "bfloat16"},
 ]

@@ -64,6 +64,14 @@ def test_queries_are_the_last_positions_of_a_cache() -> None:
         attention(q, k[:, :, :3], v[:, :, :3], causal=True)
 
 
+def test_rows_of_one_document_each_need_no_mask() -> None:
+    whole = torch.tensor([[1] * 140, [2] * 140])
+    leaves = operands()
+    agree(leaves, causal=True, segments_BT=whole)
+    assert torch.equal(attention(*leaves, causal=True, segments_BT=whole), attention(*leaves, causal=True))
+    agree(leaves, causal=False, segments_BT=whole, key_segments_BS=whole.flip(0))
+
+
 def test_cross_attention_by_segments_with_unmatched_queries() -> None:
     queries = torch.tensor([[1, 1, 2, 3, 0], [1, 2, 2, 0, 0]])
     keys = torch.tensor([[1, 2, 2, 2, 0, 0, 0], [2, 2, 2, 2, 2, 2, 0]])

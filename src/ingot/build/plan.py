@@ -50,6 +50,8 @@ def meta_model(run: Run, index: int, dtype: torch.dtype) -> Any:
 
 def vocabulary_of(run: Run) -> int:
     """Number of token ids, without preparing data where the tokenizer's knob says it."""
+    if run.section.model.vocabulary:
+        return run.section.model.vocabulary
     tokenizer = run.section.data.tokenizer
     if not run.opened and tokenizer is not None and "vocabulary" in signature(tokenizer.target).knobs:
         return int(tokenizer.knobs["vocabulary"])

@@ -49,6 +49,8 @@ class Program:
         """Build the stage that state.progress names. When entering afresh, a changed optimizer or objective starts here."""
         run, index = self.run, state.progress.stage
         section = run.section.stages[index]
+        if state.progress.entering and (index == 0 or run.data_index(index) != run.data_index(index - 1)):
+            state.extra["data_start"] = state.progress.total_rows
         if state.progress.entering and index:
             if section.objective is not None:
                 run.replace_objective(section.objective)
@@ -63,10 +65,12 @@ class Program:
         hooks = {spec.name: spec.build() for spec in section.hooks}
         state.attach_hooks(hooks)
         objective = run.model.objective
+        # Stages on the same data read on where the last one stopped.
+        before = state.progress.total_rows - state.progress.rows - state.extra["data_start"]
         stage = Stage(
             budget=section.budget, batch_rows=rows, tokens_per_row=sequence, micro_rows=micro,
-            open=lambda start, size, micro_rows: run.windows(data.train, start=start, rows=size, micro_rows=micro_rows),
-            prepare=objective.prepare, position=data.train.epochs, hooks=hooks, side=section.side,
+            open=lambda start, size, micro_rows: run.windows(data.train, start=before + start, rows=size, micro_rows=micro_rows, data=run.data_index(index)),
+            prepare=objective.prepare, position=lambda row: data.train.epochs(before + row) - data.train.epochs(before), hooks=hooks, side=section.side,
             evaluate=lambda: run.evaluate_streams(data.validation), sample=run.sample_prompts,
             averaged=lambda: averaged(hooks, run.model),
         )  # fmt: skip

@@ -21,6 +21,7 @@ from ..core.parts import Spec, plain
 from ..core.progress import Progress
 from ..core.recipe import Recipe, difference, digest, load
 from ..core.resolve import spec
+from ..ops.flops import register
 from ..train.checkpoint import Checkpoints
 from ..train.state import State
 from .check import batch_rows, resolve_run
@@ -29,6 +30,7 @@ from .graph import build_model
 from .program import DeviceWindows, Program, make_optimizer
 from .schema import Data, RunSection
 from .session import train
+from .start import adopt, load_start
 
 
 class Run:
@@ -38,6 +40,7 @@ class Run:
     """
 
     def __init__(self, section: RunSection, folder: Path, *, start_from: str | None = None, echo: Callable[[str], None] | None = None):
+        register()  # what torch's FLOP counter does not know
         self.section, self.folder, self.start_from = section, folder, start_from
         self.echo = echo or (lambda text: None)
         self.resolved: dict[str, Any] = plain(section)
@@ -57,6 +60,10 @@ class Run:
         """The data of a stage: its own, or the run's."""
         return self.section.stages[index].data or self.section.data
 
+    def data_index(self, index: int) -> int:
+        """The first stage that reads the same data: it names the data of a stage."""
+        return next(i for i in range(len(self.section.stages)) if self.data_section(i) is self.data_section(index))
+
     def batch_rows(self, index: int) -> int:
         """Rows of a stage's global batch."""
         return batch_rows(self.section.stages[index].batch, self.data_section(index).sequence)
@@ -70,7 +77,7 @@ class Run:
         """The opened data of a stage, prepared first where that has not been done. Raises UserError for unusable sources."""
         from ..data.open import open_data
 
-        key = next((i for i in self._data if self.data_section(i) is self.data_section(index)), index)
+        key = self.data_index(index)
         if key not in self._data:
             data = self.data_section(index)
             tokenizer = data.tokenizer or spec("data.tokenizer", "bytes")
@@ -87,17 +94,24 @@ class Run:
     def tokenizer(self) -> Any:
         return self.data_of(0).tokenizer
 
-    @cached_property
-    def key(self) -> torch.Tensor:
-        """The seed of row-wise randomness, as a tensor so that compiled code does not specialize on it."""
-        return torch.tensor(self.section.seed, dtype=torch.int64, device=self.device)
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding: the recipe's number, which may exceed the tokenizer's, or the tokenizer's."""
+        wanted, there = self.section.model.vocabulary, int(self.tokenizer.vocabulary)
+        if wanted is not None and wanted < there:
+            raise UserError(f"model.vocabulary: {wanted} ids are fewer than the tokenizer's {there}")
+        return wanted or there
 
-    def windows(self, stream: Any, *, start: int, rows: int, micro_rows: int) -> DeviceWindows:
+    def key(self, data: int = 0) -> torch.Tensor:
+        """The seed of row-wise randomness for the data of a stage, as a tensor so that compiled code does not specialize on it."""
+        return torch.tensor(self.section.seed * 1_000_003 + data, dtype=torch.int64, device=self.device)
+
+    def windows(self, stream: Any, *, start: int, rows: int, micro_rows: int, data: int = 0) -> DeviceWindows:
         """This rank's windows of a stream from a global row on."""
         from ..data.loader import Loader
 
         loader = Loader(stream, start=start, rows_per_step=rows, micro_rows=micro_rows, rank=self.layout.rank, ranks=self.layout.ranks)
-        return DeviceWindows(loader, self.device, self.key)
+        return DeviceWindows(loader, self.device, self.key(data))
 
     # -- model --------------------------------------------------------------------------------------------------------------
 
@@ -110,8 +124,6 @@ class Run:
         """The model on its device and in its layout, freshly initialized (checkpoints are loaded by train, evaluate, generate)."""
         model = self.plain_model()
         if self.start_from:
-            from .start import load_start
-
             self.parents = load_start(self, model, self.start_from)
         else:
             self.initializer.apply(model, seed=self.section.seed)
@@ -121,7 +133,7 @@ class Run:
     def plain_model(self, device: str = "cpu") -> Any:
         """The five components, not initialized, not sharded."""
         with torch.device(device):
-            model = build_model(self.section.model, vocabulary=self.tokenizer.vocabulary, sequence=self.section.data.sequence,
+            model = build_model(self.section.model, vocabulary=self.vocabulary, sequence=self.section.data.sequence,
                                 specials=self.tokenizer.specials, dtype=self.dtype, objective=self.objective_spec)  # fmt: skip
         return model.double() if self.dtype == torch.float64 else model
 
@@ -241,6 +253,9 @@ def build(recipe: Recipe | str | Path, *, runs: str | Path = "runs", start_from:
     """Check a recipe and prepare its Run. Raises UserError with every problem; an existing run with another recipe is refused."""
     if not isinstance(recipe, Recipe):
         recipe = load(recipe)
+    if start_from and start_from.startswith("hf:"):
+        for line in adopt(recipe, start_from):
+            (echo or (lambda text: None))(line)
     section = resolve_run(recipe)
     folder = Path(runs) / section.name
     run = Run(section, folder, start_from=start_from, echo=echo)

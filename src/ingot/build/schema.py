@@ -33,9 +33,10 @@ class Data:
 @section
 @dataclass(kw_only=True)
 class Graph:
-    """The five components; width is handed down to all of them."""
+    """The five components; width is handed down to all of them. vocabulary: number of ids, the tokenizer's when not given."""
 
     width: Positive[int]
+    vocabulary: Positive[int] | None = None
     embedding: Slot["nn.embedding"]
     encoder: Slot["model.encoder"]
     target_embedding: Slot["nn.embedding"] | None = None

@@ -18,6 +18,7 @@ from ..ledger.ledger import Ledger
 from ..ledger.machine import describe
 from ..ledger.meter import Meter
 from ..ledger.viewers import open_viewers
+from ..ops.memory import keep_freed_memory
 from ..train.anomaly import AnomalyGuard
 from ..train.loop import Loop
 from ..train.state import State
@@ -54,6 +55,8 @@ class Scribe:
 def train(run: Run, reporter: Any = None) -> dict[str, Any]:
     """Run the loop to its end. Raises RunError when training cannot go on; what was saved stays whole."""
     prepare_folder(run)
+    if run.device.type == "cpu":
+        keep_freed_memory()
     path = run.checkpoints.latest()
     state = run.state(path)
     scribe = Scribe(run, reporter)

@@ -6,9 +6,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError
+from ..core.recipe import Recipe, merge_keys
 
 if TYPE_CHECKING:
     from .run import Run
+
+
+def adopt(recipe: Recipe, source: str) -> list[str]:
+    """For ``hf:FOLDER``: the folder's model, and its tokenizer, take the place of the recipe's own; what the command line set stays.
+
+    Returns lines that say what was taken over. A recipe whose objective is another part keeps it.
+    """
+    from ..convert.hf import locate, read_section
+
+    folder = locate(source.removeprefix("hf:"))
+    section, extra = read_section(folder)
+    by_hand = {keys: value for keys in recipe.overridden if keys[0] == "model" and (value := _at(recipe.tree, keys)) is not None}
+    recipe.tree["model"] = section | {"vocabulary": extra["vocabulary"]}
+    for keys, value in by_hand.items():
+        patch: Any = value
+        for word in reversed(keys):
+            patch = {word: patch}
+        recipe.tree = merge_keys(recipe.tree, patch)
+    said = [f"model: {extra['family']} from {source}"]
+    data = recipe.tree.setdefault("data", {})
+    if extra["tokenizer"] is not None and ("data", "tokenizer") not in recipe.overridden:
+        data["tokenizer"] = {"name": "pretrained", "path": str(folder)}
+        said.append(f"tokenizer: {folder}")
+    if isinstance(data.get("sequence"), int) and data["sequence"] > extra["sequence"]:
+        data["sequence"] = extra["sequence"]
+        said.append(f"sequence: {extra['sequence']}, the longest this model knows")
+    return said
+
+
+def _at(tree: Any, keys: tuple[str | int, ...]) -> Any:
+    for word in keys:
+        tree = tree.get(word) if isinstance(tree, dict) else None
+    return tree
 
 
 def load_start(run: Run, model: Any, source: str) -> list[dict[str, Any]]:
@@ -19,10 +53,9 @@ def load_start(run: Run, model: Any, source: str) -> list[dict[str, Any]]:
 
 
 def _from_hugging_face(run: Run, model: Any, folder: str) -> list[dict[str, Any]]:
-    from ..convert.hf import load_into, resolve_folder
+    from ..convert.hf import load_into, locate
 
-    path = resolve_folder(folder)
-    load_into(model, run.section.model, path)
+    load_into(model, run.resolved["model"], locate(folder))
     return [{"kind": "hugging_face", "path": str(folder)}]
 
 
@@ -38,5 +71,7 @@ def _from_checkpoint(run: Run, model: Any, path: Path) -> list[dict[str, Any]]:
         raise UserError(f"nothing to start from at {path}: it is neither a run, nor a checkpoint, nor hf:FOLDER")
     store = Checkpoints(path.parent)
     store.load_model(model, path)
+    if hasattr(model.objective, "output_scale"):
+        model.objective.output_scale = run.initializer.output_scale(run.section.model.width)
     manifest = store.manifest(path)
     return [{"kind": "checkpoint", "path": str(path), "recipe_hash": manifest.get("recipe_hash"), "step": manifest["progress"]["total_steps"], "parents": manifest.get("parents", [])}]

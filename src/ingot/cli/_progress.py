@@ -20,6 +20,7 @@ from ._words import count, duration, money
 
 LINE_EVERY = 2.0
 QUIET = ("checkpoint",)
+SAMPLE = 72
 METRICS = ("loss", "perplexity", "bits_per_byte")
 
 
@@ -243,8 +244,9 @@ def happened(line: dict[str, Any]) -> str:
 
 
 def sampled(line: dict[str, Any]) -> str:
-    """A sample of the model's text, on one line."""
-    return f"sample at step {line.get('step', 0)}  {line.get('prompt', '')!r} -> {line.get('text', '')!r}"
+    """The beginning of a sample of the model's text, on one line; the ledger has all of it."""
+    text = repr(line.get("text", ""))
+    return f"sample at step {line.get('step', 0)}  {line.get('prompt', '')!r} -> {text if len(text) <= SAMPLE else text[: SAMPLE - 1] + '…'}"
 
 
 def closing(line: dict[str, Any], standing: Standing) -> str:

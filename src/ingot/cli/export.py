@@ -63,5 +63,5 @@ def largest_difference(run: Any, folder: Path) -> float | None:
     length = min(64, run.section.data.sequence)
     tokens = torch.randint(0, run.tokenizer.vocabulary, (1, length), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        mine = ours.logits(ours.encode({"tokens": tokens, "rows": torch.zeros(1, dtype=torch.int64), "key": run.key.cpu()}, causal=causal))
+        mine = ours.logits(ours.encode({"tokens": tokens, "rows": torch.zeros(1, dtype=torch.int64), "key": run.key().cpu()}, causal=causal))
         return float((mine - theirs(tokens).logits).abs().max())

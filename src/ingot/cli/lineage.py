@@ -63,7 +63,7 @@ def _ancestors(parents: list[dict[str, Any]], depth: int) -> Iterator[str]:
     if not parents and depth == 1:
         yield "  from random initial weights"
     for parent in parents:
-        facts = [f"step {parent['step']}"] * ("step" in parent) + [f"recipe {str(parent['recipe_hash'])[:12]}"] * bool(parent.get("recipe_hash"))
+        facts = [f"step {parent.get('step')}"] * ("step" in parent) + [f"recipe {str(parent.get('recipe_hash'))[:12]}"] * bool(parent.get("recipe_hash"))
         kind = str(parent.get("kind", "checkpoint")).replace("_", " ")
         yield f"{'  ' * depth}from {kind} {parent.get('path', '?')}" + (f"  ({', '.join(facts)})" if facts else "")
         yield from _ancestors(parent.get("parents", []), depth + 1)

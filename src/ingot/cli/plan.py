@@ -1,4 +1,4 @@
-"""Forecast what a recipe needs before it runs: memory, time, money, and what would make it fit.
+"""Forecast what a recipe needs: memory, time, money, and what would make it fit.
 
 Nothing of the planned size is made: the step is pretended on tensors without contents, and the machine's speed is measured for a moment.
 --memory plans for a machine with other memory than this one.

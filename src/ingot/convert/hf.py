@@ -51,11 +51,11 @@ def locate(name: str) -> Path:
         raise UserError(f"{name}: no such folder, and the hub did not give it ({type(error).__name__})") from error
 
 
-def read_folder(folder: str | Path) -> tuple[Section, dict[str, Tensor], Path | None, dict[str, Any]]:
-    """Model section (plain recipe data), tensors under our names, tokenizer.json if there is one, and more about the checkpoint.
+def read_section(folder: str | Path) -> tuple[Section, dict[str, Any]]:
+    """Model section (plain recipe data) from config.json alone, and more about the checkpoint.
 
-    The last holds sequence, vocabulary, family and config. Raises UserError for what is not there, not understood, or not as the
-    configuration describes it.
+    The latter holds sequence, vocabulary, family (its name), config, and tokenizer (the path of tokenizer.json, or None).
+    Raises UserError for a configuration that is not there or not understood.
     """
     folder = Path(folder)
     config = _config(folder)
@@ -68,11 +68,41 @@ def read_folder(folder: str | Path) -> tuple[Section, dict[str, Tensor], Path | 
         vocabulary = int(config["vocab_size"])
     except KeyError as error:
         raise UserError(f"{folder}/config.json: {family.name} needs {error.args[0]!r}") from None
-    shapes = expected_shapes(section, sequence=sequence, vocabulary=vocabulary)
-    state = gather(family, complete(section, sequence), _tensors(folder), shapes)
     tokenizer = folder / "tokenizer.json"
     extra = {"sequence": sequence, "vocabulary": vocabulary, "family": family.name, "config": config}
-    return section, state, tokenizer if tokenizer.is_file() else None, extra
+    return section, extra | {"tokenizer": tokenizer if tokenizer.is_file() else None}
+
+
+def read_folder(folder: str | Path) -> tuple[Section, dict[str, Tensor], Path | None, dict[str, Any]]:
+    """Model section, tensors under our names, tokenizer.json if there is one, and what ``read_section`` says beside.
+
+    Raises UserError for what is not there, not understood, or not as the configuration describes it.
+    """
+    section, extra = read_section(folder)
+    shapes = expected_shapes(section, sequence=extra["sequence"], vocabulary=extra["vocabulary"])
+    family = families()[extra["family"]]
+    state = gather(family, complete(section, extra["sequence"]), _tensors(Path(folder)), shapes)
+    return section, state, extra["tokenizer"], extra
+
+
+def load_into(model: nn.Module, section: Any, folder: str | Path) -> None:
+    """Fill a model, built from ``section``, with a folder's weights. Embedding and encoder must be the folder's own.
+
+    Of the objective, what fits by name and shape is filled and the rest left; a head that the section unties starts as the
+    embedding it was tied to. Raises UserError saying where the section differs.
+    """
+    held, state, _, extra = read_folder(folder)
+    wanted, held = complete(section, extra["sequence"]), complete(held, extra["sequence"])
+    components = ("embedding", "encoder", "width")
+    if other := differences({key: wanted[key] for key in components}, {key: held[key] for key in components}):
+        raise UserError(f"the model is not the one in {folder}, which has no {', '.join(other[:5])}")
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if "objective.head.weight" in own and "objective.head.weight" not in state:
+        state["objective.head.weight"] = state["embedding.weight"].clone()
+    state = {name: tensor for name, tensor in state.items() if own.get(name) == tuple(tensor.shape)}
+    if missing := [name for name in own if name not in state and not name.startswith("objective.")]:
+        raise UserError(f"{folder}: does not fit {missing[0]}, which has shape {own[missing[0]]} in the model")
+    model.load_state_dict(state, strict=False)
 
 
 def family_for(section: Any, *, sequence: int = 1024) -> Family:

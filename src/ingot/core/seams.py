@@ -101,6 +101,7 @@ class Initializer(Protocol):
 
     def apply(self, model: nn.Module, seed: int) -> None: ...
     def lr_scale(self, name: str, axes: Axes, shape: tuple[int, ...]) -> float: ...
+    def output_scale(self, width: int) -> float: ...
 
 
 class Layout(Protocol):
@@ -142,12 +143,12 @@ _LAYER = {"width": "model width D", "linear": "Spec of nn.linear", "layer": "ind
 SLOTS: dict[str, SlotInfo] = {
     "data.source": SlotInfo("where rows come from", {"folder": "directory that relative paths start from"}),
     "data.tokenizer": SlotInfo("text to token ids", {"texts": "callable giving an iterator of sample texts, for trained ones", "folder": "directory that relative paths start from"}),
-    "data.pack": SlotInfo("documents to rows of a fixed length", {"lengths": "(documents,) tokens per document", "sequence": "T"}),
+    "data.pack": SlotInfo("documents to rows of a fixed length", {"lengths": "(documents,) tokens per document", "sequence": "T", "cache": "folder for a computed index, or None"}),
     "nn.embedding": SlotInfo("values to vectors", {"width": "D", "vocabulary": "number of ids", "sequence": "longest T"}),
     "nn.mixer": SlotInfo("mixes positions", _LAYER),
     "nn.feedforward": SlotInfo("mixes channels", _LAYER),
-    "nn.block": SlotInfo("places norms and residuals around mixer and feed-forward", _LAYER | {"mixer": "module", "feedforward": "module", "norm": "Spec of nn.norm"}),
-    "nn.norm": SlotInfo("normalizes vectors", {"width": "features"}),
+    "nn.block": SlotInfo("places norms and residuals around mixer and feed-forward", _LAYER | {"mixer": "module", "feedforward": "module", "norm": "Spec of nn.norm", "dropout": "rate on what a layer adds"}),
+    "nn.norm": SlotInfo("normalizes vectors", {"width": "features", "axis": "name of the normalized axis"}),
     "nn.position": SlotInfo("tells positions apart", {"width": "D", "head_dim": "features of a head", "sequence": "longest T"}),
     "nn.linear": SlotInfo("a projection", {"inputs": "in features", "outputs": "out features", "bias": "bool", "axes": "(output axis, input axis)", "role": "Role of the weight"}),
     "model.encoder": SlotInfo("a stack of blocks", {"width": "D", "sequence": "longest T"}),

@@ -22,8 +22,9 @@ from ..core.parts import Spec, load, signature
 from ..core.seams import Document, Shard, Tokenizer
 from .mix import Mixture
 from .order import mix64, seed_of
-from .prepare import Prepared, ProgressCallback, held_out, lock, prepare, shard_folder
+from .prepare import Prepared, ProgressCallback, held_out, prepare, shard_folder
 from .source._fingerprint import digest, remembered_in
+from .store.locks import lock
 from .store.token_store import TokenStore, read_meta
 from .stream import Stream
 from .text_rows import TextRows
@@ -39,6 +40,10 @@ class Data:
     validation: dict[str, Stream]
     report: list[dict[str, Any]] = field(default_factory=list)
     identity: str = ""
+
+    def packing(self) -> dict[str, dict[str, float]]:
+        """Per text source: rows, share of padding, share of documents that are cut. Reads the length of every document."""
+        return {name: rows.pack.report() for name, rows in self.train.sources.items() if hasattr(rows, "pack")}
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,11 @@ def open_data(*, train: Spec, validation: Spec | None = None, holdout: float = 0
         other = _plan(validation, Path(folder)) if validation is not None else None
     writes = int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))) == 0
     plans = [item for item in (plan, other) if item is not None]
+    if writes and not only_prepared:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"data.cache: {cache} cannot be made: {error.strerror}") from None
     encoder = _tokenizer(tokenizer, plan, holdout, cache, Path(folder), writes, only_prepared) if any(item.shards for item in plans) else None
     prepared = _prepare(plans, encoder, holdout, cache, writes, only_prepared, progress, workers)
     opener = _Opener(encoder, pack, sequence, cache, seed, holdout)
@@ -169,7 +179,7 @@ class _Opener:
         held, counts = self._validation(plan, other, train, validation)
         report = [self._describe(name, item, train.get(name), "train") for name, item in rows.items()] + counts
         texts = [[name, prepared.folders] for name, prepared in train.items()]
-        identity = digest("data", texts, self.pack.data(), self.sequence, {name: len(item) for name, item in rows.items()},
+        identity = digest("data", texts, self.pack.data(), self.sequence, {name: [len(item), getattr(item, "identity", "")] for name, item in rows.items()},
                           stream.mixture.starts, [pattern.fixed.tolist() for pattern in stream.mixture.patterns])  # fmt: skip
         return Data(self.tokenizer, stream, held, report, identity)
 

@@ -7,7 +7,6 @@ the work, and where locks do not work the first rename wins with equal bytes.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
@@ -25,6 +24,7 @@ import numpy as np
 from ..core.errors import RunError
 from ..core.seams import Document, Shard, Tokenizer
 from .source._fingerprint import digest
+from .store.locks import lock
 from .store.token_store import read_meta
 from .store.writer import FORMAT, ShardWriter, token_dtype
 
@@ -69,7 +69,7 @@ def prepare(shards: Sequence[Shard], tokenizer: Tokenizer, *, folder: Path, hold
     """Tokenize what is not there yet and describe all of it.
 
     folder: the cache. holdout: share of documents for validation, of all shards or of each. workers: shards at once (half the cores, at least 2).
-    progress: called with (bytes done, bytes in all). may_write: False waits until another process has done the work.
+    progress: called from the working threads, one at a time, with (bytes done, bytes in all). may_write: False waits until another process has done the work.
     Raises UserError for bad input, RunError when the disk is full.
     """
     shares = [float(holdout)] * len(shards) if isinstance(holdout, int | float) else list(holdout)
@@ -92,25 +92,29 @@ def prepare(shards: Sequence[Shard], tokenizer: Tokenizer, *, folder: Path, hold
         jobs = [job for job in jobs if job[2] not in done]
         if jobs:  # another process works on these; should it die, its locks are free on the next round
             time.sleep(_POLL)
+    for index in range(len(shards)):
+        meter.finish(index)
     metas = [read_meta(final) for final in finals]
     return Prepared(finals, [meta for meta in metas if meta is not None])
 
 
 class _Meter:
+    """Bytes done of each shard, never more than its size, and their sum."""
+
     def __init__(self, sizes: list[int], report: ProgressCallback | None):
         self.sizes, self.done, self.report, self.lock = sizes, [0] * len(sizes), report, threading.Lock()
+        self.sum, self.total = 0, sum(sizes)
 
     def add(self, index: int, count: int) -> None:
-        self._set(index, min(self.done[index] + count, self.sizes[index]))
+        with self.lock:
+            count = min(count, self.sizes[index] - self.done[index])
+            self.done[index] += count
+            self.sum += count
+            if count and self.report is not None:
+                self.report(self.sum, self.total)
 
     def finish(self, index: int) -> None:
-        self._set(index, self.sizes[index])
-
-    def _set(self, index: int, value: int) -> None:
-        with self.lock:
-            self.done[index] = value
-            if self.report is not None:
-                self.report(sum(self.done), sum(self.sizes))
+        self.add(index, self.sizes[index])
 
 
 def _run(jobs: Sequence[tuple[Shard, Path, int, float]], tokenizer: Tokenizer, workers: int, meter: _Meter) -> None:
@@ -130,27 +134,24 @@ def _run(jobs: Sequence[tuple[Shard, Path, int, float]], tokenizer: Tokenizer, w
 
 def _shard(shard: Shard, final: Path, index: int, holdout: float, tokenizer: Tokenizer, encoders: ThreadPoolExecutor,
            meter: _Meter, stop: threading.Event) -> None:  # fmt: skip
-    with lock(final) as mine:
-        if not mine or stop.is_set() or read_meta(final) is not None:
-            return
-        for stale in (final, *final.parent.glob(f"{final.name}.aside-*")):
-            shutil.rmtree(stale, ignore_errors=True)
-        writer = ShardWriter(final, token_dtype(tokenizer.vocabulary), tokenizer.end)
-        try:
-            for kept, arrays in _ordered(encoders, lambda batch: (batch, tokenizer.encode([document.text for document, _ in batch])), _batches(shard.read(), writer)):
-                if stop.is_set():
-                    writer.abandon()
-                    return
-                _add(writer, kept, arrays, holdout)
-                meter.add(index, sum(size for _, size in kept))
-            writer.commit(shard=shard.identity, tokenizer=tokenizer.identity, holdout=holdout, name=shard.name)
+    """One shard from start to end, unless another process has it or the work is stopped."""
+    try:
+        with lock(final) as mine:
+            if not mine or stop.is_set() or read_meta(final) is not None:
+                return
+            for stale in (final, *final.parent.glob(f"{final.name}.aside-*")):
+                shutil.rmtree(stale, ignore_errors=True)
+            with ShardWriter(final, token_dtype(tokenizer.vocabulary), tokenizer.end) as writer:
+                encoded = _ordered(encoders, lambda batch: (batch, tokenizer.encode([document.text for document, _ in batch])), _batches(shard.read(), writer))
+                for batch, arrays in encoded:
+                    if stop.is_set():
+                        return
+                    _add(writer, batch, arrays, holdout)
+                    meter.add(index, sum(size for _, size in batch))
+                writer.commit(shard=shard.identity, tokenizer=tokenizer.identity, holdout=holdout, name=shard.name)
             meter.finish(index)
-        except OSError as error:
-            writer.abandon()
-            raise RunError(f"{final}: cannot be written: {error.strerror or error}") from None
-        except BaseException:
-            writer.abandon()
-            raise
+    except OSError as error:
+        raise RunError(f"{final}: cannot be written: {error.strerror or error}") from None
 
 
 Kept = list[tuple[Document, int]]
@@ -196,26 +197,3 @@ def _ordered(pool: ThreadPoolExecutor, work: Callable[[Kept], Any], items: Itera
             yield flying.popleft().result()
     while flying:
         yield flying.popleft().result()
-
-
-@contextlib.contextmanager
-def lock(final: Path) -> Iterator[bool]:
-    """A lock on what will be under a name, dropped by the system when its holder dies; False where another process holds it."""
-    try:
-        import fcntl
-    except ImportError:
-        yield True
-        return
-    path = final.parent / "locks" / final.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:
-            pass  # no locks on this file system: the rename decides
-        yield True
-
-

@@ -6,11 +6,12 @@ torch's registry of formulas (``torch.utils.flop_counter``), where ops/ register
 A forward operation belongs to the innermost component (child of the model) that is running; a backward operation belongs to the
 component whose forward created its autograd node, found by the node's sequence number. No tensor hooks are involved, so tied
 weights, dictionaries as inputs, compiled children and activation checkpointing do not disturb the attribution. An operation that
-runs while gradients are enabled inside an ordinary backward is recomputation, and is reported apart.
+runs inside an ordinary backward while gradients are enabled, or below torch's checkpoint, is recomputation and is reported apart.
 """
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from torch import nn
 from torch._guards import detect_fake_mode
 from torch._subclasses import FakeTensor
 from torch.distributed.tensor import DTensor
+from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -114,7 +116,7 @@ class FlopCount(TorchDispatchMode):
         result = func(*args, **kwargs)
         flops = flop_registry[formula](*args, **kwargs, out_val=result)
         task = torch._C._current_graph_task_id()
-        if task in self._plain_backwards and torch.is_grad_enabled():
+        if task in self._plain_backwards and (torch.is_grad_enabled() or _inside_checkpoint()):
             self.recomputed += flops
         else:
             self.by_component[self._component(task)] += flops
@@ -129,6 +131,19 @@ class FlopCount(TorchDispatchMode):
         node = torch._C._current_autograd_node()
         index = bisect_right(self._starts, node._sequence_nr()) - 1 if node is not None else -1
         return (self._owners[index] if index >= 0 else None) or phase
+
+
+def _inside_checkpoint() -> bool:
+    """Whether torch's activation checkpointing is running a forward again.
+
+    Custom operators run their forward with gradients disabled, so the gradient mode alone does not tell.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "unpack_hook" and frame.f_code.co_filename == checkpoint.__file__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _next_sequence_number() -> int:

@@ -197,6 +197,8 @@ class _Blocks:
         (self.B, self.H, self.T, self.d), (self.K, self.S) = q.shape, k.shape[1:3]
         self.k_NSd, self.v_NSd = k.reshape(self.B * self.K, self.S, self.d), v.reshape(self.B * self.K, self.S, v.shape[3])
         self.blank_BT = _blank(segments, key_segments)
+        if self.blank_BT is None and _same(segments, key_segments) and bool((segments == segments[:, :1]).all()):  # type: ignore[union-attr,index]
+            self.segments = None  # one document per row: no mask to build
 
     def spans(self) -> list[tuple[int, int, int, int]]:
         """(first query, end, first key, end) per block."""
@@ -245,12 +247,17 @@ class _Blocks:
             score_BHrs[..., first:].add_(torch.zeros(forbidden.shape, dtype=score_BHrs.dtype).masked_fill_(forbidden, MASKED))
 
 
+def _same(segments: Tensor | None, key_segments: Tensor | None) -> bool:
+    """Whether the keys' segments are the queries' own, not another tensor that may be equal."""
+    return segments is not None and key_segments is not None and segments.data_ptr() == key_segments.data_ptr() and segments.shape == key_segments.shape
+
+
 def _blank(segments: Tensor | None, key_segments: Tensor | None) -> Tensor | None:
     """(B, T) bool, queries whose output is zero: padding, and those of a segment that has no keys; None where there are none."""
     if segments is None or key_segments is None:
         return None
     blank = segments == 0
-    if key_segments is not segments and key_segments.data_ptr() != segments.data_ptr():
+    if not _same(segments, key_segments):
         blank = blank | ~(segments[:, :, None] == key_segments[:, None, :]).any(-1)
     return blank if bool(blank.any()) else None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 Line = dict[str, Any]
@@ -22,13 +23,11 @@ def figures(lines: Sequence[Line]) -> dict[str, Any]:
     last_start = _last(lines, "start")
     return {
         "curves": curves(steps),
-        "losses": sorted({name for line in steps for name in line.get("losses") or {}}),
         "stages": stage_starts(steps),
         "evaluations": evaluations(lines),
         "events": events(lines, steps),
         "time": time_by_phase(lines, steps),
         "flops": flops_by_component(steps),
-        "recomputed": sum(number(line.get("step_recomputed")) or 0.0 for line in steps),
         "memory": memory_by_kind(steps),
         "samples": [line for line in lines if line["kind"] == "sample"],
         "start": last_start,
@@ -103,7 +102,7 @@ def thinned(count: int, columns: Iterable[Sequence[float | None]], buckets: int 
 def stage_starts(steps: Sequence[Line]) -> list[Line]:
     """The first logged step of every stage after the first."""
     starts = []
-    for before, line in zip(steps, steps[1:]):
+    for before, line in pairwise(steps):
         if line.get("stage", 0) != before.get("stage", 0):
             starts.append(_place(line) | {"name": f"stage {line.get('stage')}"})
     return starts

@@ -7,6 +7,7 @@ A ledger that is missing, empty or cut off by a kill gives a page that says so.
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def _charts(data: dict[str, Any]) -> str:
                    for axis, label in (("tokens", "tokens"), ("flops", "FLOPs"), ("seconds", "time"), ("step", "steps")) if known[axis])  # fmt: skip
     bars = [
         _figure("time", "Where the time went", 0) if data["time"] else "",
-        _figure("flops", "Where the FLOPs went", 0, _recomputed(data)) if data["flops"] else "",
+        _figure("flops", "Where the FLOPs went", 0, "measured; a multiply-add is 2, recomputation left out") if data["flops"] else "",
         _figure("memory", "Where the memory went", 0, "largest seen of each kind; the rest is activations, batches and the program itself")
         if data["memory"] else "",
     ]  # fmt: skip
@@ -174,10 +175,6 @@ def _charts(data: dict[str, Any]) -> str:
     if any(bars):
         parts.append(f'<section><h2>What it cost</h2><div class="grid bars">{"".join(bars)}</div></section>')
     return "\n".join(parts)
-
-
-def _recomputed(data: dict[str, Any]) -> str:
-    return "measured; multiply-add is 2, recomputation left out"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -245,7 +242,9 @@ def _provenance(folder: Path, data: dict[str, Any], run: dict[str, Any]) -> str:
     lineage = {key: run[key] for key in ("parents", "lineage", "from") if run.get(key)}
     if checkpoints:
         lineage["checkpoints"] = checkpoints if len(checkpoints) <= 6 else [*checkpoints[:2], f"… {len(checkpoints) - 4} more", *checkpoints[-2:]]
-    about = {key: start.get(key) or run.get(key) for key in ("version", "commit", "recipe_hash", "time")}
+    about = {key: start.get(key) or run.get(key) for key in ("version", "commit", "recipe_hash")}
+    about["recipe_hash"] = about["recipe_hash"] and str(about["recipe_hash"])[:16]
+    about["written"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC") if start else None
     boxes = [("Machine", machine), ("Choices", start.get("choices") or {}), ("Version", about), ("Lineage", lineage)]
     cells = "".join(f"<div><h3>{title}</h3>{_pairs(values)}</div>" for title, values in boxes if any(value is not None for value in values.values()))
     return _section("Where it came from", f'<div class="grid boxes">{cells}</div>') if cells else ""

@@ -139,17 +139,17 @@ class Loop:
 
     def _step(self, stage: Stage, state: State, stream: Iterator[Any]) -> Outcome | None:
         key = self._shape_key(stage, state)
-        with self.meter.step():
+        with self.meter.step(precise=(state.progress.total_steps + 1) % self.log_every == 0):
             with self.meter.phase("data"):
                 window = next(stream, None)
                 if window is None:
                     return None
                 window = [stage.prepare(micro) for micro in window]
-            with self.meter.phase("hooks"):
-                for hook in stage.hooks.values():
-                    if hasattr(hook, "select"):
-                        window = hook.select(state, window)
             with self.meter.counting(state.model, key):
+                with self.meter.phase("hooks"):
+                    for hook in stage.hooks.values():
+                        if hasattr(hook, "select"):
+                            window = hook.select(state, window)
                 outcome = step(state, window, self.layout, side_weights=stage.side, hooks=stage.hooks, judge=lambda found: self._judge(state, found),
                                stop=lambda: bool(self.interrupted), phase=self.meter.phase)  # fmt: skip
         spent = self.meter.finish()
@@ -171,7 +171,7 @@ class Loop:
         return {"kind": "step", "stage": progress.stage, "step": progress.total_steps, "rows": progress.total_rows, "tokens": progress.total_tokens,
                 "flops": progress.total_flops, "seconds": progress.total_seconds, "loss": outcome.loss, "losses": outcome.losses,
                 "lr": state.optimizer.param_groups[0]["lr"], "grad_norm": outcome.gradient_norm, "batch_rows": rows, "step_tokens": outcome.tokens,
-                "step_flops": flops, "step_seconds": seconds, "phases": spent.phases, "flops_by_component": spent.flops_by_component,
+                "step_flops": flops, "step_recomputed": spent.recomputed, "step_seconds": seconds, "phases": spent.phases, "flops_by_component": spent.flops_by_component,
                 "tokens_per_second": outcome.tokens / seconds if seconds else 0.0, "utilization": flops / (seconds * self.matmul_rate * self.layout.ranks) if seconds and self.matmul_rate else None,
                 "memory": measure(state.model, state.optimizer, self.meter.device) | {"gradients": outcome.gradient_bytes}, **({"side": outcome.side} if outcome.side else {}), **({"hooks": outcome.hooks} if outcome.hooks else {})}  # fmt: skip
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -56,7 +57,7 @@ class _SplitWriter:
 
 
 class ShardWriter:
-    """add batches, then commit. Until then nothing is under the final name; a killed writer leaves only an aside folder."""
+    """Within ``with``: add batches, then commit. Until then nothing is under the final name; a killed writer leaves only an aside folder."""
 
     def __init__(self, final: Path, dtype: np.dtype[Any], end: int):
         self.final = final
@@ -90,11 +91,15 @@ class ShardWriter:
         sync_folder(self.final.parent)
         return meta
 
-    def abandon(self) -> None:
-        """Drop what was written."""
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Drop what was written and not committed."""
         for split in self.splits.values():
-            split.tokens.close()
-            split.ends.close()
+            for file in (split.tokens, split.ends):
+                with contextlib.suppress(OSError):
+                    file.close()
         shutil.rmtree(self.aside, ignore_errors=True)
 
 

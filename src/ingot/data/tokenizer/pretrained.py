@@ -32,7 +32,7 @@ class Pretrained(FastTokenizer):
             raise UserError([Problem(str(file), "has no end-of-text token that is known; name it with 'end'")])
         if (file.parent / "ingot.json").is_file() and end is None:
             specials = json.loads((file.parent / "ingot.json").read_text(encoding="utf-8"))["specials"]
-        super().__init__(inner, specials)
+        super().__init__(inner, specials, splits=_is_byte_level(json.loads(inner.to_str())))
 
 
 def _declared(folder: Path) -> dict[str, Any]:
@@ -46,3 +46,9 @@ def _declared(folder: Path) -> dict[str, Any]:
             except (ValueError, AttributeError) as error:
                 raise UserError([Problem(str(path), f"is not a JSON object: {error}")]) from None
     return result
+
+
+def _is_byte_level(description: dict[str, Any]) -> bool:
+    """Whether texts are cut by GPT-2's pattern and nothing else, so that long ones may be encoded in pieces."""
+    before = description.get("pre_tokenizer") or {}
+    return description.get("normalizer") is None and before.get("type") == "ByteLevel" and not before["add_prefix_space"] and bool(before.get("use_regex", True))

@@ -8,9 +8,9 @@ Shapes: x_BTD, hidden (B, T, F).   Cost: 4 D F operations per position.
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...core.parts import Positive, Spec, part
+from ...ops.activations import squared_relu
 from ..context import Context
 from ._width import fourfold
 
@@ -28,4 +28,4 @@ class ReLU2(nn.Module):
         self.down = linear.build(inputs=hidden, outputs=width, bias=bias, axes=("width", "hidden"), role="matrix")
 
     def forward(self, x_BTD: Tensor, context: Context | None = None) -> Tensor:
-        return self.down(F.relu(self.up(x_BTD)).square())
+        return self.down(squared_relu(self.up(x_BTD)))

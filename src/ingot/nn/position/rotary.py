@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.parts import Positive, part
+from ...ops.rotary import rotate
 
 
 @part
@@ -56,9 +57,7 @@ class Rotary(nn.Module):
         return angle.cos().to(dtype), angle.sin().to(dtype)
 
     def forward(self, x_BHTd: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-        cos, sin = angles
-        first, second = x_BHTd.chunk(2, dim=-1)
-        return torch.cat((torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)), dim=-1)
+        return rotate(x_BHTd, *angles)
 
     def extra_repr(self) -> str:
         return f"theta={self.theta}" + (f", scaling={self.scaling}" if self.scaling else "")

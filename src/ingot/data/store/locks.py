@@ -1,0 +1,28 @@
+"""Locks by name that die with their holder, so that several processes divide work without a collective."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def lock(final: Path) -> Iterator[bool]:
+    """A lock on what will be under a name, dropped by the system when its holder dies; False where another process holds it."""
+    try:
+        import fcntl
+    except ImportError:
+        yield True
+        return
+    path = final.parent / "locks" / final.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:
+            pass  # no locks on this file system: the rename decides
+        yield True
