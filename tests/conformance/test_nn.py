@@ -83,6 +83,7 @@ def test_shape_and_dtype(case: Any, randomized: Any, dtype: torch.dtype) -> None
     """Parameters are masters in their own dtype; what comes out has the dtype of what went in."""
     layer = randomized(Layer(case))
     layer = layer.double() if dtype == torch.float64 else layer
+    layer.requires_grad_(False)
     output = layer(values(dtype), context_of())
     assert output.shape == (ROWS, LENGTH, OUTPUTS if case.slot == "nn.linear" else WIDTH)
     assert output.isfinite().all()

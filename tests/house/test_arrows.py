@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": {"core"},
     "scaling": {"core"},
     "convert": {"core"},
-    "report": {"core"},
+    "report": {"core", "ledger"},  # reads what the ledger wrote
     "build": set(),
     "race": {"core", "evaluate", "scaling", "build"},
     "cli": set(),

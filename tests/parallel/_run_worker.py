@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 
 import ingot
-import ingot.build.run  # noqa: F401  (so that forks need not)
+import ingot.build.run
 import ingot.ledger.machine
 import ingot.train.loop
 from ingot.build.parity import whole, window_gradients
@@ -35,13 +35,25 @@ from ingot.train.state import model_tensors
 def gradients(run: Any, job: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Every accumulation of the first window, under ``ACCUMULATION/NAME``; the losses."""
     tensors, losses = {}, {}
+    start = sparse_start(run) if job["sparse"] else 0
     for count in job["accumulations"]:
-        found, losses[str(count)] = window_gradients(run, count)
+        found, losses[str(count)] = window_gradients(run, count, start)
         tensors |= {f"{count}/{name}": value for name, value in found.items()}
-    window = next(iter(run.windows(run.data_of(0).train, start=0, rows=run.batch_rows(0), micro_rows=100)))
+    window = next(iter(run.windows(run.data_of(0).train, start=start, rows=run.batch_rows(0), micro_rows=100)))
     prepared = [run.model.objective.prepare(micro) for micro in window]
     units = run.layout.gather([sum(int((micro["rows"] >= 0).sum()) for micro in prepared), sum(int(micro["units"].sum()) for micro in prepared)])
     return tensors, {"losses": losses, "rows_and_units_by_rank": units}
+
+
+def sparse_start(run: Any) -> int:
+    """The first window in which one of four ranks has rows but nothing to score, and another has something."""
+    rows = run.batch_rows(0)
+    for start in range(0, 100 * rows, rows):
+        batch = {key: torch.from_numpy(value) for key, value in run.data_of(0).train.batch(start, rows).items()}
+        units = [int(share.sum()) for share in run.model.objective.prepare(batch | {"key": run.key()})["units"].tensor_split(4)]
+        if 0 in units and any(units):
+            return start
+    raise AssertionError("no window is sparse")
 
 
 class StopAt:

@@ -16,12 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 from ingot.build.parity import TOLERANCE, worst_difference
+from ingot.core.parts import parts_in
 
 WORKER = Path(__file__).with_name("_run_worker.py")
 ACCUMULATIONS = [1, 2, 5]
 STEPS, STOP = 20, 7
-LAYOUTS = [("replicate", 2), ("replicate", 4), ("fsdp", 1), ("fsdp", 2), ("fsdp", 4)]
-RESUMED = [("replicate", 1), ("replicate", 2), ("fsdp", 1), ("fsdp", 2)]
+SEVERAL = [name for name in parts_in("parallel.layout") if name != "single"]
+LAYOUTS = [(name, ranks) for name in SEVERAL for ranks in (2, 4)] + [(name, 1) for name in SEVERAL if name != "replicate"]
+RESUMED = [(name, ranks) for name in SEVERAL for ranks in (1, 2)]
 WIDE = {"name": "attention", "heads": 2, "bias": True, "position": None}
 MASKED = {"model": {"objective": {"name": "masked_lm", "rate": 0.3}}}
 # 13 rows divide by no number of ranks and micro-batches; with 3 rows the last of four ranks holds none.
@@ -32,7 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
                        "embedding": {"name": "token", "position": "learned", "norm": "layer", "dropout": 0.1, "types": 2},
                        "encoder": {"mixer": WIDE, "feedforward": {"name": "gelu", "bias": True}, "norm": "layer", "block": "post"}}, "stages": [{"batch": "5 rows"}]},
     "few_rows": {"stages": [{"batch": "3 rows"}]},
-    "few_units": {"model": {"objective": {"name": "masked_lm", "rate": 0.02}}, "stages": [{"batch": "9 rows"}], "seed": 4},
+    "few_units": {"model": {"objective": {"name": "masked_lm", "rate": 0.02}}, "stages": [{"batch": "9 rows"}]},
 }  # fmt: skip
 
 
@@ -47,7 +49,7 @@ def merged(base: Any, over: Any) -> Any:
 def recipe(name: str, layout: str, *patches: dict[str, Any]) -> dict[str, Any]:
     """A small model with dropout on a mixture of two sources. `layout` single and replicate are what ``auto`` chooses."""
     tree = {
-        "name": name, "precision": "fp32", "compile": False, "micro_rows": 2, "layout": "fsdp" if layout == "fsdp" else "auto",
+        "name": name, "precision": "fp32", "compile": False, "micro_rows": 2, "layout": "auto" if layout in ("single", "replicate") else layout,
         "data": {"train": {"name": "mixture", "sources": {side: {"name": "text_files", "paths": [side]} for side in ("left", "right")}, "weights": {"left": 0.7, "right": 0.3}},
                  "holdout": 0.2, "tokenizer": "bytes", "sequence": 24},
         "model": {"width": 16, "embedding": {"name": "token", "dropout": 0.1}, "objective": {"name": "causal_lm"},
@@ -62,7 +64,7 @@ def recipe(name: str, layout: str, *patches: dict[str, Any]) -> dict[str, Any]:
 
 def launches() -> list[dict[str, Any]]:
     def jobs(layout: str, *more: dict[str, Any]) -> list[dict[str, Any]]:
-        grads = [{"name": f"{variant}-{precision}", "do": "gradients", "accumulations": ACCUMULATIONS, "recipe": recipe("parity", layout, patch, {"precision": precision})}
+        grads = [{"name": f"{variant}-{precision}", "do": "gradients", "accumulations": ACCUMULATIONS, "sparse": variant == "few_units", "recipe": recipe("parity", layout, patch, {"precision": precision})}
                  for variant, patch in VARIANTS.items() for precision in TOLERANCE]  # fmt: skip
         return [*grads, {"name": "unbroken", "do": "train", "recipe": recipe("unbroken", layout, MASKED)}, *more]
 
@@ -71,9 +73,11 @@ def launches() -> list[dict[str, Any]]:
 
     # fsdp on 2 ranks goes through torchrun itself, the others are forked: less to import.
     found = [{"name": "single-1", "ranks": 1, "jobs": jobs("single")}]
-    found += [{"name": f"{layout}-4", "ranks": 4, "jobs": jobs(layout, broken(layout, stop=STOP))} for layout in ("replicate", "fsdp")]
-    found += [{"name": f"{layout}-2", "ranks": 2, "continues": f"{layout}-4", "torchrun": layout == "fsdp", "jobs": jobs(layout, broken(layout))} for layout in ("replicate", "fsdp")]
-    found += [{"name": "replicate-1", "ranks": 1, "continues": "replicate-4", "jobs": [broken("single")]}, {"name": "fsdp-1", "ranks": 1, "continues": "fsdp-4", "jobs": jobs("fsdp", broken("fsdp"))}]
+    for layout in SEVERAL:
+        alone = [broken("single")] if layout == "replicate" else jobs(layout, broken(layout))
+        found.append({"name": f"{layout}-4", "ranks": 4, "jobs": jobs(layout, broken(layout, stop=STOP))})
+        found.append({"name": f"{layout}-2", "ranks": 2, "continues": f"{layout}-4", "torchrun": layout == "fsdp", "jobs": jobs(layout, broken(layout))})
+        found.append({"name": f"{layout}-1", "ranks": 1, "continues": f"{layout}-4", "jobs": alone})
     for launch in found:
         for job in launch["jobs"]:
             if job["name"] == "unbroken" and "continues" in launch:

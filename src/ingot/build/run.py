@@ -90,8 +90,12 @@ class Run:
         """Whether any data has been opened (and so prepared)."""
         return bool(self._data)
 
-    @property
+    @cached_property
     def tokenizer(self) -> Any:
+        """The data's tokenizer; where the data is not opened yet, the copy in the run folder, so that a run can be used without its corpus."""
+        stored = self.folder / "tokenizer"
+        if not self.opened and (stored / "tokenizer.json").is_file():
+            return spec("data.tokenizer", "pretrained", path=str(stored.resolve())).build(folder=Path.cwd())
         return self.data_of(0).tokenizer
 
     @property

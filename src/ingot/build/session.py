@@ -121,12 +121,14 @@ def _open(run: Run, scribe: Scribe, state: State, path: Path | None, machine: di
     facts = {"recipe_hash": run.recipe_hash, "commit": commit(), "version": installed_version(), "machine": machine, "parameters": run.parameters(), "choices": run.choices,
              "parents": run.parents}  # fmt: skip
     if scribe.ledger is not None:
+        if path is None and hasattr(run.tokenizer, "save"):
+            run.tokenizer.save(run.folder / "tokenizer")
         _write(run.folder / "run.json", json.dumps(facts, indent=2, default=str) + "\n")
         if path is None:
             scribe.ledger.truncate_after(-1)
         else:
             scribe.ledger.truncate_after(state.progress.total_steps)
-    scribe.emit({"kind": "start", "time": time.time(), "run": str(run.folder), "resumed": path is not None, "budgets": [str(stage.budget) for stage in run.section.stages],
+    scribe.emit({"kind": "start", "time": time.time(), "run": str(run.folder), "resumed": path is not None, "progress": state.progress.as_dict(), "budgets": [str(stage.budget) for stage in run.section.stages],
                  "price_per_hour": run.section.price_per_hour, **facts})  # fmt: skip
     for message in run.messages:
         scribe.emit({"kind": "event", "step": state.progress.total_steps, "name": "checkpoint", "message": message})

@@ -11,6 +11,8 @@ import argparse
 from . import _run
 from ._output import Output
 
+FIRST = ("loss", "perplexity", "bits_per_byte")
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     _run.configure(parser)
@@ -26,7 +28,8 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     results = found.evaluate(checkpoint, rows=arguments.rows)
     if not results:
         raise UserError(f"{arguments.run} has no validation data: set data.validation or data.holdout in its recipe")
-    names = list(dict.fromkeys(name for result in results.values() for name in result))
+    measured = dict.fromkeys(name for result in results.values() for name in result)
+    names = [*(name for name in FIRST if name in measured), *(name for name in measured if name not in FIRST)]
     output.table(("source", *(name.replace("_", " ") for name in names)),
                  [(source, *(_figure(result.get(name)) for name in names)) for source, result in results.items()])  # fmt: skip
     output.result({"run": arguments.run, "results": results})

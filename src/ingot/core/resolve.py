@@ -46,8 +46,8 @@ class _Resolver:
         self.recipe = recipe
         self.problems: list[Problem] = []
 
-    def fail(self, keys: Keys, message: str, hint: str = "") -> Any:
-        suffix = "   [command line]" if self.recipe.by_command_line(keys) else ""
+    def fail(self, keys: Keys, message: str, hint: str = "", knob: str = "") -> Any:
+        suffix = "   [command line]" if self.recipe.by_command_line((*keys, knob) if knob else keys) else ""
         self.problems.append(Problem(".".join(map(str, keys)), message + suffix, self.recipe.origin(keys), hint))
         return _MISSING
 
@@ -127,7 +127,7 @@ class _Resolver:
             if name not in expected.knobs:
                 shown = "this section" if owner else expected.target.__name__
                 near = nearest(str(name), expected.knobs)
-                self.fail((*keys, name) if owner else keys, f"{shown} takes no {str(name)!r}. {near or 'It takes: ' + (', '.join(expected.knobs) or 'nothing')}", hint)
+                self.fail((*keys, name) if owner else keys, f"{shown} takes no {str(name)!r}. {near or 'It takes: ' + (', '.join(expected.knobs) or 'nothing')}", hint, "" if owner else str(name))
         resolved = {}
         for name, (annotation, default) in expected.knobs.items():
             if name in given:

@@ -25,13 +25,14 @@ class Held:
     error_m: np.ndarray
 
     def bins(self) -> list[dict[str, float]]:
-        """By reach: from, to, n, mean (absolute error), worst, bias, rms."""
+        """By reach: from, to (of the last: the farthest there was), n, mean (absolute error), worst, bias, rms."""
         found = []
         for low, high in zip(EDGES, EDGES[1:]):
             error = self.error_m[(self.reach_m >= low) & (self.reach_m < high)]
             if len(error):
                 size = np.abs(error)
-                found.append({"from": low, "to": high, "n": len(error), "mean": float(size.mean()), "worst": float(size.max()),
+                last = not (self.reach_m >= high).any()
+                found.append({"from": low, "to": float(self.reach_m.max()) * (1 + 1e-9) if last else high, "n": len(error), "mean": float(size.mean()), "worst": float(size.max()),
                               "bias": float(error.mean()), "rms": float(np.sqrt((error**2).mean()))})  # fmt: skip
         return found
 
@@ -74,14 +75,28 @@ def _by_group(problem: Problem, groups_n: np.ndarray | None, folds: int = 5) -> 
 
 
 def past(bins: list[dict[str, float]], reach: float) -> dict[str, Any]:
-    """What past extrapolations of at least this reach erred. tested: whether there were any; else the farthest ones are given."""
+    """What past predictions of this reach erred.
+
+    tested: whether there were any; else the farthest ones are given, and stretch says how much further (as a ratio of logarithms) this one
+    reaches.   within: inside the fitted range.   note: the same in words.
+    """
     if not bins:
-        return {"tested": False, "reach": reach, "note": "this fit was never back-tested"}
+        return {"tested": False, "within": reach <= 1, "reach": reach, "note": "this fit was never back-tested"}
+    chosen = next((one for one in bins if reach < one["to"]), bins[-1])
+    known = f"{chosen['n']} past predictions {chosen['from']:g} to {chosen['to']:.3g} times beyond their data were off by {chosen['mean']:.2%} on average, {chosen['worst']:.2%} at worst"
+    found: dict[str, Any] = {"tested": True, "within": reach <= 1, "reach": reach, "stretch": 1.0, **chosen}
     if reach <= 1:
-        return {"tested": True, "reach": reach, "within": True, "note": "within the range of the fitted data", **bins[0]}
-    fitting = [one for one in bins if one["from"] <= reach < one["to"]]
-    chosen = fitting[0] if fitting else bins[-1]
-    words = f"{chosen['n']} past predictions {chosen['from']:g} to {chosen['to']:g} times beyond their data were off by {chosen['mean']:.2%} on average, {chosen['worst']:.2%} at worst"
-    if not fitting:
-        words = f"no past prediction reached {reach:.3g} times beyond its data; the farthest, " + words
-    return {"tested": bool(fitting), "reach": reach, "within": False, "note": words, **chosen}
+        return found | {"note": f"within the range of the fitted data; {known}"}
+    if reach < bins[-1]["to"]:
+        return found | {"note": known}
+    stretch = float(np.log(reach) / np.log(max(bins[-1]["to"], 1.05)))
+    return found | {"tested": False, "stretch": max(stretch, 1.0), "note": f"no past prediction reached {reach:.3g} times beyond its data; the farthest, {known}"}
+
+
+def past_groups(bins: list[dict[str, float]]) -> dict[str, Any]:
+    """The same for laws without a scale, whose held-out rows lay among the others."""
+    if not bins:
+        return past(bins, 1.0)
+    only = bins[0]
+    note = f"{only['n']} held-out rows were off by {only['mean']:.2%} on average, {only['worst']:.2%} at worst"
+    return {"tested": True, "within": True, "reach": 1.0, "stretch": 1.0, **only, "note": note}

@@ -49,9 +49,9 @@ def _rates_at_the_edge(table: Mapping[str, Any], output: str) -> Iterator[str]:
 
 
 def _unfinished(table: Mapping[str, Any]) -> Iterator[str]:
-    if "warmup" in table and "tokens" in table and "batch" in table:
-        share = np.asarray(table["warmup"], float) * np.asarray(table["batch"], float) / np.asarray(table["tokens"], float)
-        if (many := int((share > 0.5).sum())) :
+    if "warmup_tokens" in table and "tokens" in table:
+        share = np.asarray(table["warmup_tokens"], float) / np.asarray(table["tokens"], float)
+        if many := int((share > 0.5).sum()):
             yield f"unconverged: {many} runs spent more than half of their tokens in warm-up"
     if "final_lr" in table and "lr" in table:
         held = np.asarray(table["final_lr"], float) > 0.3 * np.asarray(table["lr"], float)
@@ -66,7 +66,7 @@ def _diverged(table: Mapping[str, Any], output: str) -> Iterator[str]:
         return
     lowest = np.full(int(setting.max()) + 1, np.inf)
     np.minimum.at(lowest, setting, np.where(np.isfinite(loss), loss, np.inf))
-    if (many := int((loss > 1.5 * lowest[setting]).sum())):
+    if many := int((loss > 1.5 * lowest[setting]).sum()):
         yield f"diverged: {many} runs lost more than 1.5 times the best of their setting; leave them out"
 
 
@@ -91,5 +91,5 @@ def of_fit(form: Form, theta_P: np.ndarray, intervals: Mapping[str, tuple[float,
         yield f"{far} of {len(r_n)} points lie more than 6 robust deviations from the law"
     if scale_n is not None and len(r_n) >= 12 and len(np.unique(scale_n)) > 3:
         top = scale_n >= np.quantile(scale_n, 0.8)
-        if top.sum() >= 5 and stats.wilcoxon(r_n[top]).pvalue < 0.001:
+        if top.sum() >= 5 and np.abs(r_n[top]).max() > 1e-9 and stats.wilcoxon(r_n[top]).pvalue < 0.001:
             yield f"the largest fifth of the data lies {'above' if np.median(r_n[top]) > 0 else 'below'} the law: extrapolation will lean the same way"

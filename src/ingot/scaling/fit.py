@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core.errors import UserError
-from ..core.resolve import spec
+from ..core.parts import parts_in
+from ..core.resolve import nearest, spec
 from .backtest import backtest as run_backtest
 from .doubts import of_fit, of_table
 from .form._base import Form
@@ -80,8 +81,11 @@ class Fit:
 
     def save(self, path: str | Path) -> None:
         """Write one JSON file."""
-        whole = self.as_dict() | _plain({"theta": self.theta, "draws": self.draws, "table": self.table})
-        Path(path).write_text(json.dumps({"kind": "ingot scaling fit"} | whole), encoding="utf-8")
+        Path(path).write_text(json.dumps(self.as_json()), encoding="utf-8")
+
+    def as_json(self) -> dict[str, Any]:
+        """What save writes."""
+        return {"kind": "ingot scaling fit"} | self.as_dict() | _plain({"theta": self.theta, "draws": self.draws, "table": self.table})
 
     @classmethod
     def load(cls, path: str | Path) -> Fit:
@@ -90,8 +94,14 @@ class Fit:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {path}: {error}") from None
-        if not isinstance(data, dict) or data.pop("kind", "") != "ingot scaling fit":
+        return cls.from_json(data, path)
+
+    @classmethod
+    def from_json(cls, data: Any, path: str | Path = "this") -> Fit:
+        """What as_json gave. Raises UserError when it is something else; path only names it there."""
+        if not isinstance(data, dict) or data.get("kind") != "ingot scaling fit":
             raise UserError(f"{path} is no fit; 'ingot fit ... --save {path}' writes one")
+        data = {key: value for key, value in data.items() if key != "kind"}
         data["intervals"] = {name: tuple(_number(end) for end in ends) for name, ends in data["intervals"].items()}
         data["backtest"] = [{key: _number(value) for key, value in one.items()} for one in data["backtest"]]
         data["table"] = {name: np.array(column) for name, column in data["table"].items()}
@@ -102,6 +112,8 @@ def build(form: str | Form, table: Mapping[str, Any], knobs: Mapping[str, Any] |
     """A form by name. Raises UserError for an unknown one or wrong knobs."""
     if not isinstance(form, str):
         return form
+    if form not in (known := parts_in("scaling.form")):
+        raise UserError(f"no law named {form!r}. {nearest(form, known) or 'There are: ' + ', '.join(known)}")
     law: Form = spec("scaling.form", form, **(knobs or {})).build(table=table)
     return law
 
@@ -142,7 +154,7 @@ def fit(
     return Fit(
         form=form, knobs=dict(knobs or {}), estimates=_named(law, law.natural(theta_P)), intervals=intervals, level=level, theta=theta_P, draws=draws_KP,
         error=_error(problem, theta_P, best), backtest=held.bins() if held else [], doubts=doubts, fixed=dict(fixed or {}),
-        table={name: column for name, column in table.items() if name in (*law.inputs, law.output, "run", "flop", "params", "tokens")},
+        table={name: column for name, column in table.items() if name in (*law.inputs, law.output, "run", "flop", "params", "tokens", "warmup_tokens")},
         method={"delta": float(problem.delta), "interval": interval, "draws": draws, "bootstrap": agreement, "seed": seed},
     )  # fmt: skip
 

@@ -39,7 +39,7 @@ def noise(problem: Problem, r_Kn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return small_K**2 * psi2_K / np.maximum(inside_K, 1e-6), inside_K
 
 
-def profile(problem: Problem, theta_KP: np.ndarray, *, y_Kn: np.ndarray | None = None, level: float = 0.9, rounds: int = 9) -> np.ndarray:
+def profile(problem: Problem, theta_KP: np.ndarray, *, y_Kn: np.ndarray | None = None, level: float = 0.9, rounds: int = 12) -> np.ndarray:
     """(K, P, 2) bounds on the fitting scale, for K data sets; a side that never rises enough reports the coefficient's own bound.
 
     theta_KP: the best fits. Coefficients that are held fixed get their value twice.
@@ -114,9 +114,10 @@ class _Search:
         found = solve(replace(self.problem, delta=delta), start, y_Kn=y_Kn[self.k[i]], free_KP=free, steps=120, tolerance=1e-8)
         finite = np.isfinite(found.objective_K)
         rise = np.where(finite, np.sqrt(np.maximum(2 * (found.objective_K - best_K[self.k[i]]) / kappa_K[self.k[i]], 0.0)), np.inf)
-        self.theta[i] = np.where(finite[:, None], found.theta_KP, self.theta[i])
-        self.at[i] = np.where(finite, self.step[i], self.at[i])
         within = rise < self.quantile
+        # The next place is reached from inside: from too far out, a term may have vanished, with no slope left to bring it back.
+        self.theta[i] = np.where(within[:, None], found.theta_KP, self.theta[i])
+        self.at[i] = np.where(within, self.step[i], self.at[i])
         self.inner[i], self.inner_rise[i] = np.where(within, self.step[i], self.inner[i]), np.where(within, rise, self.inner_rise[i])
         self.outer[i], self.outer_rise[i] = np.where(within, self.outer[i], self.step[i]), np.where(within, self.outer_rise[i], rise)
         at_limit = within & (self.step[i] >= self.room[i])

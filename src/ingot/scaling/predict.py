@@ -15,7 +15,7 @@ from scipy import optimize, stats
 
 from ..core.errors import UserError
 from ..core.quantities import Quantity, parse_quantity
-from .backtest import backtest, past
+from .backtest import backtest, past, past_groups
 from .fit import Fit, _minimize, _problem, as_table, build
 from .interval import draw
 from .table import Table, size, take
@@ -82,11 +82,26 @@ def _with_interval(fit: Fit, point: Table, value: float, samples_D: np.ndarray, 
     law, top = fit.law, fit.scale()
     scale_n = law.scale(point) if top is not None else None
     reach = None if scale_n is None or top is None else float(scale_n[0]) / top
-    known = past(fit.backtest, 1.01 if reach is None and fit.backtest else (reach or 1.0))
+    known = past_groups(fit.backtest) if reach is None else past(fit.backtest, reach)
+    if outside := _outside(fit, point):
+        known |= {"outside": outside, "within": False}
+        known["note"] += "; " + ", ".join(f"{name} lies {factor:.3g} times beyond the fitted range" for name, factor in outside.items())
     low, high = np.nanquantile(samples_D, [0.5 - level / 2, 0.5 + level / 2]) if len(samples_D) else (value, value)
-    off = stats.norm.ppf(0.5 + level / 2) * known.get("rms", 0.0) * (value if law.residual == "log" else 1.0)
+    off = stats.norm.ppf(0.5 + level / 2) * known.get("rms", 0.0) * known.get("stretch", 1.0) * (value if law.residual == "log" else 1.0)
     return Prediction(value, float(value - np.hypot(max(value - low, 0), off)), float(value + np.hypot(max(high - value, 0), off)),
                       level, {name: float(entry) for name, entry in inputs.items()}, reach, known)  # fmt: skip
+
+
+def _outside(fit: Fit, point: Table) -> dict[str, float]:
+    """Inputs more than 1 % outside the range that was fitted, and by what factor: compute alone does not tell that a size is far off."""
+    found = {}
+    for name in fit.law.inputs:
+        seen, value = np.asarray(fit.table[name], float), float(np.asarray(point[name], float)[0])
+        if seen.min() > 0 and value > 0 and not fit.law.curve:
+            factor = max(value / seen.max(), seen.min() / value)
+            if factor > 1.01:
+                found[name] = float(factor)
+    return found
 
 
 def optimum(fit: Fit, budget: float | str, *, level: float | None = None, **inputs: float) -> Prediction:
@@ -160,7 +175,7 @@ def best_mixture(fits: Sequence[Fit], weights: Sequence[float] | None = None, *,
     best = min((one for one in found if one.success), key=lambda one: one.fun, default=found[0])
     shares = np.clip(best.x, 0, None) / np.clip(best.x, 0, None).sum()
     return {"shares": dict(zip(names, map(float, shares))), "loss": loss(shares), "distance": float(0.5 * np.abs(tried - shares).sum(1).min()),
-            "past": past(fits[0].backtest, 1.01)}  # fmt: skip
+            "past": past_groups(fits[0].backtest)}  # fmt: skip
 
 
 def crossing(first: Fit, second: Fit, *, along: str = "budget", low: float | None = None, high: float | None = None, **inputs: float) -> dict[str, Any]:
@@ -252,10 +267,14 @@ def continued(sofar: Mapping[str, Any], plan: Mapping[str, Any], *, law: str = "
     sample = np.exp(form.predict(draws_KP, x)[:, n:])
     low, high = np.quantile(sample, [0.5 - level / 2, 0.5 + level / 2], axis=0)
     reach = ahead["step"][n:] / table["step"].max()
-    off = stats.norm.ppf(0.5 + level / 2) * np.array([past(held, max(float(r), 1.01)).get("rms", 0.0) for r in reach]) * loss
+    off = stats.norm.ppf(0.5 + level / 2) * np.array([_rms(past(held, float(r))) for r in reach]) * loss
     fit = Fit(law, dict(knobs or {}), {c.name: float(v) for c, v in zip(form.coefficients, form.natural(theta_P))}, {}, level, theta_P, draws_KP, {}, held, [],
               table, method={"bootstrap": agreement})  # fmt: skip
     return Continuation(ahead["step"][n:], loss, loss - np.hypot(np.maximum(loss - low, 0), off), loss + np.hypot(np.maximum(high - loss, 0), off), level, held, fit)
+
+
+def _rms(known: Mapping[str, Any]) -> float:
+    return float(known.get("rms", 0.0) * known.get("stretch", 1.0))
 
 
 def _guide(law: str, form: Any, like: Fit | None, peak: float) -> dict[str, tuple[float, float]]:

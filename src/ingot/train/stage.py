@@ -60,7 +60,7 @@ class Stage:
         """What the coming step is expected to spend, by unit; tokens and seconds follow what was measured so far."""
         rows = self.rows_per_step
         tokens = rows * (progress.tokens / progress.rows if progress.rows else self.tokens_per_row)
-        seconds = progress.seconds / progress.steps if progress.steps else 0.0
+        seconds = progress.seconds / progress.steps if progress.steps else 1.0  # a guess for the first step
         return {"steps": 1, "rows": rows, "tokens": tokens, "flops": flops, "seconds": seconds,
                 "epochs": self.position(rows), "audio_seconds": rows * self.seconds_per_row}  # fmt: skip
 

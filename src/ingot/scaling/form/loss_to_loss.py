@@ -24,10 +24,10 @@ class LossToLoss(Form):
     inputs = ("source_loss",)
 
     def __init__(self, table: Columns | None = None) -> None:
-        """table: bounds the source's floor below its smallest loss."""
+        """table: bounds the source's floor to nine tenths of its smallest loss, so that the law still speaks a little beyond it."""
         lowest = float(np.min(table["source_loss"])) if table is not None else 1e3
         self.coefficients = (
-            Coefficient("K", 1e-4, log=True), Coefficient("kappa", 0.05, 6.0), Coefficient("E_source", 0.0, 0.995 * lowest), Coefficient("E", 0.0, 1e3),
+            Coefficient("K", 1e-4, log=True), Coefficient("kappa", 0.05, 6.0), Coefficient("E_source", 0.0, 0.9 * lowest), Coefficient("E", 0.0, 1e3),
         )  # fmt: skip
 
     def predict(self, theta_KP: np.ndarray, x: Mapping[str, Any]) -> np.ndarray:
@@ -38,7 +38,7 @@ class LossToLoss(Form):
 
     def starts(self, x: Mapping[str, Any], y_n: np.ndarray) -> np.ndarray:
         found, source, loss = [], x["source_loss"], np.exp(y_n)
-        for E_source, E in grid((0.0, 0.2, 0.4, 0.6, 0.8, 0.95), (0.0, 0.2, 0.4, 0.6, 0.8, 0.95)) * [source.min(), loss.min()]:
+        for E_source, E in grid((0.0, 0.2, 0.4, 0.6, 0.75, 0.88), (0.0, 0.2, 0.4, 0.6, 0.8, 0.95)) * [source.min(), loss.min()]:
             kappa, K = np.polyfit(np.log(source - E_source), np.log(loss - E), 1)
             found.append([K, kappa, E_source, E])
         return np.array(found)

@@ -5,7 +5,10 @@ r"""Loss of over-trained models from compute and tokens per parameter.   Gadre e
 The floor and the exponent do not depend on M: over-training moves a line in log-log, it does not turn it. Equal to Chinchilla's form
 with alpha = beta = 2 eta.
 
-Inputs: params N, tokens D.   Output: loss, nats per token.
+Small models at few tokens per parameter can spend most of a run in warm-up. With a column warmup_tokens, D is what the same area under a
+schedule without warm-up would take: D (1 - w/2) for w = warm-up / D < 1, else D / (2 w). (Not in the paper; it leaves w = 0 as it is.)
+
+Inputs: params N, tokens D, optionally warmup_tokens.   Output: loss, nats per token.
 """
 
 from __future__ import annotations
@@ -28,7 +31,11 @@ class OverTraining(PowerSum):
         """table is not needed."""
 
     def prepare(self, table: Columns) -> dict[str, np.ndarray]:
-        size, data = np.log(table["params"]), np.log(table["tokens"])
+        tokens = np.asarray(table["tokens"], float)
+        if "warmup_tokens" in table:
+            share = np.asarray(table["warmup_tokens"], float) / tokens
+            tokens = tokens * np.where(share < 1, 1 - share / 2, 0.5 / np.maximum(share, 1))
+        size, data = np.log(table["params"]), np.log(tokens)
         compute, ratio = np.log(6) + size + data, data - size
         return {"size": ratio - compute, "data": -ratio - compute}
 

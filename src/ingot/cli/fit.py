@@ -1,0 +1,172 @@
+"""Fit a scaling law to measured runs.
+
+Prints the estimates with their intervals, what held-out predictions erred by how far they reached, and reasons for doubt. Columns are those
+that the law reads ('ingot parts scaling.form/chinchilla' tells); --columns maps or computes them.
+
+$ ingot fit chinchilla points.csv --columns tokens=flop/6/params --save fit.json
+$ ingot fit chinchilla points.csv --columns tokens=flop/6/params --without-highest 5 --interval bootstrap --draws 4000
+$ ingot fit data_mixing mixtures.csv.gz --where model=70M --where step=30000 --by valid_domain --save fits.json
+$ ingot fit multi_power curves.csv --columns run=schedule --where model_millions=25
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ._output import Output
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("law", metavar="LAW", help="a form: chinchilla, over_training, data_mixing, multi_power, ... ('ingot parts scaling.form')")
+    parser.add_argument("points", metavar="POINTS.csv", type=Path, help="measurements, a row for each (also .csv.gz)")
+    parser.add_argument("--columns", metavar="NAME=COLUMN", action="append", default=[], help="name a column, or compute it: tokens=flop/6/params; several with commas")
+    parser.add_argument("--where", metavar="COLUMN=VALUE", action="append", default=[], help="keep such rows; also !=, <, >, <=, >=")
+    parser.add_argument("--without-highest", metavar="K", type=int, default=0, help="leave out the K rows of highest loss (diverged runs)")
+    parser.add_argument("--by", metavar="COLUMN", help="fit every value of this column by itself")
+    parser.add_argument("--fixed", metavar="NAME=VALUE", action="append", default=[], help="a coefficient that is known")
+    parser.add_argument("--prior", metavar="NAME=VALUE:DEVIATION", action="append", default=[], help="a coefficient that is roughly known (relative deviation for positive ones)")
+    parser.add_argument("--knob", metavar="NAME=VALUE", action="append", default=[], help="a knob of the form")
+    parser.add_argument("--delta", type=float, help="Huber threshold on the residual; by default as published, else from the residuals")
+    parser.add_argument("--level", type=float, default=0.9, help="of the intervals (0.9)")
+    parser.add_argument("--interval", choices=("profile", "bootstrap", "none"), default="profile", help="how intervals are found (profile)")
+    parser.add_argument("--draws", type=int, default=400, help="bootstrap draws (400)")
+    parser.add_argument("--no-backtest", action="store_true", help="skip the held-out predictions")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", metavar="FIT.json", type=Path, help="keep the fit for 'ingot predict'")
+
+
+def run(arguments: argparse.Namespace, output: Output) -> int:
+    from ..core.errors import UserError
+    from ..scaling.table import read, take, where
+
+    _check(arguments)
+    table = where(read(arguments.points), arguments.where)
+    if arguments.without_highest:
+        loss = table.get("loss")
+        if loss is None or loss.dtype.kind != "f":
+            raise UserError("--without-highest wants a column 'loss' of numbers")
+        table = take(table, loss.argsort().argsort() < len(loss) - arguments.without_highest)
+    if arguments.by is None:
+        groups = {"": table}
+    elif arguments.by not in table:
+        raise UserError(f"no column {arguments.by!r} to fit by; there are {', '.join(table)}")
+    else:
+        groups = {str(value): take(table, table[arguments.by] == value) for value in dict.fromkeys(table[arguments.by].tolist())}
+    fits = {name: _fit(arguments, rows) for name, rows in groups.items()}
+    for name, one in fits.items():
+        show(name, one, output)
+    if arguments.save:
+        _save(fits, arguments)
+        output.note(f"saved: {arguments.save}")
+    answers = {name: _answer(one, groups[name], arguments) for name, one in fits.items()}
+    output.result(answers[""] if arguments.by is None else {"by": arguments.by, "fits": answers})
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from ..core.errors import UserError
+
+    if not 0 < arguments.level < 1:
+        raise UserError(f"--level wants a number between 0 and 1, got {arguments.level:g}")
+    if arguments.draws < 0 or arguments.without_highest < 0:
+        raise UserError("--draws and --without-highest want numbers of at least 0")
+
+
+def pairs(words: list[str], flag: str) -> dict[str, str]:
+    """NAME=VALUE words, several in one with commas."""
+    from ..core.errors import UserError
+
+    found = {}
+    for word in (piece for text in words for piece in text.split(",") if piece):
+        name, equals, value = word.partition("=")
+        if not equals or not name or not value:
+            raise UserError(f"{flag} wants NAME=VALUE, got {word!r}")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def number(text: str, flag: str) -> float:
+    """A number from the command line."""
+    from ..core.errors import UserError
+
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{flag} wants a number, got {text!r}") from None
+
+
+def _fit(arguments: argparse.Namespace, table: Any) -> Any:
+    from ..scaling import fit
+
+    prior = {}
+    for name, value in pairs(arguments.prior, "--prior").items():
+        middle, _, deviation = value.partition(":")
+        prior[name] = (number(middle, "--prior"), number(deviation or "?", "--prior NAME=VALUE:DEVIATION"))
+    return fit(
+        arguments.law, table, columns=pairs(arguments.columns, "--columns"), knobs={name: _value(value) for name, value in pairs(arguments.knob, "--knob").items()},
+        fixed={name: number(value, "--fixed") for name, value in pairs(arguments.fixed, "--fixed").items()}, prior=prior, delta=arguments.delta,
+        level=arguments.level, interval=arguments.interval, draws=arguments.draws, backtest=not arguments.no_backtest, seed=arguments.seed,
+    )  # fmt: skip
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _answer(one: Any, table: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+    return one.as_dict() | {"frontier": _frontier(one)}
+
+
+def _frontier(one: Any) -> dict[str, Any]:
+    """Exponent a of N_opt = k C^a by each approach that the data allow."""
+    from ..core.errors import UserError
+    from ..scaling import envelope, isoflop
+
+    if not {"params", "tokens"} <= set(one.law.inputs) or one.law.output != "loss" or "lr" in one.law.inputs:
+        return {}
+    found: dict[str, Any] = {}
+    if {"alpha", "beta"} <= set(one.estimates) and one.form == "chinchilla":
+        found["parametric"] = {"exponent": one.estimates["beta"] / (one.estimates["alpha"] + one.estimates["beta"])}
+    params, loss = one.table["params"], one.table["loss"]
+    for name, approach in (("isoflop", isoflop), ("envelope", envelope)):
+        try:
+            frontier = approach(params, 6 * params * one.table["tokens"], loss, level=one.level)
+            found[name] = {"exponent": frontier.exponent, "interval": frontier.interval, "budgets": len(frontier.compute_m)}
+        except UserError:
+            continue
+    return found
+
+
+def show(name: str, one: Any, output: Output) -> None:
+    """The fit as people read it."""
+    head = f"{one.form}{f' ({name})' if name else ''}: {one.error['n']} points, mean error {one.error['mean']:.2%}, worst {one.error['worst']:.2%}, R2 {one.error['r2']:.4f}"
+    output.print(head, "")
+    output.table(("coefficient", "estimate", f"{one.level:.0%} interval", ""), [(key, f"{value:.5g}", *_ends(one, key)) for key, value in one.estimates.items()])
+    for key, value in _frontier(one).items():
+        output.print(f"N_opt ~ C^{value['exponent']:.3f} by {key}" + (f" ({value['interval'][0]:.3f} to {value['interval'][1]:.3f})" if "interval" in value else ""))
+    if one.backtest:
+        output.print("", "held-out predictions, by how far they reached beyond their data:")
+        output.table(("reach", "n", "mean error", "worst", "bias"), [
+            (f"{part['from']:g} to {part['to']:g}", part["n"], f"{part['mean']:.2%}", f"{part['worst']:.2%}", f"{part['bias']:+.2%}") for part in one.backtest
+        ])  # fmt: skip
+    output.print(*(f"doubt: {doubt}" for doubt in one.doubts), "")
+
+
+def _ends(one: Any, key: str) -> tuple[str, str]:
+    if key in one.fixed:
+        return "fixed", ""
+    return tuple(f"{end:.5g}" for end in one.intervals[key]) if key in one.intervals else ("", "")  # type: ignore[return-value]
+
+
+def _save(fits: dict[str, Any], arguments: argparse.Namespace) -> None:
+    if arguments.by is None:
+        fits[""].save(arguments.save)
+        return
+    whole = {name: one.as_json() for name, one in fits.items()}
+    arguments.save.write_text(json.dumps({"kind": "ingot scaling fits", "by": arguments.by, "fits": whole}), encoding="utf-8")

@@ -1,0 +1,103 @@
+"""ingot fit and ingot predict, from a csv to an answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ingot.cli import main
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scaling") / "points.csv"
+    N, D = np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(1e9, 1e11, 6))
+    loss = (1.8 + 480 * N**-0.35 + 2100 * D**-0.37) * np.exp(0.003 * np.random.default_rng(0).normal(size=N.shape))
+    rows = [f"{n},{6 * n * d},{value},{'x' if n < 5e7 else 'y'}" for n, d, value in zip(N.ravel(), D.ravel(), loss.ravel())]
+    path.write_text("\n".join(["size,flop,loss,family", *rows, "1e8,6e18,9.0,x"]) + "\n")
+    return path
+
+
+FIT = ["--columns", "params=size,tokens=flop/6/size", "--without-highest", "1", "--draws", "40"]
+
+
+@pytest.fixture(scope="module")
+def saved(points: Path) -> Path:
+    path = points.parent / "fit.json"
+    assert main(["fit", "chinchilla", str(points), *FIT, "--save", str(path)]) == 0
+    return path
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_fit_answers_in_json(points: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, "fit", "chinchilla", str(points), *FIT)
+    low, high = found["intervals"]["alpha"]
+    assert low < found["estimates"]["alpha"] < high
+    assert found["error"]["n"] == 36 and found["backtest"] and "parametric" in found["frontier"]
+
+
+def test_fit_prints_intervals_past_and_doubts(points: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "chinchilla", str(points), *FIT]) == 0
+    shown = capsys.readouterr().out
+    assert "90% interval" in shown and "held-out predictions" in shown and "N_opt ~ C^" in shown
+
+
+def test_fit_by_group(points: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, "fit", "kaplan", str(points), *FIT[:-2], "--draws", "0", "--no-backtest", "--by", "family", "--where", "loss<8")
+    assert set(found["fits"]) == {"x", "y"}
+
+
+def test_predict_a_budget(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, "predict", str(saved), "--budget", "1e22flops")
+    assert found["low"] < found["value"] < found["high"]
+    assert found["reach"] > 1 and "off by" in found["past"]["note"]
+    assert 6 * found["choice"]["params"] * found["choice"]["tokens"] == pytest.approx(1e22)
+    assert main(["predict", str(saved), "--at", "params=1e8,tokens=2e9"]) == 0
+    assert "within the range" in capsys.readouterr().out
+
+
+def test_predict_a_crossing(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert answer(capsys, "predict", str(saved), "--against", str(saved))["crossing_draws"] is not None
+
+
+def test_predict_the_rest_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a ledger; lines of other kinds and a restart's repeated steps are read past."""
+    step = np.arange(100, 5001, 100)
+    loss = 2.6 + 0.6 * (3e-4 * step) ** -0.45
+    lines = [{"kind": "start"}, *({"kind": "step", "step": int(s), "lr": 3e-4, "loss": float(value)} for s, value in zip(step, loss)), {"kind": "step", "step": 5000, "lr": 3e-4, "loss": float(loss[-1])}]
+    (tmp_path / "ledger.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    found = answer(capsys, "predict", "--job", str(tmp_path), "--until", "10000", "--law", "annealing")
+    assert found["step"][-1] == 10000
+    assert found["loss"][-1] == pytest.approx(2.6 + 0.6 * (3e-4 * 10000) ** -0.45, rel=0.01)
+    annealed = answer(capsys, "predict", "--job", str(tmp_path), "--until", "10000", "--anneal-from", "8000")
+    assert annealed["loss"][-1] < found["loss"][-1]
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["fit", "chinchila", "{points}"], "Did you mean 'chinchilla'"),
+    (["fit", "chinchilla", "{points}"], "needs the columns params, tokens"),
+    (["fit", "chinchilla", "none.csv"], "cannot read none.csv"),
+    (["fit", "chinchilla", "{points}", "--columns", "params"], "NAME=VALUE"),
+    (["fit", "chinchilla", "{points}", "--where", "loss<0"], "no row meets"),
+    (["fit", "chinchilla", "{points}", "--level", "2"], "between 0 and 1"),
+    (["predict", "{points}"], "cannot read"),
+    (["predict", "{saved}"], "wants --budget or --at"),
+    (["predict", "{saved}", "--budget", "3h"], "FLOPs"),
+    (["predict"], "wants a FIT.json"),
+    (["predict", "--job", "nowhere"], "cannot read"),
+])  # fmt: skip
+def test_wrong_input_is_one_line_and_status_2(words: list[str], message: str, points: Path, saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main([word.format(points=points, saved=saved) for word in words]) == 2
+    said = capsys.readouterr().err
+    assert message in said and "Traceback" not in said

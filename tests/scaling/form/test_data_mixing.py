@@ -1,0 +1,34 @@
+"""Mixtures of training domains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ingot.core.errors import UserError
+from ingot.scaling.fit import Fit, fit
+from ingot.scaling.table import read, take, where
+
+
+def test_recovers_its_coefficients(recovered: Callable[..., Fit], designs: dict[str, dict[str, Any]]) -> None:
+    found = recovered("data_mixing")
+    assert found.estimates == pytest.approx(designs["data_mixing"]["truth"], rel=2e-3)
+
+
+def test_unseen_mixtures(shared_data: Path) -> None:
+    """One validation domain of RedPajama mixtures at 70 M parameters: every fifth run held out, within 1 %."""
+    table = where(read(shared_data / "scaling" / "data_mixing_redpajama_70m_160m.csv.gz"), ["model=70M", "step=30000", "valid_domain=Wikipedia_en"])
+    held = np.arange(len(table["loss"])) % 5 == 0
+    found = fit("data_mixing", take(table, ~held), draws=0, interval="none", backtest=False)
+    assert np.abs(found(take(table, held)) / table["loss"][held] - 1).mean() < 0.01
+
+
+def test_shares_must_add_up() -> None:
+    with pytest.raises(UserError, match="not to 1"):
+        fit("data_mixing", {"mix_a": np.full(9, 0.5), "mix_b": np.full(9, 0.1), "loss": np.full(9, 2.0)})
+    with pytest.raises(UserError, match="at least two columns"):
+        fit("data_mixing", {"params": np.ones(9), "loss": np.full(9, 2.0)})
