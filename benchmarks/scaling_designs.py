@@ -66,7 +66,7 @@ DESIGNS: dict[str, dict[str, Any]] = {
             "truth": {"a": -0.082, "b": -0.072, "c": 0.009, "d": 1.41, "E_start": 1.847, "E_max": 314.478}},
     "joint_moe": {"table": cross(params=np.geomspace(3e7, 2.7e9, 6), tokens=np.geomspace(1e9, 1e11, 6), experts=(1, 2, 4, 8, 16, 32)), "sigma": 0.003,
                   "truth": {"c": 1.6, "a": 0.55, "b": 0.6, "alpha": -0.3, "beta": -0.3, "delta": -0.25, "omega": 0.05, "gamma": 0.02, "zeta": -0.01}},
-    "loss_to_loss": {"table": {"source_loss": np.geomspace(2.05, 6.5, 40)}, "truth": {"K": 1.1, "kappa": 0.9, "E_source": 1.6, "E": 1.2}, "sigma": 0.003},
+    "loss_to_loss": {"table": {"source_loss": np.geomspace(1.75, 7.0, 50)}, "truth": {"K": 1.1, "kappa": 0.9, "E_source": 1.3, "E": 1.2}, "sigma": 0.002},
     "downstream": {"table": {"loss": np.linspace(1.9, 3.8, 40)}, "truth": {"floor": 0.25, "ceiling": 0.85, "k": 4.0, "L_0": 2.7}, "sigma": 0.008},
     "average_error": {"table": {"loss": np.linspace(2.0, 4.5, 40)}, "truth": {"epsilon": 0.857, "k": 2.21, "gamma": 0.715}, "sigma": 0.004},
 }  # fmt: skip

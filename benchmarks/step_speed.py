@@ -71,8 +71,9 @@ def dump_rows(recipe: Path, folder: Path, steps: int) -> Path:
     """The rows of the run in order, for the peer; prepares the store, so that no timed run does."""
     import os
 
-    import ingot
     import numpy as np
+
+    import ingot
 
     os.chdir(folder)
     run = ingot.build(ingot.load_recipe(recipe), runs=folder / "runs")

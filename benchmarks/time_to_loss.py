@@ -30,8 +30,9 @@ def setting(folder: Path) -> dict[str, Any]:
     """Rows and validation parts of the shipped recipe's own store, as arrays for the peer."""
     import os
 
-    import ingot
     import numpy as np
+
+    import ingot
 
     os.chdir(folder)
     recipe = ingot.load_recipe(ROOT / "recipes/text/fast_small.yaml", overrides("tokens"))

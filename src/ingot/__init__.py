@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .build.run import Run as Run
     from . import build as build
+    from .build.run import Run as Run
     from .build.run import open_run as open_run
     from .core.recipe import load as load_recipe
 

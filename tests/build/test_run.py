@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import ingot
 import pytest
 import torch
+
+import ingot
 from ingot.core.errors import UserError
 
 STAGE = {"stages": {0: {}}}
@@ -147,3 +148,9 @@ def test_starting_from_weights_keeps_the_lineage(tiny_recipe: Any, tmp_path: Pat
     assert second.parents[0]["step"] == 2
     with pytest.raises(UserError, match="nothing to start from"):
         _ = ingot.build(tiny_recipe(name="third"), start_from=str(tmp_path / "nowhere")).model
+
+
+def test_what_belongs_to_the_machine_may_change_on_resume(tiny_recipe: Any) -> None:
+    ingot.build(tiny_recipe({"stages": {0: {"budget": "6 steps"}}})).train(StopAt(2))
+    again = ingot.build(tiny_recipe({"stages": {0: {"budget": "6 steps"}}, "micro_rows": 2, "checkpoint": {"keep_last": 1}}))
+    assert again.train()["step"] == 6

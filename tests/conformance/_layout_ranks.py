@@ -6,6 +6,7 @@ Each rank leaves FOLDER/NAME-RANK.json; rank 0 leaves FOLDER/NAME.safetensors wi
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import sys
@@ -42,7 +43,7 @@ def window(rank: int, ranks: int) -> list[dict[str, torch.Tensor]]:
     """Two micro-batches of this rank's share of the rows; where it ends early, of padding."""
     tokens = torch.randint(4, VOCABULARY, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
     mine, found = torch.tensor_split(torch.arange(ROWS), ranks)[rank], []
-    size = -(-(-(-ROWS // ranks)) // 2)
+    size = math.ceil(math.ceil(ROWS / ranks) / 2)
     for rows in (mine[:size], mine[size:]):
         real = torch.arange(size) < len(rows)
         rows = torch.cat([rows, torch.zeros(size - len(rows), dtype=torch.int64)])

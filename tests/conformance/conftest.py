@@ -72,9 +72,15 @@ def cases(slot: str) -> list[Case]:
     return [Case(slot, name, given, number) for name in parts_in(slot) for number, given in enumerate(KNOBS.get((slot, name), [{}]))]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slots(*names): the slots of the suite that the test is about")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
-        metafunc.parametrize("case", [case for slot in metafunc.module.SLOTS for case in cases(slot)], ids=str)
+        marker = metafunc.definition.get_closest_marker("slots")
+        slots = marker.args if marker else metafunc.module.SLOTS
+        metafunc.parametrize("case", [case for slot in slots for case in cases(slot)], ids=str)
 
 
 def randomize(module: nn.Module, seed: int = 0) -> nn.Module:

@@ -42,7 +42,7 @@ def test_every_token_is_in_one_row(case: Any, sizes: list[int]) -> None:
     assert np.bincount(spans.row, weights=spans.length).max() <= SEQUENCE
     times = np.zeros(sum(sizes), dtype=int)
     for start, length in zip(spans.start.tolist(), spans.length.tolist()):
-        assert 0 <= start and start + length <= len(times)
+        assert start >= 0 and start + length <= len(times)
         times[start : start + length] += 1
     assert (times == 1).all()
 

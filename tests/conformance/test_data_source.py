@@ -124,7 +124,7 @@ def test_an_order_is_pure_and_seekable(make: Any) -> None:
     built = make()
     if not hasattr(built, "order"):
         return
-    lengths = {name: 40 for name in built.sources}
+    lengths = dict.fromkeys(built.sources, 40)
     rows = np.arange(500)
     source, ordinal = built.order(lengths, 32).locate(rows)
     for start in (0, 123, 499):

@@ -37,7 +37,7 @@ def test_nothing_is_lost(make: Any) -> None:
 def test_ids_lie_in_the_vocabulary_and_specials_stay_out(make: Any) -> None:
     tokenizer = make()
     ids = np.concatenate([np.asarray(item, dtype=np.int64) for item in tokenizer.encode(TEXTS)])
-    assert 0 <= ids.min() and ids.max() < tokenizer.vocabulary
+    assert ids.min() >= 0 and ids.max() < tokenizer.vocabulary
     assert tokenizer.specials["end"] == tokenizer.end < tokenizer.vocabulary
     assert len(set(tokenizer.specials.values())) == len(tokenizer.specials) and not np.isin(ids, list(tokenizer.specials.values())).any()
     assert tokenizer.decode([*ids[:20].tolist(), tokenizer.end]) == tokenizer.decode(ids[:20])

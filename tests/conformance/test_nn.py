@@ -16,7 +16,9 @@ from ingot.core.resolve import spec
 from ingot.nn.context import Cache, Context
 
 SLOTS = ["nn.mixer", "nn.feedforward", "nn.norm", "nn.block", "nn.linear", "nn.position", "nn.embedding", "model.encoder"]
-MIXING = {"nn.mixer", "nn.block", "model.encoder"}
+MIXING = ["nn.mixer", "nn.block", "model.encoder"]
+TAKES_VECTORS = [slot for slot in SLOTS if slot != "nn.embedding"]
+COMPILED = [slot for slot in TAKES_VECTORS if slot != "nn.position"]  # blocks, and what they hold
 WIDTH, LENGTH, ROWS, OUTPUTS = 16, 12, 3, 10
 WIRING = {"width": WIDTH, "linear": spec("nn.linear", "dense"), "layer": 0, "depth": 2, "sequence": LENGTH, "head_dim": 8, "vocabulary": 19,
           "norm": spec("nn.norm", "rms"), "dropout": 0.2, "inputs": WIDTH, "outputs": OUTPUTS, "bias": True, "axes": ("hidden", "width"), "role": "matrix"}  # fmt: skip
@@ -120,24 +122,22 @@ def test_a_row_does_not_depend_on_the_others(case: Any, layer: Layer) -> None:
         torch.testing.assert_close(alone, whole[rows], rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slots(*TAKES_VECTORS)
 def test_a_position_sees_what_it_may(case: Any, layer: Layer) -> None:
     """Causal parts do not look ahead; parts that do not mix positions look nowhere else."""
     x = values()
     other = x.clone()
     other[:, 7] = values(seed=2)[:, 7]
-    if case.slot == "nn.embedding":
-        pytest.skip("an embedding is given numbers, not vectors")
     before, after = layer(x, context_of()), layer(other, context_of())
     changed = (before - after).abs().amax(dim=(0, 2)) > 1e-12
     assert not changed[:7].any() and changed[7]
     assert changed[8] == (case.slot in MIXING)
 
 
+@pytest.mark.slots(*MIXING)
 @pytest.mark.parametrize("causal", [True, False])
 def test_segments_do_not_leak(case: Any, layer: Layer, causal: bool) -> None:
     """A document within a row is computed as if it were alone; padding gives numbers."""
-    if case.slot not in MIXING:
-        pytest.skip("does not mix positions")
     layer.eval()
     x, segments = values(), torch.tensor([1] * 5 + [2] * 5 + [0] * 2).expand(ROWS, -1)
     whole = layer(x, context_of(segments=segments, causal=causal))
@@ -146,9 +146,8 @@ def test_segments_do_not_leak(case: Any, layer: Layer, causal: bool) -> None:
     torch.testing.assert_close(whole[:, :5], layer(x[:, :5], context_of(length=5, causal=causal)), rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slots(*COMPILED)
 def test_compiles_to_one_graph(case: Any, randomized: Any) -> None:
-    if case.slot in ("nn.embedding", "nn.position"):
-        pytest.skip("blocks are compiled, and what they hold")
     plain = randomized(Layer(case))
     x, segments = values(torch.float32), torch.tensor([[1] * 12, [1] * 5 + [2] * 7, [1] * 9 + [0] * 3])
     expected = plain(x, context_of(segments=segments))
@@ -164,9 +163,8 @@ def test_compiles_to_one_graph(case: Any, randomized: Any) -> None:
         assert float((gradient - wanted[name]).norm() / wanted[name].norm()) < 1e-5, name
 
 
+@pytest.mark.slots(*TAKES_VECTORS)
 def test_recomputed_activations_give_the_same_gradients(case: Any, layer: Layer) -> None:
-    if case.slot == "nn.embedding":
-        pytest.skip("has no activations to recompute")
     x = values().requires_grad_()
     wanted = gradients(layer, layer(x, context_of()))
     wanted_x, x.grad = x.grad, None
@@ -193,6 +191,7 @@ def test_touches_no_global_randomness(case: Any, layer: Layer) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.slots("nn.mixer")
 def test_a_cache_gives_what_the_whole_gives(case: Any, layer: Layer) -> None:
     if not getattr(case.target, "caches", False):
         pytest.skip("keeps no cache")

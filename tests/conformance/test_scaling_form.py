@@ -69,5 +69,5 @@ def test_intervals_cover(name: str) -> None:
     """90 % intervals, 200 data sets: between 83 and 97 % for every coefficient (three standard errors around 85 to 95 %)."""
     design = DESIGNS[name]
     found = coverage(name, design["table"], design["truth"], sigma=design["sigma"], draws=200, knobs=design.get("knobs"))
-    assert 0.83 <= found["lowest"] and found["highest"] <= 0.97, found["coverage"]
+    assert found["lowest"] >= 0.83 and found["highest"] <= 0.97, found["coverage"]
     assert found["all_starts_agree"] == 1.0

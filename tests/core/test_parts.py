@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from ingot.core.parts import Entry, load, part, parts_in, signature
 
 

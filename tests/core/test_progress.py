@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ingot.core.progress import Progress, next_moment
 from ingot.core.quantities import Quantity
 

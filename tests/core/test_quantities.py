@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ingot.core.quantities import Batch, Budget, Quantity, parse_quantity
 from pydantic import TypeAdapter, ValidationError
+
+from ingot.core.quantities import Batch, Budget, Quantity, parse_quantity
 
 
 @pytest.mark.parametrize(("text", "value", "unit"), [

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ingot.core.errors import UserError
 from ingot.core.parts import Positive, Slot, Spec, plain, section, signature, walk_specs
 from ingot.core.progress import Moment

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ingot.cli import main
 from ingot.core.recipe import dump
 
@@ -27,6 +28,8 @@ class Ingot:
 
     def __init__(self, capfd: pytest.CaptureFixture[str]):
         self.capfd = capfd
+
+    fingerprint = staticmethod(fingerprint)
 
     def __call__(self, *argv: object) -> tuple[int, str, str]:
         self.capfd.readouterr()

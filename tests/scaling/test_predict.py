@@ -92,8 +92,14 @@ def test_best_mixture_of_two_domains() -> None:
         best_mixture(fits, most={"a": 0.3, "b": 0.3})
 
 
-def test_rate_and_batch(simulate: Simulate) -> None:
-    found = rate_and_batch(fit("batch_lr", simulate("batch_lr", 0.0005), knobs={"within": 10.0}, draws=50, backtest=False), params=5e8, tokens=2e10)
+def test_rate_and_batch(simulate: Simulate, chinchilla: Fit) -> None:
+    bowl = fit("batch_lr", simulate("batch_lr", 0.0005), knobs={"within": 10.0}, draws=50, backtest=False)
+    found = rate_and_batch(bowl, params=5e8, tokens=2e10)
+    assert rate_and_batch(bowl, budget=6e19, params=5e8).choice == pytest.approx(found.choice)
+    best = optimum(chinchilla, 1e20).choice
+    assert rate_and_batch(bowl, budget=1e20, sizes=chinchilla).choice == rate_and_batch(bowl, **best).choice
+    with pytest.raises(UserError, match="wants params and tokens"):
+        rate_and_batch(bowl, budget=1e20)
     assert found.choice["lr"] == pytest.approx(1.79 * 5e8**-0.713 * 2e10**0.307, rel=0.03)
     assert found.choice["batch"] == pytest.approx(0.58 * 2e10**0.571, rel=0.03)
     assert found.choice_interval["lr"][0] < found.choice["lr"] < found.choice_interval["lr"][1]

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from ..core.errors import Problem, UserError
-from ..core.parts import Spec, load, signature, walk_specs
+from ..core.errors import Problem, UserError, shown
+from ..core.parts import Spec, load, plain, signature, walk_specs
 from ..core.quantities import Quantity
-from ..core.recipe import Keys, Recipe
+from ..core.recipe import Recipe, keys_of
 from ..core.resolve import nearest, try_resolve
 from ..core.seams import SLOTS
 from .schema import RunSection, Stage
 
 
-def resolve_run(recipe: Recipe) -> RunSection:
-    """The recipe as sections and Specs. Raises UserError with every problem."""
-    section, problems = check(recipe)
+def resolve_run(recipe: Recipe, folder: Path | None = None) -> RunSection:
+    """The recipe as sections and Specs. folder: also see whether the files it names are there. Raises UserError with every problem."""
+    section, problems = check(recipe, folder)
     if problems:
         raise UserError(problems)
     assert section is not None
     return section
 
 
-def check(recipe: Recipe) -> tuple[RunSection | None, list[Problem]]:
-    """Values first; then, if they all hold, the rules between parts."""
+def check(recipe: Recipe, folder: Path | None = None) -> tuple[RunSection | None, list[Problem]]:
+    """Values first; then, if they all hold, the rules between parts. folder: where relative paths start; None looks at no file."""
     section, problems = try_resolve(recipe, RunSection)
     if problems or section is None:
         return None, problems
-    return section, list(_between(recipe, section))
+    return section, list(_between(recipe, section, folder))
 
 
 def batch_rows(batch: Quantity, sequence: int) -> int:
@@ -37,13 +38,13 @@ def batch_rows(batch: Quantity, sequence: int) -> int:
     return round(batch.value / sequence) if batch.unit == "tokens" else round(batch.value)
 
 
-def _between(recipe: Recipe, run: RunSection) -> Iterator[Problem]:
+def _between(recipe: Recipe, run: RunSection, folder: Path | None) -> Iterator[Problem]:
     def problem(path: str, message: str, hint: str = "") -> Problem:
-        keys: Keys = tuple(int(word) if word.isdigit() else word for word in path.split("."))
+        keys = keys_of(path)
         suffix = "   [command line]" if recipe.by_command_line(keys) else ""
         return Problem(path, message + suffix, recipe.origin(keys), hint)
 
-    context = {"width": run.model.width, "sequence": run.data.sequence, "precision": run.precision, "run": run}
+    context = {"width": run.model.width, "sequence": run.data.sequence, "precision": run.precision, "run": run, "folder": folder}
     for path, spec in walk_specs(run):
         info = SLOTS.get(spec.slot)
         expected = signature(spec.target)
@@ -52,7 +53,8 @@ def _between(recipe: Recipe, run: RunSection) -> Iterator[Problem]:
             yield problem(path, f"part {spec.name!r} asks for wiring {', '.join(strange)}, which {spec.slot} does not provide", expected.where)
         for message in _own(spec, context):
             yield problem(path, message)
-    if run.data.tokenizer is None and hasattr(run.data.train.target, "shards") and not getattr(run.model.embedding.target, "tokenizer", None):
+    texts = any(spec.slot == "data.source" and hasattr(spec.target, "shards") for _, spec in run.data.train.walk())
+    if run.data.tokenizer is None and texts and not getattr(run.model.embedding.target, "tokenizer", None):
         yield problem("data.tokenizer", "texts need a tokenizer: bytes, bpe or pretrained")
     if isinstance(run.layout, Spec) and run.layout.name == "fsdp":
         for index, stage in enumerate(run.stages):
@@ -60,6 +62,13 @@ def _between(recipe: Recipe, run: RunSection) -> Iterator[Problem]:
                 yield problem(f"stages.{index}.objective", "another objective cannot be entered under fsdp; use replicate, or a second run with --from")
     if not run.stages:
         yield problem("stages", "needs at least one stage")
+    if not run.name.strip(". ") or len(run.name) > 100 or any(letter in "/\\" or not letter.isprintable() for letter in run.name):
+        yield problem("name", f"names the run's folder and cannot be {shown(run.name)}")
+    for path, data in [("data", run.data), *((f"stages.{index}.data", stage.data) for index, stage in enumerate(run.stages) if stage.data is not None)]:
+        if data.validation is not None and data.holdout:
+            yield problem(f"{path}.holdout", "validation and holdout both say what to validate on; give one")
+        if data.holdout == 1:
+            yield problem(f"{path}.holdout", "wants a share below 1: something must be left to train on")
     for index, stage in enumerate(run.stages):
         yield from _stage(run, stage, f"stages.{index}", problem)
 
@@ -73,30 +82,34 @@ def _own(spec: Spec, context: dict[str, Any]) -> Iterator[str]:
 def _stage(run: RunSection, stage: Stage, path: str, problem: Any) -> Iterator[Problem]:
     if stage.budget.value <= 0:
         yield problem(f"{path}.budget", "wants a budget above 0")
+    for name in {spec.name for spec in stage.hooks}:
+        if sum(spec.name == name for spec in stage.hooks) > 1:
+            yield problem(f"{path}.hooks", f"{name!r} is there twice; a hook works once")
     data = stage.data or run.data
     if stage.batch.unit != "audio_seconds" and batch_rows(stage.batch, data.sequence) < 1:
         yield problem(f"{path}.batch", f"{stage.batch} is less than one row of {data.sequence} tokens")
     if isinstance(run.micro_rows, int) and batch_rows(stage.batch, data.sequence) < run.micro_rows and not path.endswith("0"):
         yield problem("micro_rows", f"{run.micro_rows} rows are more than the global batch of {path}")
-    objective = stage.objective or run.model.objective
     for knob in stage.schedule:
-        head, _, rest = knob.partition(".")
-        if knob == "batch":
-            continue
-        if head == "objective":
-            known = list(signature(objective.target).knobs)
-            missing = rest not in known
-        elif head == "hooks":
-            name, _, rest = rest.partition(".")
-            hook = next((hook for hook in stage.hooks if hook.name == name), None)
-            known = list(signature(hook.target).knobs) if hook else [item.name for item in stage.hooks]
-            missing = hook is None or rest not in known
-        else:
-            known = list(signature(stage.optimizer.target).knobs)
-            missing = head not in known or bool(rest)
-        if missing:
-            near = nearest(rest or head, known) or f"There are: {', '.join(known)}"
-            yield problem(f"{path}.schedule.{knob}", f"no such knob to schedule. {near}")
+        if knob != "batch" and (message := _unschedulable(run, stage, knob)):
+            yield problem(f"{path}.schedule.{knob}", message)
+
+
+def _unschedulable(run: RunSection, stage: Stage, knob: str) -> str:
+    """Why a knob cannot be scheduled, or nothing."""
+    head, _, rest = knob.partition(".")
+    owner: Spec | None = stage.optimizer
+    name = knob
+    if head == "objective":
+        owner, name = stage.objective or run.model.objective, rest
+    elif head == "hooks":
+        wanted, _, name = rest.partition(".")
+        owner = next((hook for hook in stage.hooks if hook.name == wanted), None)
+    known = list(signature(owner.target).knobs) if owner else [hook.name for hook in stage.hooks]
+    if owner is None or name not in known:
+        return f"no such knob to schedule. {nearest(name or head, known) or 'There are: ' + ', '.join(known)}"
+    value = owner.knobs[name]
+    return "" if isinstance(value, int | float) and not isinstance(value, bool) else f"only a number can be scheduled; the knob is {shown(plain(value))}"
 
 
 def part_of(slot: str, name: str) -> Any:

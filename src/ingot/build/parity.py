@@ -8,6 +8,7 @@ Gradients are compared, tensor by tensor, because AdamW hides a gradient of the 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def window_gradients(run: Run, accumulation: int | None = None, start: int = 0) 
 
 def whole(tensor: Tensor) -> Tensor:
     """A copy on the CPU, gathered where the tensor is sharded."""
-    found: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[operator]
+    found: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return found.detach().cpu().clone().contiguous()
 
 
@@ -160,7 +161,8 @@ def launch(arguments: list[str], ranks: int, result: Path, limit: float = 3600.0
     if not result.exists():
         words = [log.read_text(errors="replace").strip().splitlines() for log in logs]
         last = next((lines[-1] for lines, child in zip(words, children, strict=True) if lines and child.returncode not in (0, -9)), "it ended without a word")
-        raise RunError(f"the gradient on {ranks} ranks could not be computed: {last}")
+        reason = re.sub(r"^[\w.]+(Error|Exception): ", "", last)
+        raise RunError(f"the gradient on {ranks} ranks could not be computed: {reason}")
 
 
 def main(recipe: str, folder: str, accumulations: str) -> None:

@@ -32,6 +32,9 @@ from .schema import Data, RunSection
 from .session import train
 from .start import adopt, load_start
 
+# What may change between a run's start and its resuming: where and how it runs and reports, not what it computes.
+OF_THE_MACHINE = {"layout", "micro_rows", "device", "memory", "price_per_hour", "log", "compile", "checkpoint"}
+
 
 class Run:
     """A recipe brought to life, piece by piece as each is needed: section, data, model, checkpoints; train, evaluate, generate.
@@ -260,7 +263,7 @@ def build(recipe: Recipe | str | Path, *, runs: str | Path = "runs", start_from:
     if start_from and start_from.startswith("hf:"):
         for line in adopt(recipe, start_from):
             (echo or (lambda text: None))(line)
-    section = resolve_run(recipe)
+    section = resolve_run(recipe, Path.cwd())
     folder = Path(runs) / section.name
     run = Run(section, folder, start_from=start_from, echo=echo)
     refuse_changed(run)
@@ -276,7 +279,8 @@ def refuse_changed(run: Run) -> None:
         before = yaml.safe_load(stored.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise RunError(f"{stored} cannot be read: {error}") from None
-    changes = difference(before, json.loads(json.dumps(run.resolved)))
+    now = {key: value for key, value in json.loads(json.dumps(run.resolved)).items() if key not in OF_THE_MACHINE}
+    changes = difference({key: value for key, value in before.items() if key not in OF_THE_MACHINE}, now)
     if changes:
         raise UserError([Problem("", f"the run {run.folder} exists with another recipe; resume needs the same one (or choose another name=)"),
                          *(Problem("", f"  {line}") for line in changes[:20])])  # fmt: skip

@@ -10,8 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ..core.errors import RunError
 from ..core.recipe import dump
 from ..ledger.ledger import Ledger

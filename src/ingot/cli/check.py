@@ -9,6 +9,7 @@ $ ingot check recipes/text/gpt_tiny.yaml stages.0.optimizer.lr=3e-4
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from . import _recipe
 from ._output import Output
@@ -22,7 +23,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     from ..build.check import check
     from ..core.errors import UserError
 
-    _, problems = check(_recipe.read(arguments))
+    _, problems = check(_recipe.read(arguments), Path.cwd())
     if problems:
         raise UserError(problems)
     output.print(f"{arguments.recipe}{' --tiny' * arguments.tiny}: no errors.")

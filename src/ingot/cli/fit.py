@@ -56,11 +56,11 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     else:
         groups = {str(value): take(table, table[arguments.by] == value) for value in dict.fromkeys(table[arguments.by].tolist())}
     fits = {name: _fit(arguments, rows) for name, rows in groups.items()}
-    for name, one in fits.items():
-        show(name, one, output)
     if arguments.save:
         _save(fits, arguments)
         output.note(f"saved: {arguments.save}")
+    for name, one in fits.items():
+        show(name, one, output)
     answers = {name: _answer(one, groups[name], arguments) for name, one in fits.items()}
     output.result(answers[""] if arguments.by is None else {"by": arguments.by, "fits": answers})
     return 0

@@ -19,10 +19,13 @@ from ._output import Output
 
 
 def counts(text: str) -> list[int]:
-    """``1,2,5``; argparse shows the name of this function when it is something else."""
-    found = [int(word) for word in text.split(",")]
+    """``1,2,5``."""
+    try:
+        found = [int(word) for word in text.split(",")]
+    except ValueError:
+        found = []
     if not found or min(found) < 1:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"wants whole numbers above 0 such as 1,2,5, got {text!r}")
     return list(dict.fromkeys(found))
 
 

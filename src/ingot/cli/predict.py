@@ -5,6 +5,7 @@ Every answer says how far it reaches beyond the fitted data and what past predic
 $ ingot predict fit.json --budget 1e21flops
 $ ingot predict fit.json --at params=1e9,tokens=2e10
 $ ingot predict fit.json --budget 1e21flops --against other.json
+$ ingot predict rates.json --budget 1e21flops --sizes fit.json
 $ ingot predict mixing.json --mixture --most mix_github=0.2
 $ ingot predict --job runs/gpt_tiny --until 24000 --anneal-from 20000
 """
@@ -25,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("fit", nargs="?", metavar="FIT.json", type=Path, help="what 'ingot fit --save' wrote")
     parser.add_argument("--budget", metavar="FLOPS", help="such as 1e21flops: the best sizes and their loss")
     parser.add_argument("--at", metavar="NAME=VALUE", action="append", default=[], help="inputs of the law, such as params=1e9,tokens=2e10")
+    parser.add_argument("--sizes", metavar="FIT.json", type=Path, help="with --budget and a fit of batch_lr: the law that tells the best sizes")
     parser.add_argument("--against", metavar="OTHER.json", type=Path, help="where this law and another cross")
     parser.add_argument("--along", default="budget", metavar="NAME", help="with --against: the input along which they cross (budget)")
     parser.add_argument("--mixture", action="store_true", help="the shares that make the loss lowest (fits of data_mixing)")
@@ -83,9 +85,10 @@ def point(arguments: argparse.Namespace, fit: Any, output: Output) -> int:
     if not inputs and arguments.budget is None:
         raise UserError(f"wants --budget or --at with {', '.join(fit.law.inputs)}")
     if hasattr(fit.law, "optimum"):
-        if set(inputs) != {"params", "tokens"}:
-            raise UserError("the best learning rate and batch want --at params=...,tokens=...")
-        answer = rate_and_batch(fit, level=arguments.level, **inputs)
+        if unknown := [name for name in inputs if name not in ("params", "tokens")]:
+            raise UserError(f"the best learning rate and batch are asked at params and tokens, not {', '.join(unknown)}")
+        sizes = _load(arguments.sizes)[0].get("") if arguments.sizes is not None else None
+        answer = rate_and_batch(fit, budget=arguments.budget, sizes=sizes, level=arguments.level, **inputs)
     else:
         answer = predict(fit, budget=arguments.budget, level=arguments.level, **inputs)
         output.print(f"{fit.law.output} {answer.value:.4f}   ({answer.level:.0%}: {answer.low:.4f} to {answer.high:.4f})")

@@ -22,8 +22,22 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
-        head = "  ".join(part for part in (self.origin, f"{self.where}: {self.message}" if self.where else self.message) if part)
+        head = one_line("  ".join(part for part in (self.origin, f"{self.where}: {self.message}" if self.where else self.message) if part))
         return f"{head}\n  {self.hint}" if self.hint else head
+
+
+def one_line(text: str) -> str:
+    """Words that may come from a file, fit for one line: what cannot be printed is escaped."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def shown(value: object, most: int = 120) -> str:
+    """A value as an error shows it; a long one is cut."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply; a number of too many digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 class IngotError(Exception):

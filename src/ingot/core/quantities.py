@@ -18,6 +18,8 @@ from typing import Annotated, Any
 from pydantic import GetPydanticSchema
 from pydantic_core import PydanticCustomError, core_schema
 
+from .errors import shown
+
 _COUNT = {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _NOUN = {
     "token": "tokens", "row": "rows", "image": "rows", "example": "rows", "sequence": "rows", "clip": "rows", "pair": "rows",
@@ -50,13 +52,15 @@ def parse_quantity(text: Any) -> Quantity:
         return text
     match = _SHAPE.match(text) if isinstance(text, str) else None
     if match is None:
-        raise ValueError(f"wants an amount with its unit, such as '20M tokens' or '30 min', got {text!r}")
+        raise ValueError(f"wants an amount with its unit, such as '20M tokens' or '30 min', got {shown(text)}")
     number, prefix, noun, audio = match.groups()
     value = float(number.replace("_", ""))
+    if value > 1e100:
+        raise ValueError(f"wants an amount that can be spent, got {shown(text)}")
     if audio:
         seconds = _SECONDS.get(noun) or _SECONDS.get(noun.removesuffix("s"))
         if seconds is None:
-            raise ValueError(f"wants a length of audio such as '2 h audio', got {text!r}")
+            raise ValueError(f"wants a length of audio such as '2 h audio', got {shown(text)}")
         return Quantity(value * seconds, "audio_seconds")
     if noun == "%":
         return Quantity(value / 100, "fraction")
@@ -64,14 +68,14 @@ def parse_quantity(text: Any) -> Quantity:
         return Quantity(value * _BYTES[prefix + noun], "bytes")
     if not prefix and noun in _BYTES:
         return Quantity(value * _BYTES[noun], "bytes")
-    if not prefix and noun.lower() in _SECONDS or noun.lower().removesuffix("s") in _SECONDS and noun:
+    if (not prefix and noun.lower() in _SECONDS) or (noun.lower().removesuffix("s") in _SECONDS and noun):
         scale = _SECONDS.get(noun.lower()) or _SECONDS[noun.lower().removesuffix("s")]
         return Quantity(value * scale, "seconds")
     singular = noun.lower().removesuffix("s")
     if singular in _NOUN:
         return Quantity(value * _COUNT[prefix or ""], _NOUN[singular])
     known = "tokens, rows (or images, examples), steps, epochs, flops, s/min/h/d, h audio, KiB/MiB/GiB, %"
-    raise ValueError(f"has no known unit in {text!r}; the units are {known}")
+    raise ValueError(f"has no known unit in {shown(text)}; the units are {known}")
 
 
 def _quantity_type(wanted: str, *units: str) -> Any:
@@ -83,9 +87,9 @@ def _quantity_type(wanted: str, *units: str) -> Any:
         except ValueError as error:
             raise PydanticCustomError("quantity", "{message}", {"message": str(error)}) from None
         if quantity.unit not in units:
-            raise PydanticCustomError("quantity", "{message}", {"message": f"wants {wanted}, got {value!r}"})
+            raise PydanticCustomError("quantity", "{message}", {"message": f"wants {wanted}, got {shown(value)}"})
         if quantity.value < 0:
-            raise PydanticCustomError("quantity", "{message}", {"message": f"wants an amount of at least 0, got {value!r}"})
+            raise PydanticCustomError("quantity", "{message}", {"message": f"wants an amount of at least 0, got {shown(value)}"})
         return quantity
 
     schema = core_schema.no_info_plain_validator_function(validate, serialization=core_schema.to_string_ser_schema())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,15 @@ from typing import Any
 
 import yaml
 
-from .errors import Problem, UserError
+from .errors import Problem, UserError, shown
 
 Keys = tuple[str | int, ...]
+LARGEST = 512 * 1024  # bytes of a recipe file
+
+
+def keys_of(path: str) -> Keys:
+    """A dotted path as keys: ``stages.0.batch``."""
+    return tuple(int(word) if word.isascii() and word.isdigit() and len(word) < 10 else word for word in path.split("."))
 
 
 @dataclass
@@ -41,6 +48,7 @@ class Recipe:
 
 
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")}
+_TREES = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -92,13 +100,15 @@ def _convert(node: yaml.Node, loader: _Loader, keys: Keys, marks: dict[Keys, str
     origin = f"{name}:{node.start_mark.line + 1}"
     if keys and keys not in marks:
         marks[keys] = origin
+    if isinstance(node, yaml.CollectionNode) and node.tag not in _TREES:
+        raise UserError([Problem(".".join(map(str, keys)), f"a recipe holds plain data, not {shown(node.tag)}", origin)])
     if isinstance(node, yaml.MappingNode):
         result: dict[Any, Any] = {}
         for key_node, value_node in node.value:
             key = loader.construct_object(key_node)
             key_origin = f"{name}:{key_node.start_mark.line + 1}"
             if not isinstance(key, str | int) or isinstance(key, bool):
-                raise UserError([Problem(".".join(map(str, keys)), f"keys are words, got {key!r}", key_origin)])
+                raise UserError([Problem(".".join(map(str, keys)), f"keys are words, got {shown(key)}", key_origin)])
             if key in result:
                 raise UserError([Problem(".".join(map(str, (*keys, key))), "is written twice", key_origin)])
             marks[(*keys, key)] = key_origin
@@ -110,7 +120,10 @@ def _convert(node: yaml.Node, loader: _Loader, keys: Keys, marks: dict[Keys, str
         return node.value
     if node.tag not in _PLAIN:
         raise UserError([Problem(".".join(map(str, keys)), f"a recipe holds plain data, not {node.tag}", origin)])
-    return loader.construct_object(node)
+    value = loader.construct_object(node)
+    if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise UserError([Problem(".".join(map(str, keys)), "holds half of a surrogate pair, which is not text", origin)])
+    return value
 
 
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = (), *, tiny: bool = False) -> Recipe:
@@ -136,25 +149,30 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = (), *, tiny:
 
 def _load_chain(path: Path, below: tuple[Path, ...]) -> Recipe:
     name = path.name
-    if path.resolve() in below:
+    place = Path(os.path.realpath(path))
+    if place in below:
         raise UserError([Problem("based_on", "the parents of this recipe form a circle", name)])
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise UserError([Problem("", f"is larger than {LARGEST:,} bytes, which no recipe is", str(path))])
+        text = data.decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError([Problem("", f"no recipe file at {path}")]) from None
     except UnicodeDecodeError as error:
         raise UserError([Problem("", f"is not UTF-8 text (byte {error.start})", name)]) from None
-    except OSError as error:
-        raise UserError([Problem("", f"cannot be read: {error.strerror or error}", str(path))]) from None
+    except (OSError, ValueError) as error:
+        raise UserError([Problem("", f"cannot be read: {getattr(error, 'strerror', None) or error}", str(path))]) from None
     child = parse(text, name)
     parent_name = child.tree.pop("based_on", None)
     if parent_name is None:
         return child
     if not isinstance(parent_name, str):
-        raise UserError([Problem("based_on", f"wants the file name of one recipe, got {parent_name!r}", child.origin(("based_on",)))])
+        raise UserError([Problem("based_on", f"wants the file name of one recipe, got {shown(parent_name)}", child.origin(("based_on",)))])
     if not (path.parent / parent_name).is_file():
         raise UserError([Problem("based_on", f"no recipe file at {path.parent / parent_name}", child.origin(("based_on",)))])
-    parent = _load_chain(path.parent / parent_name, (*below, path.resolve()))
+    parent = _load_chain(path.parent / parent_name, (*below, place))
     parent.tree.pop("name", None)
     return Recipe(merge_keys(parent.tree, child.tree), parent.marks | child.marks)
 
@@ -186,10 +204,13 @@ def merge_keys(base: dict[Any, Any], over: dict[Any, Any]) -> dict[Any, Any]:
 def _override(recipe: Recipe, item: str) -> Problem | None:
     key, equals, text = item.partition("=")
     if not equals or not key.strip():
-        return Problem(item, "an override is written key=value", "command line")
-    keys: Keys = tuple(int(word) if word.isdigit() else word for word in key.strip().split("."))
+        return Problem(shown(item).strip("'"), "an override is written key=value", "command line")
+    keys = keys_of(key.strip())
+    if len(keys) > 50:
+        return Problem(shown(key), "no recipe is nested so deeply", "command line")
     try:
-        value = parse(f"value: {text}" if text.strip() else "value: null", "command line").tree["value"]
+        tree = parse(f"value: {text}" if text.strip() else "value: null", "command line").tree
+        value = tree["value"] if len(tree) == 1 else text
     except UserError:
         value = text
     patch: Any = value

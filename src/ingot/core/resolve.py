@@ -13,7 +13,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
-from .errors import Problem, UserError
+from .errors import Problem, UserError, shown
 from .parts import Signature, SlotOf, Spec, load, parts_in, signature
 from .recipe import Keys, Recipe
 
@@ -65,12 +65,12 @@ class _Resolver:
             return self.union(value, arguments, keys)
         if origin is list and holds_parts(annotation):
             if not isinstance(value, list):
-                return self.fail(keys, f"wants a list, got {value!r}")
+                return self.fail(keys, f"wants a list, got {shown(value)}")
             items = [self.value(item, arguments[0], (*keys, index)) for index, item in enumerate(value)]
             return _MISSING if any(item is _MISSING for item in items) else items
         if origin is dict and holds_parts(annotation):
             if not isinstance(value, dict):
-                return self.fail(keys, f"wants a mapping of names, got {value!r}")
+                return self.fail(keys, f"wants a mapping of names, got {shown(value)}")
             pairs = {str(key): self.value(item, arguments[1], (*keys, key)) for key, item in value.items()}
             return _MISSING if any(item is _MISSING for item in pairs.values()) else pairs
         return self.plain(value, annotation, keys)
@@ -103,7 +103,7 @@ class _Resolver:
             name, knobs = value, {}
         if not isinstance(name, str) or name not in known:
             near = nearest(name, known)
-            return self.fail(keys, f"no part named {name!r} in {slot}. {near or 'It has: ' + ', '.join(known)}")
+            return self.fail(keys, f"no part named {shown(name)} in {slot}. {near or 'It has: ' + ', '.join(known)}")
         try:
             target = load(slot, name)
         except UserError as error:
@@ -115,7 +115,7 @@ class _Resolver:
 
     def section(self, value: Any, target: Any, keys: Keys) -> Any:
         if not isinstance(value, dict):
-            return self.fail(keys, f"wants a mapping with {', '.join(signature(target).knobs)}; got {value!r}")
+            return self.fail(keys, f"wants a mapping with {', '.join(signature(target).knobs)}; got {shown(value)}")
         resolved = self.knobs(value, signature(target), keys)
         return _MISSING if resolved is _MISSING else target(**resolved)
 
@@ -125,9 +125,9 @@ class _Resolver:
         hint = "" if owner else f"{expected}     {expected.where}"
         for name in given:
             if name not in expected.knobs:
-                shown = "this section" if owner else expected.target.__name__
+                whose = "this section" if owner else expected.target.__name__
                 near = nearest(str(name), expected.knobs)
-                self.fail((*keys, name) if owner else keys, f"{shown} takes no {str(name)!r}. {near or 'It takes: ' + (', '.join(expected.knobs) or 'nothing')}", hint, "" if owner else str(name))
+                self.fail((*keys, name) if owner else keys, f"{whose} takes no {shown(str(name))}. {near or 'It takes: ' + (', '.join(expected.knobs) or 'nothing')}", hint, "" if owner else str(name))
         resolved = {}
         for name, (annotation, default) in expected.knobs.items():
             if name in given:
@@ -145,20 +145,20 @@ class _Resolver:
         try:
             adapter = _adapter(annotation)
             if isinstance(value, bool) and not _admits(annotation, bool):
-                return self.fail(keys, f"wants {wants(annotation)}, got {value!r}")
+                return self.fail(keys, f"wants {wants(annotation)}, got {shown(value)}")
             return adapter.validate_python(value)
         except ValidationError as error:
             first = error.errors()[0]
             inner = (*keys, *(item for item in first["loc"] if isinstance(item, int))) if get_origin(annotation) in (list, dict, tuple) else keys
             if first["type"] == "quantity":
                 return self.fail(inner, str(first["msg"]))
-            return self.fail(inner, f"wants {wants(annotation)}, got {value!r}")
+            return self.fail(inner, f"wants {wants(annotation)}, got {shown(value)}")
 
 
 @cache
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
     try:
-        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True, str_strip_whitespace=True))
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True, str_strip_whitespace=True, allow_inf_nan=False))
     except (PydanticUserError, PydanticSchemaGenerationError):
         return TypeAdapter(annotation)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import RunError, UserError
+from ..core.errors import Problem, RunError, UserError
 from ..core.parts import Spec, load, signature
 from ..core.seams import Document, Shard, Tokenizer
 from .mix import Mixture
@@ -160,6 +160,10 @@ def _texts(shards: list[Shard], holdout: float) -> Iterator[str]:
         readers = going
 
 
+def _names(shards: list[Shard]) -> str:
+    return f"{shards[0].name} {f'and {len(shards) - 1} more ' if len(shards) > 1 else ''}" if shards else ""
+
+
 @dataclass
 class _Opener:
     tokenizer: Any
@@ -173,7 +177,8 @@ class _Opener:
         rows = {name: self._rows(source, train.get(name), "train") for name, source in plan.sources.items()}
         empty = [name for name, item in rows.items() if not len(item)]
         if empty:
-            raise UserError(f"data source {', '.join(empty)} has nothing left to train on{f' after holding out {self.holdout:g}' if self.holdout else ''}")
+            after = f" after holding out {self.holdout:g}" if self.holdout else ""
+            raise UserError([Problem(f"data source {name}", f"{_names(plan.shards.get(name, []))}has nothing to train on{after or ': it is empty'}") for name in empty])
         mixture = plan.order({name: len(item) for name, item in rows.items()}, self.sequence) if plan.order else None
         stream = Stream(rows, self.seed, mixture)
         held, counts = self._validation(plan, other, train, validation)

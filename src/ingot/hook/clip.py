@@ -28,7 +28,10 @@ class Clip:
     def grads(self, state: Any) -> dict[str, float]:
         """Clip state.model's gradients in place; logs the norm that they had before."""
         weights = [weight for weight in state.model.parameters() if weight.grad is not None]
-        norm = total_norm([weight.grad for weight in weights], self.norm)
+        known = getattr(state, "extra", {}).get("gradient_norm") if self.norm == 2.0 else None  # the loop has just computed it
+        if known is not None and known <= self.max_norm:
+            return {"grad_norm": known}
+        norm = total_norm([weight.grad for weight in weights], self.norm) if known is None else torch.tensor(known)
         # sharded and plain gradients cannot be scaled in one call
         for sharded in (False, True):
             clip_grads_with_norm_([weight for weight in weights if isinstance(weight.grad, DTensor) == sharded], self.max_norm, norm)

@@ -13,6 +13,7 @@ import torch
 
 ROWS, WIDTH = 4096, 1536
 MEASUREMENTS = 10
+PATIENCE = 1.5  # seconds after which a slow or busy machine is measured no further
 
 
 def matmul_rate(device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16) -> float:
@@ -26,9 +27,11 @@ def matmul_rate(device: torch.device | str = "cpu", dtype: torch.dtype = torch.b
 @cache
 def _matmul_rate(device: str, dtype: torch.dtype, threads: int) -> float:
     left, right = (torch.full(shape, 0.5, device=device, dtype=dtype) for shape in ((ROWS, WIDTH), (WIDTH, WIDTH)))
+    times: list[float] = []
     with torch.no_grad():
-        best = min(_seconds(left, right) for _ in range(MEASUREMENTS + 1))
-    return 2.0 * ROWS * WIDTH * WIDTH / best
+        while len(times) <= MEASUREMENTS and sum(times) < PATIENCE:
+            times.append(_seconds(left, right))
+    return 2.0 * ROWS * WIDTH * WIDTH / min(times)
 
 
 def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:

@@ -54,7 +54,7 @@ class Muon(StatefulOptimizer):
         scale: Literal["original", "match_rms_adamw"] = "original",
         iterations: Positive[int] = STEPS,
         iteration_dtype: Literal["auto", "bf16", "fp32"] = "auto",
-        rest: Slot["optim"] = REST,  # noqa: F821, UP037
+        rest: Slot["optim"] = REST,
     ):
         groups = normal_groups(params)
         matrices = [chosen for group in groups if (chosen := _select(group, matrices=True))["params"]]

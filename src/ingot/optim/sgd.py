@@ -10,7 +10,7 @@ Shapes: u, m, g as w.   State: one tensor per weight, none without momentum.   C
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -35,9 +35,14 @@ class SGD(StatefulOptimizer):
         nesterov: bool = False,
         weight_decay: NonNegative[float] = 0.0,
     ):
-        if nesterov and not momentum:
-            raise UserError("SGD: nesterov needs momentum above 0")
+        for message in self.check({"momentum": momentum, "nesterov": nesterov}, {}):
+            raise UserError(message)
         super().__init__(prepare_groups(params, lr=lr, weight_decay=weight_decay), {"momentum": momentum, "nesterov": nesterov})
+
+    @staticmethod
+    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
+        if knobs["nesterov"] and not knobs["momentum"]:
+            yield "SGD: nesterov needs momentum above 0"
 
     def state_layout(self, axes: Axes | None, shape: tuple[int, ...]) -> dict[str, Layout]:
         return {"momentum": "elementwise"} if self.defaults["momentum"] else {}

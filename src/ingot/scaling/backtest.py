@@ -8,6 +8,7 @@ turn, at reach 1.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ class Held:
     def bins(self) -> list[dict[str, float]]:
         """By reach: from, to (of the last: the farthest there was), n, mean (absolute error), worst, bias, rms."""
         found = []
-        for low, high in zip(EDGES, EDGES[1:]):
+        for low, high in pairwise(EDGES):
             error = self.error_m[(self.reach_m >= low) & (self.reach_m < high)]
             if len(error):
                 size = np.abs(error)

@@ -28,7 +28,7 @@ def _setting(table: Mapping[str, Any]) -> np.ndarray | None:
 def _rates_at_the_edge(table: Mapping[str, Any], output: str) -> Iterator[str]:
     """The best learning rate or batch of a setting is the smallest or largest that was tried."""
     setting = _setting(table)
-    if setting is None or output not in table or "run" in table and "step" in table:
+    if setting is None or output not in table or ("run" in table and "step" in table):
         return
     loss = np.asarray(table[output], float)
     for name in ("lr", "batch"):
@@ -93,3 +93,18 @@ def of_fit(form: Form, theta_P: np.ndarray, intervals: Mapping[str, tuple[float,
         top = scale_n >= np.quantile(scale_n, 0.8)
         if top.sum() >= 5 and np.abs(r_n[top]).max() > 1e-9 and stats.wilcoxon(r_n[top]).pvalue < 0.001:
             yield f"the largest fifth of the data lies {'above' if np.median(r_n[top]) > 0 else 'below'} the law: extrapolation will lean the same way"
+
+
+def uneven(form: Form, intervals: Mapping[str, tuple[float, float]], draws_KP: np.ndarray, level: float) -> Iterator[str]:
+    """Errors that differ over the data: profile intervals take them as alike, bootstrap draws do not."""
+    if len(draws_KP) < 100:
+        return
+    ends = np.quantile(draws_KP, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+    wider = []
+    for index, coefficient in enumerate(form.coefficients):
+        low, high = intervals[coefficient.name]
+        width = float(coefficient.inward(high) - coefficient.inward(low)) if high > low > 0 or not coefficient.log else 0.0
+        if 0 < width < np.inf and np.ptp(ends[:, index]) > 1.5 * width:
+            wider.append(coefficient.name)
+    if wider:
+        yield f"bootstrap intervals of {', '.join(wider)} are more than 1.5 times as wide: errors differ over the data; prefer interval='bootstrap'"

@@ -19,7 +19,7 @@ from ..core.errors import UserError
 from ..core.parts import parts_in
 from ..core.resolve import nearest, spec
 from .backtest import backtest as run_backtest
-from .doubts import of_fit, of_table
+from .doubts import of_fit, of_table, uneven
 from .form._base import Form
 from .interval import draw, noise, profile
 from .solve import Problem, Solution, from_all_starts, huber, solve
@@ -150,7 +150,8 @@ def fit(
     scale_n = law.scale(table)
     held = run_backtest(problem, scale_n, np.asarray(table["run"]) if "run" in table else None) if backtest else None
     r_n = problem.y_n - law.predict(theta_P[None], problem.x)[0]
-    doubts = [*of_table(table, law.output), *of_fit(law, theta_P, intervals, fixed or {}, r_n, scale_n, bool(best.converged_K[0]))]
+    doubts = [*of_table(table, law.output), *of_fit(law, theta_P, intervals, fixed or {}, r_n, scale_n, bool(best.converged_K[0])),
+              *(uneven(law, intervals, draws_KP, level) if interval == "profile" else ())]  # fmt: skip
     return Fit(
         form=form, knobs=dict(knobs or {}), estimates=_named(law, law.natural(theta_P)), intervals=intervals, level=level, theta=theta_P, draws=draws_KP,
         error=_error(problem, theta_P, best), backtest=held.bins() if held else [], doubts=doubts, fixed=dict(fixed or {}),

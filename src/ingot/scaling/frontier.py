@@ -9,6 +9,7 @@ each followed by N_opt = k C^a, D_opt = C / (6 N_opt); a with a Student interval
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import stats
@@ -35,7 +36,7 @@ def envelope(params: np.ndarray, flop: np.ndarray, loss: np.ndarray, *, windows:
     """Approach 1. A window counts only where its best run has smaller and larger models beside it, so that the minimum is inside."""
     edges = np.quantile(np.log(flop), np.linspace(0, 1, windows + 1))
     compute, best = [], []
-    for low, high in zip(edges, edges[1:]):
+    for low, high in pairwise(edges):
         rows = np.flatnonzero((np.log(flop) >= low) & (np.log(flop) <= high))
         if len(rows) >= 3:
             # Within a window more compute means less loss; the slope is taken out so that the window's end does not always win.

@@ -34,8 +34,9 @@ def noise(problem: Problem, r_Kn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     width_K1 = 0.9 * s_K1 * n**-0.2
     psi2_K = (np.clip(r_Kn, -delta, delta) ** 2).sum(1) / max(n - P, 1)
     inside_K = (stats.norm.cdf((delta - r_Kn) / width_K1) - stats.norm.cdf((-delta - r_Kn) / width_K1)).mean(1)
-    # Huber's correction for fitted residuals (1981, Eq. 7.6.12), where enough of them lie inside to estimate it.
-    small_K = 1 + P / n * (1 - inside_K) / np.maximum(inside_K, 0.5)
+    # Huber's correction for fitted residuals (1981, Eq. 7.6.12) is 1 + (P / n) (1 - m) / m. It holds near m = 0.8 and explodes for small m,
+    # where smoothing has widened the interval already: there half a coefficient's worth was right on 16 to 240 simulated points.
+    small_K = 1 + P / n * (1 - inside_K) * np.maximum(1.5 * inside_K, 0.5)
     return small_K**2 * psi2_K / np.maximum(inside_K, 1e-6), inside_K
 
 
@@ -44,7 +45,7 @@ def profile(problem: Problem, theta_KP: np.ndarray, *, y_Kn: np.ndarray | None =
 
     theta_KP: the best fits. Coefficients that are held fixed get their value twice.
     """
-    K, P = theta_KP.shape
+    K = len(theta_KP)
     y_Kn = np.broadcast_to(problem.y_n, (K, len(problem.y_n))) if y_Kn is None else y_Kn
     f_Kn, gradient_KPn = problem.form.gradient(theta_KP, problem.x)
     w_n = np.ones(y_Kn.shape[1]) if problem.w_n is None else problem.w_n

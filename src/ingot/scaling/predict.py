@@ -135,15 +135,29 @@ def _lowest(x_m: np.ndarray, y_Km: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x_m[at] + shift * h, mid - 0.125 * (left - right) ** 2 / bend
 
 
-def rate_and_batch(fit: Fit, *, params: float, tokens: float, level: float | None = None) -> Prediction:
-    """Best learning rate (the value) and batch in tokens, from a fit of batch_lr."""
+def rate_and_batch(fit: Fit, *, params: float | None = None, tokens: float | None = None, budget: float | str | None = None,
+                   sizes: Fit | None = None, level: float | None = None) -> Prediction:  # fmt: skip
+    """Best learning rate (the value) and batch in tokens, from a fit of batch_lr.
+
+    At params and tokens; or at a budget in FLOPs and one of them; or at a budget and the best sizes by another fit.
+    """
     law: Any = fit.law
     if not hasattr(law, "optimum"):
         raise UserError(f"{fit.form} knows no best learning rate; fit batch_lr")
+    if budget is not None and sizes is not None:
+        best = optimum(sizes, budget).choice
+        params, tokens = best["params"], best["tokens"]
+    elif budget is not None and (params is None) != (tokens is None):
+        params, tokens = params or flops(budget) / (6 * (tokens or 1.0)), tokens or flops(budget) / (6 * (params or 1.0))
+    if params is None or tokens is None:
+        raise UserError("the best learning rate wants params and tokens, or a budget with one of them or with a fit that tells the best sizes")
     level = level or fit.level
     lr_K, batch_K = law.optimum(np.concatenate([fit.theta[None], fit.draws]), params, tokens)
     ends = [0.5 - level / 2, 0.5 + level / 2]
-    pairs = {name: tuple(float(end) for end in np.quantile(values[1:], ends)) for name, values in (("lr", lr_K), ("batch", batch_K))}
+    pairs = {}
+    for name, values in (("lr", lr_K), ("batch", batch_K)):
+        low, high = np.quantile(values[1:] if len(values) > 1 else values, ends)
+        pairs[name] = (float(low), float(high))
     top = fit.scale()
     reach = 6 * params * tokens / top if top else None
     return Prediction(float(lr_K[0]), *pairs["lr"], level, {"params": params, "tokens": tokens}, reach, past(fit.backtest, reach or 1.0),

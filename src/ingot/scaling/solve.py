@@ -181,7 +181,7 @@ def from_all_starts(problem: Problem, *, y_Kn: np.ndarray | None = None, w_Kn: n
         starts_SP = np.where(problem.free_P, starts_SP, problem.prior[0])
     best = []
     for row in range(K):
-        own = {name: np.broadcast_to(array[row], (len(starts_SP), array.shape[1])) for name, array in (("y_Kn", y_Kn), ("w_Kn", w_Kn)) if array is not None}
+        own: dict[str, Any] = {name: np.broadcast_to(array[row], (len(starts_SP), array.shape[1])) for name, array in (("y_Kn", y_Kn), ("w_Kn", w_Kn)) if array is not None}
         rough = solve(problem, starts_SP, steps=8, **own)
         order = np.argsort(rough.objective_K)[:keep]
         fine = solve(problem, rough.theta_KP[order], **{name: array[order] for name, array in own.items()}, steps=600, tolerance=1e-11)

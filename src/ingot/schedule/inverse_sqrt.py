@@ -7,6 +7,9 @@ With a warm-up in absolute units the factor does not depend on the budget: a run
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from ..core.errors import UserError
 from ..core.parts import part
 from ..core.progress import Moment
@@ -16,7 +19,15 @@ from ..core.quantities import Span
 @part
 def inverse_sqrt(moment: Moment, *, warmup: Span = "1%") -> float:
     """Factor on the knob's value. Raises UserError for an empty warm-up, which would leave the decay without a scale."""
-    if not warmup.value:
-        raise UserError("inverse_sqrt needs a warmup above 0: the decay is measured in warm-ups")
+    for message in _check({"warmup": warmup}, {}):
+        raise UserError(message)
     through = moment.through(warmup)
     return through if through < 1 else through**-0.5
+
+
+def _check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
+    if not knobs["warmup"].value:
+        yield "inverse_sqrt needs a warmup above 0: the decay is measured in warm-ups"
+
+
+inverse_sqrt.check = _check  # type: ignore[attr-defined]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from ingot.scaling.fit import Fit, build
-from ingot.scaling.table import where
 
 
 def test_recovers_its_coefficients(recovered: Callable[..., Fit], designs: dict[str, dict[str, Any]]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def find_files(folder: Path, paths: Sequence[str], suffixes: Sequence[str] | Non
     found: list[Path] = []
     problems: list[Problem] = []
     for text in paths:
-        path = folder / Path(text).expanduser()
+        path = folder / os.path.expanduser(text)
         wanted = f" with suffix {' or '.join(suffixes)}" if suffixes else ""
         if path.is_file():
             found.append(path)
@@ -60,6 +61,19 @@ def find_files(folder: Path, paths: Sequence[str], suffixes: Sequence[str] | Non
     if problems:
         raise UserError(problems)
     return sorted(set(found))
+
+
+def absent(context: Mapping[str, Any], paths: Sequence[str]) -> Iterator[str]:
+    """Of a recipe's check: paths and patterns that are not there. Without a folder in the context nothing is looked at."""
+    folder = context.get("folder")
+    if folder is None:
+        return
+    if not paths:
+        yield "paths: names no file"
+    for text in paths:
+        path = folder / os.path.expanduser(text)
+        if not path.exists() and not (glob.has_magic(text) and next(glob.iglob(str(path), recursive=True), None)):
+            yield f"paths: no such file or directory: {path}"
 
 
 def _wanted(path: Path, suffixes: Sequence[str] | None) -> bool:

@@ -15,7 +15,7 @@ from ...core.parts import part
 from ...core.quantities import Bytes
 from ...core.resolve import nearest
 from ...core.seams import Document, Shard
-from ._files import bad, decode, file_shards, find_files, line_number, lines, text_id
+from ._files import absent, bad, decode, file_shards, find_files, line_number, lines, text_id
 from ._fingerprint import Range
 
 
@@ -27,6 +27,10 @@ class Jsonl:
     def __init__(self, folder: Path, *, paths: list[str], field: str = "text", id: str | None = None,
                  suffixes: list[str] | None = None, longest: Bytes = "256 MiB"):  # fmt: skip
         self.folder, self.paths, self.field, self.id, self.suffixes, self.longest = Path(folder), paths, field, id, suffixes, int(longest.value)
+
+    @staticmethod
+    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
+        yield from absent(context, knobs["paths"])
 
     def shards(self) -> list[Shard]:
         """Raises UserError for missing, unreadable or empty input."""
@@ -46,6 +50,8 @@ class Jsonl:
             row = json.loads(decode(line, at, offset))
         except json.JSONDecodeError as error:
             raise bad(at(), f"is not valid JSON: {error.msg} at column {error.colno}") from None
+        except ValueError:  # Python refuses to read numbers of thousands of digits
+            raise bad(at(), "holds a number of too many digits") from None
         except RecursionError:
             raise bad(at(), "is nested too deeply") from None
         if not isinstance(row, dict):

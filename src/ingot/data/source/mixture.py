@@ -9,7 +9,7 @@ In every window of 1,000 rows with constant weights each source's count is withi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,31 +37,19 @@ class Mixture:
     def __init__(self, folder: Path, *, sources: dict[str, Slot["data.source"]], weights: dict[str, NonNegative[float]] | None = None,
                  phases: list[Phase] | None = None, max_epochs: dict[str, Positive[float]] | None = None):  # fmt: skip
         self.specs, self.weights, self.phases, self.max_epochs = sources, weights, list(phases or []), max_epochs or {}
-        self._check()
-        self.sources = {name: spec.build(folder=folder) for name, spec in sources.items()}
-        nested = [name for name, source in self.sources.items() if hasattr(source, "order")]
-        if nested:
-            raise UserError([Problem(f"sources.{name}", "a mixture cannot hold a mixture: name its sources here") for name in nested])
-
-    def _check(self) -> None:
-        problems = [] if self.specs else [Problem("sources", "wants at least one source")]
-        tables = {"weights": self.weights or {}, "max_epochs": self.max_epochs} | {f"phases.{i}.weights": p.weights for i, p in enumerate(self.phases)}
-        for where, table in tables.items():
-            problems += [Problem(where, f"there is no source named {name!r}. {nearest(name, self.specs)}".strip()) for name in table if name not in self.specs]
-        for where, table in tables.items():
-            if where != "max_epochs" and table and not sum(table.values()) > 0:
-                problems.append(Problem(where, "wants at least one weight above 0"))
-        missing = [name for name in self.specs if self.weights is not None and name not in self.weights]
-        problems += [Problem("weights", f"gives no weight to source {name!r}; write 0 to leave it out") for name in missing]
-        if problems:
+        if problems := _problems(sources, weights, phases, max_epochs):
             raise UserError(problems)
+        self.sources = {name: spec.build(folder=folder) for name, spec in sources.items()}
+    @staticmethod
+    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
+        yield from map(str, _problems(**knobs))
 
     def order(self, lengths: Mapping[str, int], sequence: int) -> Order:
         """The mixture over sources of so many rows each. Raises UserError for phases that do not follow one another."""
         first = self.weights if self.weights is not None else {name: float(count) for name, count in lengths.items()}
         starts, weights = [0], [[first[name] for name in lengths]]
         for index, phase in enumerate(self.phases):
-            start = _row(phase, index, sequence)
+            start = _row(phase, sequence)
             if start < starts[-1] or (start == starts[-1] and index):
                 raise UserError([Problem(f"phases.{index}.start", f"wants a row after the phase before it, {starts[-1]:,}; got {start:,}")])
             share = [phase.weights.get(name, 0.0) for name in lengths]
@@ -74,7 +62,19 @@ class Mixture:
         return Order(starts, weights, caps)
 
 
-def _row(phase: Any, index: int, sequence: int) -> int:
-    if phase.start.unit not in ("rows", "tokens"):
-        raise UserError([Problem(f"phases.{index}.start", f"wants rows or tokens, got {phase.start}: the data order is a function of rows alone")])
+def _problems(sources: dict[str, Any], weights: dict[str, float] | None, phases: list[Phase] | None, max_epochs: dict[str, float] | None) -> list[Problem]:
+    """What can be known to be wrong before any source is read."""
+    problems = [] if sources else [Problem("sources", "wants at least one source")]
+    problems += [Problem(f"sources.{name}", "a mixture cannot hold a mixture: name its sources here") for name, spec in sources.items() if hasattr(spec.target, "order")]
+    shares = {"weights": weights or {}} | {f"phases.{i}.weights": phase.weights for i, phase in enumerate(phases or [])}
+    for where, table in (shares | {"max_epochs": max_epochs or {}}).items():
+        problems += [Problem(where, f"there is no source named {name!r}. {nearest(name, sources)}".strip()) for name in table if name not in sources]
+    problems += [Problem(where, "wants at least one weight above 0") for where, table in shares.items() if not sum(table.values()) > 0 and (table or where != "weights")]
+    missing = [name for name in sources if weights is not None and name not in weights]
+    problems += [Problem("weights", f"gives no weight to source {name!r}; write 0 to leave it out") for name in missing]
+    units = [(i, phase.start) for i, phase in enumerate(phases or []) if phase.start.unit not in ("rows", "tokens")]
+    return problems + [Problem(f"phases.{i}.start", f"wants rows or tokens, got {start}: the data order is a function of rows alone") for i, start in units]
+
+
+def _row(phase: Phase, sequence: int) -> int:
     return round(phase.start.value / (sequence if phase.start.unit == "tokens" else 1))

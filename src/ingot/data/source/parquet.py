@@ -14,7 +14,7 @@ from ...core.errors import missing_extra
 from ...core.parts import part
 from ...core.resolve import nearest
 from ...core.seams import Document, Shard
-from ._files import SHARD_BYTES, SizedShard, bad, find_files, text_id
+from ._files import SHARD_BYTES, SizedShard, absent, bad, find_files, text_id
 from ._fingerprint import Range, digest, fingerprints
 
 
@@ -24,6 +24,10 @@ class Parquet:
 
     def __init__(self, folder: Path, *, paths: list[str], column: str = "text", id: str | None = None, suffixes: list[str] = [".parquet"]):  # noqa: B006
         self.folder, self.paths, self.column, self.id, self.suffixes = Path(folder), paths, column, id, suffixes
+
+    @staticmethod
+    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
+        yield from absent(context, knobs["paths"])
 
     def shards(self) -> list[Shard]:
         """Raises UserError for missing, damaged or empty input, and for a missing column."""
@@ -88,7 +92,7 @@ def _opened(path: Path) -> Any:
     except ImportError:
         raise missing_extra("pyarrow", "data") from None
     try:
-        return pyarrow.parquet.ParquetFile(path)
+        return pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
     except (OSError, ValueError) as error:
         raise bad(path, f"is not a whole parquet file: {_line(error)}") from None
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ...core.parts import part
 from ...core.quantities import Bytes
 from ...core.seams import Document, Shard
-from ._files import bad, blocks, decode, file_shards, find_files, line_number, lines, text_id
+from ._files import absent, bad, blocks, decode, file_shards, find_files, line_number, lines, text_id
 from ._fingerprint import Range
 
 
@@ -24,6 +24,10 @@ class TextFiles:
     def __init__(self, folder: Path, *, paths: list[str], suffixes: list[str] | None = None,
                  document: Literal["file", "line", "blank_line"] = "file", longest: Bytes = "256 MiB"):  # fmt: skip
         self.folder, self.paths, self.suffixes, self.document, self.longest = Path(folder), paths, suffixes, document, int(longest.value)
+
+    @staticmethod
+    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
+        yield from absent(context, knobs["paths"])
 
     def shards(self) -> list[Shard]:
         """Raises UserError for missing, unreadable or empty input."""

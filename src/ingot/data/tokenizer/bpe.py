@@ -7,6 +7,7 @@ Training reads at most ``sample`` bytes, taken evenly from all shards, and holds
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import tokenizers
 
@@ -23,9 +24,9 @@ class Bpe(FastTokenizer):
 
     def __init__(self, texts: Callable[[], Iterator[str]], *, vocabulary: Positive[int] = 8192, sample: Bytes = "64 MiB",
                  specials: list[str] = ["mask"], sentinels: NonNegative[int] = 0, minimum: Positive[int] = 2):  # fmt: skip  # noqa: B006
-        names = ["end", *(name for name in specials if name != "end"), *(f"sentinel_{index}" for index in range(sentinels))]
-        if vocabulary < 256 + len(names):
-            raise UserError(f"data.tokenizer.vocabulary: wants at least {256 + len(names)} (256 bytes and {len(names)} specials), got {vocabulary}")
+        for message in self.check({"vocabulary": vocabulary, "specials": specials, "sentinels": sentinels}, {}):
+            raise UserError(message)
+        names = _names(specials, sentinels)
         inner = tokenizers.Tokenizer(tokenizers.models.BPE())
         inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         inner.decoder = tokenizers.decoders.ByteLevel()
@@ -36,6 +37,18 @@ class Bpe(FastTokenizer):
         )  # fmt: skip
         inner.train_from_iterator(_limited(texts(), int(sample.value)), trainer)
         super().__init__(inner, {name: inner.token_to_id(token_of(name)) for name in names}, splits=True)
+
+    @staticmethod
+    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
+        names = _names(knobs["specials"], knobs["sentinels"])
+        if knobs["vocabulary"] < 256 + len(names):
+            yield f"vocabulary wants at least {256 + len(names)} (256 bytes and {len(names)} specials), got {knobs['vocabulary']}"
+        if len(set(names)) < len(names) or not all(names):
+            yield "specials want names that are not empty, each once"
+
+
+def _names(specials: list[str], sentinels: int) -> list[str]:
+    return ["end", *(name for name in specials if name != "end"), *(f"sentinel_{index}" for index in range(sentinels))]
 
 
 def _limited(texts: Iterator[str], most: int) -> Iterator[str]:

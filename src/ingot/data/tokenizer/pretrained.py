@@ -6,6 +6,8 @@ The end, mask, padding and other special tokens are taken from the folder's conf
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,7 @@ class Pretrained(FastTokenizer):
     """path: file or folder, relative to the recipe. end: the token that closes a document, where it is not found by itself."""
 
     def __init__(self, folder: Path, *, path: str, end: str | None = None):
-        place = Path(folder) / Path(path).expanduser()
-        file = place / "tokenizer.json" if place.is_dir() else place
+        file = _place(folder, path)
         inner = read_tokenizer(file)
         specials = find_specials(inner, _declared(file.parent))
         if end is not None:
@@ -33,6 +34,18 @@ class Pretrained(FastTokenizer):
         if (file.parent / "ingot.json").is_file() and end is None:
             specials = json.loads((file.parent / "ingot.json").read_text(encoding="utf-8"))["specials"]
         super().__init__(inner, specials, splits=_is_byte_level(json.loads(inner.to_str())))
+
+
+    @staticmethod
+    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
+        folder = context.get("folder")
+        if folder is not None and not (file := _place(folder, knobs["path"])).is_file():
+            yield f"path: no such tokenizer file: {file}"
+
+
+def _place(folder: Path, path: str) -> Path:
+    place = Path(folder) / os.path.expanduser(path)
+    return place / "tokenizer.json" if place.is_dir() else place
 
 
 def _declared(folder: Path) -> dict[str, Any]:
