@@ -8,7 +8,6 @@ the rates at the median step.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _machine import write
 
 from ingot.core.resolve import spec
 from ingot.data.loader import Loader
@@ -74,9 +74,9 @@ def main() -> None:
                 seconds[name] += [step(windows) for _ in range(options.steps)]
         loader.close()
     middle = {name: statistics.median(values) for name, values in seconds.items()}
-    print(json.dumps({"microseconds_per_row": alone * 1e6, "rows_per_second_alone": 1 / alone,
-                      "rows_per_second": {name: options.rows / value for name, value in middle.items()},
-                      "ratio": middle["cached"] / middle["loader"]}, indent=1))  # fmt: skip
+    write("loader", {"microseconds_per_row": alone * 1e6, "rows_per_second_alone": 1 / alone,
+           "rows_per_second": {name: options.rows / value for name, value in middle.items()},
+           "ratio": middle["cached"] / middle["loader"]})  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ object; ``ratio`` is bare seconds over preparation seconds, medians; 1 means tha
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from _machine import write
 
 from ingot.core.resolve import spec
 from ingot.data.prepare import BATCH_BYTES, prepare
@@ -72,10 +73,10 @@ def main() -> None:
     processor = {name: statistics.median(used for _, used in values) for name, values in runs.items()}
     size = sum(len(text.encode()) for batch in texts for text in batch)
     middle = {name: statistics.median(values) for name, values in seconds.items()}
-    print(json.dumps({"bytes": size, "documents": sum(map(len, texts)), "shards": len(shards), "cores": os.cpu_count(), "seconds": seconds,
-                      "processor_seconds": processor, "processor_ratio": processor["encode_batch"] / processor["prepare"],
-                      "bytes_per_second": {name: size / value for name, value in middle.items()},
-                      "ratio": middle["encode_batch"] / middle["prepare"]}, indent=1))  # fmt: skip
+    write("prepare", {"bytes": size, "documents": sum(map(len, texts)), "shards": len(shards), "cores": os.cpu_count(), "seconds": seconds,
+           "processor_seconds": processor, "processor_ratio": processor["encode_batch"] / processor["prepare"],
+           "bytes_per_second": {name: size / value for name, value in middle.items()},
+           "ratio": middle["encode_batch"] / middle["prepare"]})  # fmt: skip
 
 
 if __name__ == "__main__":

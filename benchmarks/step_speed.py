@@ -25,7 +25,7 @@ RECIPE = {
     "name": "step_speed", "precision": "bf16", "micro_rows": 16, "anomaly": {"policy": "log"},
     "data": {"train": {"name": "jsonl", "paths": []}, "tokenizer": {"name": "bpe", "vocabulary": 8192}, "sequence": 256, "pack": {"name": "stream", "attend": "row"}},
     "model": {"width": 384, "embedding": "token", "objective": "causal_lm",
-              "encoder": {"name": "transformer", "depth": 6, "mixer": {"name": "attention", "heads": 6}, "feedforward": "gelu", "norm": "layer"}},
+              "encoder": {"name": "transformer", "depth": 6, "mixer": {"name": "attention", "heads": 6}, "feedforward": "relu2", "norm": "rms"}},
     "stages": [{"budget": "100 steps", "batch": "16 rows", "optimizer": {"name": "adamw", "lr": 6e-4, "weight_decay": 0.1}, "schedule": {"lr": {"name": "cosine", "warmup": "2%"}}, "hooks": ["clip"]}],
     "checkpoint": {"every": "100%", "keep_best": 0}, "log": {"tensorboard": False},
 }  # fmt: skip

@@ -73,7 +73,7 @@ def test_a_trained_tokenizer_is_kept_and_trained_again_for_other_texts(tmp_path:
 
 
 REFUSED = [
-    ({"holdout": 0.1, "train": spec("data.source", "text_files", paths=["a.txt"])}, "left no document to validate on|nothing left to train on"),
+    ({"holdout": 0.1, "train": spec("data.source", "text_files", paths=["a.txt"])}, "left no document to validate on|nothing to train on"),
     ({"holdout": 1.0}, "wants a share from 0 to below 1"),
     ({"tokenizer": None}, "needs a tokenizer"),
     ({"only_prepared": True}, "2 of 2 shards of the data are not prepared .*: run 'ingot prepare' first"),

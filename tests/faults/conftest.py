@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -91,7 +93,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "name": "tiny", "precision": "fp32", "compile": False, "micro_rows": 4,
             "data": {"train": {"name": "text_files", "paths": ["left", "right"]}, "holdout": 0.2, "tokenizer": "bytes", "sequence": 32},
             "model": {"width": 32, "embedding": "token", "objective": "causal_lm",
-                      "encoder": {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2}, "feedforward": "relu2", "norm": "rms"}},
+                      "encoder": {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2}, "feedforward": "swiglu", "norm": "rms"}},
             "stages": [{"budget": "6 steps", "batch": "4 rows", "optimizer": {"name": "adamw", "lr": 0.003}}],
             "evaluate": {"every": "100%", "rows": 4}, "checkpoint": {"every": "2 steps", "keep_last": 9}, "log": {"tensorboard": False},
         }  # fmt: skip
@@ -133,12 +135,11 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 def fill(folder: Path, leave: int = 0) -> Path:
     """Take all room on the disk of a folder but so many bytes."""
-    import os
-
     room = os.statvfs(folder)
     path = folder / "filler"
-    with open(path, "ab") as file:
-        file.write(bytes(max(0, room.f_bavail * room.f_frsize - leave)))
+    with open(path, "ab", buffering=0) as file, contextlib.suppress(OSError):
+        for _ in range(max(0, room.f_bavail * room.f_frsize - leave) // 4096):
+            file.write(bytes(4096))
     return path
 
 

@@ -6,6 +6,7 @@ Nothing of the planned size is made: the model stands on the meta device and the
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,6 +56,8 @@ def vocabulary_of(run: Run) -> int:
     tokenizer = run.section.data.tokenizer
     if not run.opened and tokenizer is not None and "vocabulary" in signature(tokenizer.target).knobs:
         return int(tokenizer.knobs["vocabulary"])
+    if not run.opened and tokenizer is not None and "texts" not in signature(tokenizer.target).wiring:
+        return int(tokenizer.build(folder=Path.cwd()).vocabulary)
     return int(run.tokenizer.vocabulary)
 
 

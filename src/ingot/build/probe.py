@@ -27,11 +27,10 @@ def choose_compile(run: Run, state: State, wanted: bool | Literal["auto"]) -> tu
         return False, missing
     if wanted is True:
         return True, "switched on in the recipe"
-    steps = _micro_steps_left(run, state)
     if run.layout.ranks > 1:
         return False, "auto does not probe under several ranks; set compile: true to compile there"
     try:
-        return _probe(run, steps)
+        return _probe(run, state)
     except Exception as error:
         return False, f"compilation failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
@@ -46,19 +45,22 @@ def _missing(run: Run) -> str:
     return ""
 
 
-def _micro_steps_left(run: Run, state: State) -> float:
+def _micro_steps_left(run: Run, state: State, seconds: float) -> float:
+    """Micro-batches to come, each of which takes so many seconds without compilation; infinite where the budget does not say."""
     index = state.progress.stage
     section = run.section.stages[index]
     rows, sequence = run.batch_rows(index), run.data_section(index).sequence
     amount = section.budget.value
     known = {"steps": amount * rows, "rows": amount, "tokens": amount / sequence}.get(section.budget.unit)
+    if section.budget.unit == "seconds":
+        return amount / seconds
     if known is None:
-        return float("inf") if section.budget.unit == "flops" else 1000.0
+        return float("inf")
     return known / run.program.choose_micro_rows(index, rows)
 
 
-def _probe(run: Run, micro_steps: float) -> tuple[bool, str]:
-    index = 0
+def _probe(run: Run, state: State) -> tuple[bool, str]:
+    index = state.progress.stage
     micro_rows = run.program.choose_micro_rows(index, run.batch_rows(index))
     windows = run.windows(run.data_of(index).train, start=0, rows=micro_rows, micro_rows=micro_rows)
     try:
@@ -66,6 +68,7 @@ def _probe(run: Run, micro_steps: float) -> tuple[bool, str]:
     finally:
         windows.close()
     eager = _time(run.model, batch, 2, warmup=1)
+    micro_steps = _micro_steps_left(run, state, eager[0])
     if micro_steps * eager[0] < 60:
         return False, f"the run is too short to win back the compilation ({micro_steps:.0f} micro-batches of {eager[0]:.2f} s)"
     twin = copy.deepcopy(run.model)

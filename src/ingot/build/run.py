@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from ..core.errors import Problem, RunError, UserError
 from ..core.parts import Spec, plain
@@ -181,6 +180,8 @@ class Run:
         progress = Progress()
         if path is not None:
             progress = Progress.from_dict(self.checkpoints.manifest(path)["progress"])
+            if progress.stage >= len(self.section.stages):
+                raise RunError(f"{path} is of stage {progress.stage}, but the recipe has {len(self.section.stages)}")
         for stage in self.section.stages[: progress.stage + 1]:
             if stage.objective is not None:
                 self.objective_spec = stage.objective
@@ -275,10 +276,7 @@ def refuse_changed(run: Run) -> None:
     stored = run.folder / "recipe.yaml"
     if not stored.exists() or not run.checkpoints.all():
         return
-    try:
-        before = yaml.safe_load(stored.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise RunError(f"{stored} cannot be read: {error}") from None
+    before = load(stored).tree
     now = {key: value for key, value in json.loads(json.dumps(run.resolved)).items() if key not in OF_THE_MACHINE}
     changes = difference({key: value for key, value in before.items() if key not in OF_THE_MACHINE}, now)
     if changes:

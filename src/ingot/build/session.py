@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -61,11 +62,7 @@ def train(run: Run, reporter: Any = None) -> dict[str, Any]:
     try:
         choose(run, state, resumed=path is not None)
         machine = describe(run.device, run.dtype)
-        meter = Meter(run.device)
-        meter.load_state_dict(state.extra.get("meter", {}))
-        guard = AnomalyGuard(policy=run.section.anomaly.policy, threshold=run.section.anomaly.threshold, window=run.section.anomaly.window, most=run.section.anomaly.most)
-        if "guard" in state.extra:
-            guard.load_state_dict(state.extra["guard"])
+        meter, guard = put_back(run, state, path)
         run.checkpoints.check_room(state)
         _open(run, scribe, state, path, machine)
         loop = Loop(program=run.program, layout=run.layout, meter=meter, guard=guard, checkpoints=run.checkpoints, emit=scribe.emit,
@@ -82,6 +79,35 @@ def train(run: Run, reporter: Any = None) -> dict[str, Any]:
         scribe.close()
 
 
+def put_back(run: Run, state: State, path: Path | None) -> tuple[Meter, AnomalyGuard]:
+    """Meter and guard as the checkpoint left them. Raises RunError when what it holds for them is not theirs."""
+    meter, settings = Meter(run.device), run.section.anomaly
+    guard = AnomalyGuard(policy=settings.policy, threshold=settings.threshold, window=settings.window, most=settings.most)
+    try:
+        meter.load_state_dict(state.extra.get("meter", {}))
+        if "guard" in state.extra:
+            guard.load_state_dict(state.extra["guard"])
+        state.extra["skipped_rows"] = [[int(stage), int(start), int(end)] for stage, start, end in state.extra.get("skipped_rows", [])]
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise RunError(f"{path} is damaged: what it holds for the loop cannot be read ({type(error).__name__})") from error
+    return meter, guard
+
+
+def recorded_choices(run: Run) -> dict[str, Any]:
+    """What run.json says was chosen at start; nothing, with a message, where it cannot be read."""
+    stored = run.folder / "run.json"
+    try:
+        found: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))["choices"]
+        if isinstance(found["compile"], bool) and all(isinstance(rows, int) and rows > 0 for rows in found["micro_rows"].values()):
+            return found
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    run.messages.append(f"{stored} is damaged: micro-batch and compilation are chosen anew")
+    return {}
+
+
 def prepare_folder(run: Run) -> None:
     """Make the run folder and write the resolved recipe, once. Raises RunError when it cannot be written."""
     if run.layout.rank == 0:
@@ -89,8 +115,8 @@ def prepare_folder(run: Run) -> None:
             (run.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
             if not run.checkpoints.all():
                 _write(run.folder / "recipe.yaml", dump(run.resolved))
-            elif not os.access(run.folder, os.W_OK):
-                raise PermissionError(13, "Permission denied")
+            else:
+                tempfile.TemporaryFile(dir=run.folder).close()
         except OSError as error:
             raise RunError(f"the run folder {run.folder} cannot be written: {error.strerror or error}") from None
     run.layout.barrier()
@@ -98,10 +124,7 @@ def prepare_folder(run: Run) -> None:
 
 def choose(run: Run, state: State, resumed: bool) -> None:
     """Settle what depends on this machine: micro-batch and compilation. A resumed run reuses what was recorded, to stay bit-exact."""
-    stored = run.folder / "run.json"
-    recorded: dict[str, Any] = {}
-    if resumed and stored.exists():
-        recorded = json.loads(stored.read_text(encoding="utf-8")).get("choices", {})
+    recorded = recorded_choices(run) if resumed else {}
     same_layout = recorded.get("ranks") == run.layout.ranks and recorded.get("device") == run.device.type
     if same_layout:
         run.program.micro_rows = dict(recorded.get("micro_rows", {}))
@@ -140,6 +163,8 @@ def _write(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
         os.replace(aside, path)
     except OSError as error:
+        if aside.is_file():
+            aside.unlink(missing_ok=True)
         raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
 
 

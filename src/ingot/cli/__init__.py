@@ -19,6 +19,7 @@ GROUPS = {
     "a run": ("train", "evaluate", "generate", "report"),
     "checkpoints": ("import", "export", "lineage"),
     "trust": ("verify-resume", "parity"),
+    "what more would buy": ("fit", "predict"),
 }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..core.recipe import Recipe
 
-NOWHERE = Path("runs")  # the folder of a Run that is looked at and never trained
+NOWHERE = Path(".ingot") / "nowhere"  # the folder of a Run that is looked at and never trained
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """RECIPE, ``key=value`` overrides and ``--tiny``."""

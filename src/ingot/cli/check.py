@@ -1,15 +1,17 @@
-"""Check a recipe without running it: every problem at once.
+"""Check a recipe before it runs: every problem at once, what it will take, and a rehearsal.
 
-Each problem has its file and line, its place in the recipe, and the nearest right name.
+Each problem has its file and line, its place in the recipe, and the nearest right name. Then, without preparing data: memory and time.
+Last, the recipe's tiny twin takes two real steps, saves, loads and evaluates. --static stops after the problems.
 
 $ ingot check recipes/text/gpt_tiny.yaml
-$ ingot check recipes/text/gpt_tiny.yaml stages.0.optimizer.lr=3e-4
+$ ingot check recipes/text/gpt_tiny.yaml stages.0.optimizer.lr=3e-4 --static
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from . import _recipe
 from ._output import Output
@@ -17,15 +19,59 @@ from ._output import Output
 
 def configure(parser: argparse.ArgumentParser) -> None:
     _recipe.configure(parser)
+    parser.add_argument("--from", dest="start_from", metavar="hf:FOLDER", help="check it as a continuation of this model")
+    parser.add_argument("--static", action="store_true", help="only what can be known without building anything")
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     from ..build.check import check
     from ..core.errors import UserError
 
-    _, problems = check(_recipe.read(arguments), Path.cwd())
+    recipe = _recipe.read(arguments)
+    if (arguments.start_from or "").startswith("hf:"):
+        from ..build.start import adopt
+
+        adopt(recipe, arguments.start_from)
+    _, problems = check(recipe, Path.cwd())
     if problems:
         raise UserError(problems)
+    facts: dict[str, Any] = {}
+    if not arguments.static:
+        facts = {"forecast": forecast(recipe, output), "rehearsal": rehearsal(arguments, recipe, output)}
     output.print(f"{arguments.recipe}{' --tiny' * arguments.tiny}: no errors.")
-    output.result({"recipe": arguments.recipe, "tiny": arguments.tiny, "errors": []})
+    output.result({"recipe": arguments.recipe, "tiny": arguments.tiny, "errors": [], **facts})
     return 0
+
+
+def forecast(recipe: Any, output: Output) -> dict[str, Any]:
+    """Peak memory of each stage and the time of the run, in a line each."""
+    from ..build.fit import available_bytes
+    from ..build.plan import plan
+    from ..build.run import build
+    from ._words import duration, size
+
+    run = build(recipe, runs=_recipe.NOWHERE)
+    found = plan(run, available_bytes(run))
+    for number, stage in enumerate(found["stages"]):
+        verdict = "fits" if stage["fits"] else "does NOT fit"
+        output.print(f"stage {number}: peak {size(stage['forecast']['peak'])} with micro-batches of {stage['micro_rows']} rows {verdict} into {size(found['available'])}; about {duration(stage['seconds'])}")
+    return {key: found[key] for key in ("fits", "seconds", "cost", "parameters")}
+
+
+def rehearsal(arguments: argparse.Namespace, recipe: Any, output: Output) -> dict[str, Any]:
+    """Two real steps of the twin; its problems end the check."""
+    from ..build.rehearse import rehearse
+    from ..core.errors import UserError
+    from ..core.recipe import load
+
+    try:
+        # The twin keeps its own small data: preparing the real corpus is not a check.
+        twin = recipe if arguments.tiny else load(arguments.recipe, [item for item in arguments.overrides if not item.startswith("data.")], tiny=True)
+    except UserError:
+        output.print("no tiny overlay: not rehearsed")
+        return {}
+    found = rehearse(twin)
+    if found["problems"]:
+        raise UserError(found["problems"])
+    output.print(f"rehearsal: {found['steps']} steps of the tiny twin, saved, loaded and evaluated in {found['seconds']:.1f} s")
+    return {key: found[key] for key in ("steps", "seconds")}

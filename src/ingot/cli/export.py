@@ -10,6 +10,7 @@ $ ingot export runs/gpt_1b/checkpoints/step-00000100 exported --dtype bf16
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     import torch
+    from safetensors import SafetensorError
 
     from ..convert.hf import write_folder
     from ..core.errors import RunError, UserError
@@ -37,7 +39,13 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     if (out / "config.json").exists():
         raise UserError(f"{out} holds a model already; name another folder")
     found, _ = _run.opened(arguments, output)
-    family = write_folder(found.model, found.section.model, out, tokenizer=found.tokenizer, sequence=found.section.data.sequence, dtype=getattr(torch, DTYPES[arguments.dtype]))
+    fresh = not out.exists()
+    try:
+        family = write_folder(found.model, found.section.model, out, tokenizer=found.tokenizer, sequence=found.section.data.sequence, dtype=getattr(torch, DTYPES[arguments.dtype]))
+    except (OSError, SafetensorError) as error:
+        if fresh:
+            shutil.rmtree(out, ignore_errors=True)
+        raise RunError(f"{out} cannot be written: {error}") from None
     difference = None if arguments.unchecked or arguments.dtype != "fp32" else largest_difference(found, out)
     output.print(f"{out}: {family}, {arguments.dtype}" + (f"; logits differ from transformers' by at most {difference:.1e}" if difference is not None else "; logits not compared"))
     output.result({"folder": str(out), "family": family, "dtype": arguments.dtype, "logits_difference": difference})

@@ -160,4 +160,5 @@ SLOTS: dict[str, SlotInfo] = {
     "hook": SlotInfo("acts in the step at one of three moments", {}),
     "parallel.layout": SlotInfo("where parameters and rows live", {}),
     "evaluate": SlotInfo("measures a model", {}),
+    "scaling.form": SlotInfo("a law to fit", {"table": "columns of the measurements by name"}),
 }

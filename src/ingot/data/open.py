@@ -7,6 +7,7 @@ file system, never inside a collective, so no timeout of a process group can str
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -139,10 +140,12 @@ def _tokenizer(spec: Spec | None, plan: _Plan, holdout: float, cache: Path, fold
 def _train(spec: Spec, plan: _Plan, holdout: float, final: Path, folder: Path) -> None:
     shards = list(chain.from_iterable(plan.shards.values()))
     aside = final.with_name(f"{final.name}.aside-{os.getpid()}")
-    spec.build(texts=lambda: _texts(shards, holdout), folder=folder).save(aside)
+    trained = spec.build(texts=lambda: _texts(shards, holdout), folder=folder)
     try:
+        trained.save(aside)
         os.rename(aside, final)
     except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
         if not (final / "tokenizer.json").is_file():
             raise RunError(f"{final}: cannot be written: {error.strerror}") from None
 

@@ -84,7 +84,10 @@ def prepare(shards: Sequence[Shard], tokenizer: Tokenizer, *, folder: Path, hold
     jobs = [(shards[index], final, index, shares[index]) for final, index in todo.items()]
     while jobs:
         if may_write:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RunError(f"{folder}: cannot be made: {error.strerror}") from None
             _run(jobs, tokenizer, workers or max(2, (os.cpu_count() or 2) // 2), meter)
         done = {index for _, final, index, _ in jobs if read_meta(final) is not None}
         for index in done:

@@ -15,6 +15,7 @@ over it, and opening the ledger again cuts it off. Numbers that JSON lacks (not 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -39,11 +40,14 @@ class Ledger:
         self.path = Path(folder) / FILE
         self.viewers = viewers
         self._durable = durable
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        whole = _whole_length(self._descriptor)
-        if whole != os.fstat(self._descriptor).st_size:
-            os.ftruncate(self._descriptor, whole)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            whole = _whole_length(self._descriptor)
+            if whole != os.fstat(self._descriptor).st_size:
+                os.ftruncate(self._descriptor, whole)
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be written: {error.strerror or error}") from None
 
     def write(self, kind: str, **entries: Any) -> dict[str, Any]:
         """Append one line; returns it as written. Tensors and numpy numbers become plain numbers.
@@ -76,12 +80,17 @@ class Ledger:
         if kept == lines:
             return 0
         aside = self.path.with_suffix(".jsonl.new")
-        with open(aside, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(aside, "w", encoding="utf-8") as file:
+                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, self.path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+            raise RunError(f"{self.path} cannot be written: {error.strerror or error}") from None
         os.close(self._descriptor)
-        os.replace(aside, self.path)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND, 0o644)
         return len(lines) - len(kept)
 
@@ -134,7 +143,7 @@ def read_lines(path: str | Path) -> Iterator[dict[str, Any]]:
                 line = json.loads(text)
             except ValueError:
                 continue
-            if isinstance(line, dict) and "kind" in line:
+            if isinstance(line, dict) and isinstance(line.get("kind"), str) and isinstance(line.get("step", None if line["kind"] in STEPPED else 0), int):
                 yield line
 
 

@@ -6,6 +6,7 @@ A ledger that is missing, empty or cut off by a kill gives a page that says so.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -36,6 +37,8 @@ def write_report(folder: str | Path) -> Path:
         aside.write_text(text, encoding="utf-8")
         aside.replace(folder / FILE)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
         raise RunError(f"{folder / FILE} cannot be written: {error.strerror or error}") from None
     return folder / FILE
 

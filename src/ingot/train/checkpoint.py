@@ -238,12 +238,17 @@ class Checkpoints:
         self.wait()
         path = Path(path)
         manifest = self._verified(path)
-        stored = _stored(manifest)
+        stored = _stored(manifest, path)
         _match(model_tensors(state.model), {name: shape for name, shape in stored.items() if name.startswith("model.")}, path)
-        targets = state.receivers(stored, manifest.plain)
-        _match(targets, stored, path)
-        self._read(targets, path, manifest)
-        state.restore(targets, manifest.plain, manifest.progress, manifest.lineage)
+        try:
+            targets = state.receivers(stored, manifest.plain)
+            _match(targets, stored, path)
+            self._read(targets, path, manifest)
+            state.restore(targets, manifest.plain, manifest.progress, manifest.lineage)
+        except UserError as error:
+            raise error if str(path) in str(error) else UserError(f"{path} does not fit this run: {error}") from None
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            raise Damaged(f"{path} is damaged: the state it holds cannot be put back ({type(error).__name__}: {error})") from error
 
     def load_model(self, model: nn.Module, path: str | Path) -> None:
         """Put only the weights of a checkpoint into a model. Raises as load does."""
@@ -251,7 +256,7 @@ class Checkpoints:
         path = Path(path)
         manifest = self._verified(path)
         targets = model_tensors(model)
-        _match(targets, {name: shape for name, shape in _stored(manifest).items() if name.startswith("model.")}, path)
+        _match(targets, {name: shape for name, shape in _stored(manifest, path).items() if name.startswith("model.")}, path)
         self._read(targets, path, manifest)
 
     def _read(self, targets: dict[str, Tensor], path: Path, manifest: Manifest) -> None:
@@ -318,12 +323,12 @@ def read_tensors(path: str | Path, prefix: str = "model.") -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in targets.items()}
 
 
-def _stored(manifest: Manifest, path: Path | None = None) -> dict[str, Shape]:
+def _stored(manifest: Manifest, path: Path) -> dict[str, Shape]:
     """Dtype and shape of every tensor; together they cannot be larger than the files that hold them."""
     found = {name: (DTYPES[entry.dtype], tuple(entry.shape)) for name, entry in manifest.tensors.items()}
     claimed = sum(dtype.itemsize * math.prod(shape) for dtype, shape in found.values())
     if claimed > sum(entry.bytes for entry in manifest.files.values()):
-        raise Damaged(f"{path or 'the checkpoint'} is damaged: its tensors are larger than its files")
+        raise Damaged(f"{path} is damaged: its tensors are larger than its files")
     return found
 
 

@@ -265,11 +265,24 @@ def read_manifest(folder: Path) -> Manifest:
         raise Damaged(f"{path} is damaged: it is not a manifest") from None
     if stated != _digest(outer["manifest"]):
         raise Damaged(f"{path} is damaged: its content does not have the hash it states")
+    if problem := _wrong_progress(manifest.progress):
+        raise Damaged(f"{path} is damaged: {problem}")
     for name, entry in manifest.tensors.items():
         problem = _wrong_with(entry, manifest)
         if problem:
             raise Damaged(f"{path} is damaged: tensor {name[:200]!r} {problem}")
     return manifest
+
+
+def _wrong_progress(progress: dict[str, Any]) -> str:
+    """Why these cannot be the counters of a run, or nothing."""
+    for name in ("stage", "steps", "rows", "tokens", "total_steps", "total_rows", "total_tokens"):
+        if not isinstance(progress.get(name), int) or progress[name] < 0:
+            return f"progress.{name} is not a count"
+    for name in ("flops", "seconds", "total_flops", "total_seconds"):
+        if not isinstance(progress.get(name), int | float) or not progress[name] >= 0:
+            return f"progress.{name} is not an amount"
+    return ""
 
 
 def _wrong_with(entry: TensorEntry, manifest: Manifest) -> str:

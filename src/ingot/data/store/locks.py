@@ -6,18 +6,27 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...core.errors import RunError
+
 
 @contextlib.contextmanager
 def lock(final: Path) -> Iterator[bool]:
-    """A lock on what will be under a name, dropped by the system when its holder dies; False where another process holds it."""
+    """A lock on what will be under a name, dropped by the system when its holder dies; False where another process holds it.
+
+    Raises RunError where nothing can be written.
+    """
     try:
         import fcntl
     except ImportError:
         yield True
         return
     path = final.parent / "locks" / final.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("wb")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -93,7 +93,7 @@ def save_fast(inner: tokenizers.Tokenizer, specials: Mapping[str, int], folder: 
     """As FastTokenizer.save."""
     folder.mkdir(parents=True, exist_ok=True)
     roles = {_ROLES[name]: inner.id_to_token(index) for name, index in specials.items() if name in _ROLES}
-    inner.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(inner.to_str(pretty=True), encoding="utf-8")
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **roles}
     for name, data in (("tokenizer_config", config), ("special_tokens_map", roles), ("ingot", {"specials": dict(specials), "splits": splits})):
         (folder / f"{name}.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
