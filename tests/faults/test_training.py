@@ -46,7 +46,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, rows: range = PLANTED, value: float 
         if gradient_only and bad.any():
             next(iter(losses.values())).register_hook(lambda gradient: gradient * torch.where(bad, value, 1.0))
             return losses
-        return {name: torch.where(bad, loss * value, loss) for name, loss in losses.items()}
+        return {name: loss * torch.where(bad, value, 1.0) for name, loss in losses.items()}
 
     monkeypatch.setattr(Model, "forward", forward)
     return met
@@ -225,7 +225,7 @@ def test_kill_9_at_any_time_leaves_a_run_that_goes_on(ingot: Any, write: Any) ->
 
     path = write({"stages": {0: {"budget": "5000 steps"}}, "checkpoint": {"every": "1 steps", "keep_last": 2}})
     reached = 0
-    for more in (4, 9, 15):
+    for more in (4, 7):
         process = start(path)
         wait_for_step(reached + more, process)
         process.kill()

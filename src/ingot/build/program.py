@@ -59,6 +59,7 @@ class Program:
                 state.optimizer = make_optimizer(run, section)
         base_knobs(state.optimizer, section.optimizer)
         data = run.data_of(index)
+        state.extra.setdefault("rows", {}).setdefault(str(run.data_index(index)), data.identity)
         sequence = (section.data or run.section.data).sequence
         rows = batch_rows(section.batch, sequence)
         micro = self.choose_micro_rows(index, rows)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..core.errors import Problem, RunError, UserError
-from ..core.parts import Spec, plain
+from ..core.parts import Spec, plain, signature
 from ..core.progress import Progress
 from ..core.recipe import Recipe, difference, digest, load
 from ..core.resolve import spec
@@ -84,8 +84,23 @@ class Run:
             data = self.data_section(index)
             tokenizer = data.tokenizer or spec("data.tokenizer", "bytes")
             self._data[key] = open_data(train=data.train, validation=data.validation, holdout=data.holdout, tokenizer=tokenizer, sequence=data.sequence,
-                                        pack=data.pack, cache=Path(data.cache), folder=Path.cwd(), seed=self.section.seed, progress=progress)  # fmt: skip
+                                        pack=data.pack, cache=Path(data.cache), folder=Path.cwd(), seed=self.section.seed, known=self._known_tokenizer(key), progress=progress)  # fmt: skip
         return self._data[key]
+
+    def _known_tokenizer(self, key: int) -> Any:
+        """For a stage on other data: the run's tokenizer, unless it names its own. For a run that has begun: its copy of a tokenizer
+        that was made from texts or files, which may have changed since."""
+        own, first = self.data_section(key).tokenizer, self.section.data.tokenizer
+        if key and (own is None or (first is not None and own.data() == first.data())):
+            return self.tokenizer
+        return None if key else self._kept_tokenizer()
+
+    def _kept_tokenizer(self) -> Any:
+        stored, own = self.folder / "tokenizer", self.section.data.tokenizer
+        made = own is not None and signature(own.target).wiring  # from texts or files; another comes from the recipe alone
+        if made and (stored / "tokenizer.json").is_file() and self.checkpoints.all():
+            return spec("data.tokenizer", "pretrained", path=str(stored.resolve())).build(folder=Path.cwd())
+        return None
 
     @property
     def opened(self) -> bool:
@@ -95,10 +110,11 @@ class Run:
     @cached_property
     def tokenizer(self) -> Any:
         """The data's tokenizer; where the data is not opened yet, the copy in the run folder, so that a run can be used without its corpus."""
-        stored = self.folder / "tokenizer"
-        if not self.opened and (stored / "tokenizer.json").is_file():
-            return spec("data.tokenizer", "pretrained", path=str(stored.resolve())).build(folder=Path.cwd())
-        return self.data_of(0).tokenizer
+        own = self.section.data.tokenizer or spec("data.tokenizer", "bytes")
+        if not self.opened and not signature(own.target).wiring:
+            return own.build()
+        kept = None if self.opened else self._kept_tokenizer()
+        return self.data_of(0).tokenizer if kept is None else kept
 
     @property
     def vocabulary(self) -> int:
@@ -294,6 +310,8 @@ def open_run(folder: str | Path, checkpoint: str | Path | None = None, *, echo: 
     run = Run(resolve_run(load(folder / "recipe.yaml")), folder, echo=echo)
     if run.load_weights(Path(checkpoint) if checkpoint else None) is None:
         raise UserError(f"the run {folder} has no whole checkpoint yet")
+    for message in run.messages:
+        run.echo(message)
     return run
 
 

@@ -15,7 +15,7 @@ from ..core.quantities import Batch, Budget, Bytes, Every, Interval
 @section
 @dataclass(kw_only=True)
 class Data:
-    """Where rows come from. Paths are relative to the recipe's folder, or to the working directory when not found there.
+    """Where rows come from. Relative paths start at the working directory.
 
     train, validation: sources. holdout: share of the training documents that is kept for validation when no validation is given.
     tokenizer: text to ids; sequence: tokens in a row. pack: how documents become rows. cache: where prepared stores lie.

@@ -87,10 +87,21 @@ def put_back(run: Run, state: State, path: Path | None) -> tuple[Meter, AnomalyG
         meter.load_state_dict(state.extra.get("meter", {}))
         if "guard" in state.extra:
             guard.load_state_dict(state.extra["guard"])
+        note_changed_data(run, state)
         state.extra["skipped_rows"] = [[int(stage), int(start), int(end)] for stage, start, end in state.extra.get("skipped_rows", [])]
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise RunError(f"{path} is damaged: what it holds for the loop cannot be read ({type(error).__name__})") from error
     return meter, guard
+
+
+def note_changed_data(run: Run, state: State) -> None:
+    """Say so when the rows of the stage are no longer those of the checkpoint: the run goes on, but not as it would have."""
+    stage = state.progress.stage
+    key, found = str(run.data_index(stage)), run.data_of(stage).identity
+    kept = state.extra["rows"] = dict(state.extra.get("rows", {}))
+    if kept.get(key, found) != found:
+        run.messages.append("the data has changed since the run was stopped: from here on it reads other rows than it would have")
+        kept[key] = found
 
 
 def recorded_choices(run: Run) -> dict[str, Any]:
@@ -152,7 +163,7 @@ def _open(run: Run, scribe: Scribe, state: State, path: Path | None, machine: di
     scribe.emit({"kind": "start", "time": time.time(), "run": str(run.folder), "resumed": path is not None, "progress": state.progress.as_dict(), "budgets": [str(stage.budget) for stage in run.section.stages],
                  "price_per_hour": run.section.price_per_hour, **facts})  # fmt: skip
     for message in run.messages:
-        scribe.emit({"kind": "event", "step": state.progress.total_steps, "name": "checkpoint", "message": message})
+        scribe.emit({"kind": "event", "step": state.progress.total_steps, "name": "notice", "message": message})
     if path is not None:
         scribe.emit({"kind": "event", "step": state.progress.total_steps, "name": "resume", "message": f"resumed from {path.name}: weights, optimizer, progress, data position"})
 

@@ -63,7 +63,7 @@ def _from_checkpoint(run: Run, model: Any, path: Path) -> list[dict[str, Any]]:
     from ..train.checkpoint import Checkpoints
 
     if (path / "checkpoints").is_dir():
-        found = Checkpoints(path / "checkpoints").latest()
+        found = Checkpoints(path / "checkpoints", say=run.messages.append).latest()
         if found is None:
             raise UserError(f"the run {path} has no whole checkpoint")
         path = found

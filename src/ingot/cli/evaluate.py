@@ -11,6 +11,7 @@ import argparse
 from . import _run
 from ._output import Output
 
+COUNTS = ("units", "rows")
 FIRST = ("loss", "perplexity", "bits_per_byte")
 
 
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     measured = dict.fromkeys(name for result in results.values() for name in result)
     names = [*(name for name in FIRST if name in measured), *(name for name in measured if name not in FIRST)]
     output.table(("source", *(name.replace("_", " ") for name in names)),
-                 [(source, *(_figure(result.get(name)) for name in names)) for source, result in results.items()])  # fmt: skip
+                 [(source, *(f"{result[name]:,.0f}" if name in COUNTS and name in result else _figure(result.get(name)) for name in names)) for source, result in results.items()])  # fmt: skip
     output.result({"run": arguments.run, "results": results})
     return 0
 
@@ -39,4 +40,4 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 def _figure(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 10 else f"{value:.4f}"
+    return f"{value:.4f}"

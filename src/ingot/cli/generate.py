@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import chain
 
 from . import _run
 from ._output import Output
@@ -29,9 +30,11 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     found, _ = _run.opened(arguments, output)
     produced = []
+    texts = found.generate(prompt, tokens=arguments.tokens, temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed)
+    first = next(texts, "")  # a model that cannot generate is refused here, before anything is shown
     if not output.json:
         print(prompt, end="", flush=True)
-    for text in found.generate(prompt, tokens=arguments.tokens, temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed):
+    for text in chain([first], texts):
         produced.append(text)
         if not output.json:
             print(text, end="", flush=True)

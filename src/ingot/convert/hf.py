@@ -141,12 +141,14 @@ def write_folder(
     config: dict[str, Any] = {"architectures": [family.architecture]} | family.write(complete_section, sequence, vocabulary)
     config["torch_dtype"] = str(kind).removeprefix("torch.")
     end = getattr(tokenizer, "end", None)
-    config |= {"bos_token_id": end, "eos_token_id": end}
+    specials = getattr(tokenizer, "specials", {})
+    begin = specials.get("begin", end)
+    config |= {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": specials.get("pad")}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if getattr(model.objective, "causal", False):
         (folder / "generation_config.json").write_text(
-            json.dumps({"bos_token_id": end, "eos_token_id": end}, indent=2) + "\n", encoding="utf-8"
+            json.dumps({"bos_token_id": begin, "eos_token_id": end}, indent=2) + "\n", encoding="utf-8"
         )
     _save_tensors(theirs, folder)
     if tokenizer is not None:

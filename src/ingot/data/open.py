@@ -57,12 +57,12 @@ class _Plan:
 
 
 def open_data(*, train: Spec, validation: Spec | None = None, holdout: float = 0.0, tokenizer: Spec | None = None, sequence: int,
-              pack: Spec, cache: Path, folder: Path, seed: int, progress: ProgressCallback | None = None,
+              pack: Spec, cache: Path, folder: Path, seed: int, known: Tokenizer | None = None, progress: ProgressCallback | None = None,
               only_prepared: bool = False, workers: int | None = None) -> Data:  # fmt: skip
     """Open the data, preparing what is missing.
 
     holdout: share of documents (rows, for sources of rows) kept for validation. cache: where tokens and trained tokenizers are kept.
-    folder: where relative paths start. progress: called with (bytes done, bytes in all). only_prepared: refuse instead of preparing.
+    folder: where relative paths start. known: the tokenizer, where it is there already and need not be built. progress: called with (bytes done, bytes in all). only_prepared: refuse instead of preparing.
     Raises UserError for wrong input, RunError when the work cannot be done.
     """
     if validation is not None and holdout:
@@ -80,7 +80,9 @@ def open_data(*, train: Spec, validation: Spec | None = None, holdout: float = 0
             cache.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"data.cache: {cache} cannot be made: {error.strerror}") from None
-    encoder = _tokenizer(tokenizer, plan, holdout, cache, Path(folder), writes, only_prepared) if any(item.shards for item in plans) else None
+    encoder = known
+    if known is None and any(item.shards for item in plans):
+        encoder = _tokenizer(tokenizer, plan, holdout, cache, Path(folder), writes, only_prepared)
     prepared = _prepare(plans, encoder, holdout, cache, writes, only_prepared, progress, workers)
     opener = _Opener(encoder, pack, sequence, cache, seed, holdout)
     return opener.open(plan, other, *prepared, *([{}] if other is None else []))
@@ -143,6 +145,8 @@ def _train(spec: Spec, plan: _Plan, holdout: float, final: Path, folder: Path) -
     trained = spec.build(texts=lambda: _texts(shards, holdout), folder=folder)
     try:
         trained.save(aside)
+        if final.exists() and not (final / "tokenizer.json").is_file():
+            shutil.rmtree(final)
         os.rename(aside, final)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
@@ -186,7 +190,7 @@ class _Opener:
         stream = Stream(rows, self.seed, mixture)
         held, counts = self._validation(plan, other, train, validation)
         report = [self._describe(name, item, train.get(name), "train") for name, item in rows.items()] + counts
-        texts = [[name, prepared.folders] for name, prepared in train.items()]
+        texts = [[name, [folder.name for folder in prepared.folders]] for name, prepared in train.items()]
         identity = digest("data", texts, self.pack.data(), self.sequence, {name: [len(item), getattr(item, "identity", "")] for name, item in rows.items()},
                           stream.mixture.starts, [pattern.fixed.tolist() for pattern in stream.mixture.patterns])  # fmt: skip
         return Data(self.tokenizer, stream, held, report, identity)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import RunError, UserError
-from .writer import FORMAT, token_dtype
+from .writer import FORMAT, SPLITS, token_dtype
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:
@@ -21,7 +21,8 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
     try:
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         width = np.dtype(meta["dtype"]).itemsize
-        for split, counts in meta["splits"].items():
+        for split in SPLITS:
+            counts = meta["splits"][split]
             sizes = ((folder / f"{split}.tokens").stat().st_size, (folder / f"{split}.ends").stat().st_size)
             if sizes != (counts["tokens"] * width, counts["documents"] * 8):
                 return None
@@ -56,8 +57,8 @@ class TokenStore:
             meta = read_meta(folder)
             if meta is None:
                 raise RunError(f"{folder}: the prepared shard is missing or damaged; prepare again")
-            if tokenizer is not None and (meta["tokenizer"] != tokenizer.identity or np.dtype(meta["dtype"]) != token_dtype(tokenizer.vocabulary)):
-                raise UserError(f"{folder}: was prepared with tokenizer {meta['tokenizer'][:12]}, this run's is {tokenizer.identity[:12]}; use that tokenizer or prepare again")  # fmt: skip
+            if tokenizer is not None and (meta.get("tokenizer") != tokenizer.identity or np.dtype(meta["dtype"]) != token_dtype(tokenizer.vocabulary)):
+                raise UserError(f"{folder}: was prepared with tokenizer {str(meta.get('tokenizer'))[:12]}, this run's is {tokenizer.identity[:12]}; use that tokenizer or prepare again")  # fmt: skip
             metas.append(meta)
         return cls(folders, split, metas)
 

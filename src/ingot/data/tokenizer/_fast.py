@@ -47,8 +47,9 @@ class FastTokenizer:
     @classmethod
     def load(cls, folder: Path) -> FastTokenizer:
         """What ``save`` wrote."""
-        kept = json.loads((folder / "ingot.json").read_text(encoding="utf-8"))
-        return cls(read_tokenizer(folder / "tokenizer.json"), kept["specials"], splits=kept["splits"])
+        inner = read_tokenizer(folder / "tokenizer.json")
+        specials, splits = read_specials(folder / "ingot.json", inner)
+        return cls(inner, specials, splits=splits)
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """Ids of each text, without specials, on all cores."""
@@ -107,6 +108,19 @@ def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise UserError([Problem(str(path), f"is not a tokenizer.json: {str(error).partition(chr(10))[0]}")]) from None
+
+
+def read_specials(path: Path, inner: tokenizers.Tokenizer) -> tuple[dict[str, int], bool]:
+    """Special ids by role, and whether long texts may be cut, as ``save`` wrote them. Raises UserError when they are not that."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        specials, splits = dict(kept["specials"]), bool(kept["splits"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError([Problem(str(path), "is not the description that belongs to a tokenizer.json")]) from None
+    strange = [name for name, index in specials.items() if not isinstance(index, int) or inner.id_to_token(index) is None]
+    if strange or "end" not in specials:
+        raise UserError([Problem(str(path), f"gives {strange[0]!r} an id that the tokenizer lacks" if strange else "names no end token")])
+    return specials, splits
 
 
 def token_of(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...core.errors import Problem, UserError
 from ...core.parts import part
-from ._fast import FastTokenizer, find_specials, read_tokenizer
+from ._fast import FastTokenizer, find_specials, read_specials, read_tokenizer
 
 
 @part
@@ -32,7 +32,7 @@ class Pretrained(FastTokenizer):
         if "end" not in specials:
             raise UserError([Problem(str(file), "has no end-of-text token that is known; name it with 'end'")])
         if (file.parent / "ingot.json").is_file() and end is None:
-            specials = json.loads((file.parent / "ingot.json").read_text(encoding="utf-8"))["specials"]
+            specials, _ = read_specials(file.parent / "ingot.json", inner)
         super().__init__(inner, specials, splits=_is_byte_level(json.loads(inner.to_str())))
 
 

@@ -1,0 +1,131 @@
+"""A Hugging Face folder continued on own texts and exported: transformers computes the loss that Ingot measured, on the same rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ingot.build.run import open_run
+from ingot.cli import main
+
+transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = str(ROOT / "recipes" / "text" / "continue_hf.yaml")
+WORDS = "the of and a to in is you that it he was for on are as with his they at be this have from or one had by word but not what all were we when".split()
+SETTINGS = ["data.sequence=32", "data.holdout=0.2", "data.pack={name: stream, attend: row}", "stages.0.budget=50 steps", "stages.0.batch=256 tokens",
+            "stages.0.optimizer.lr=1e-3", "evaluate.every=100%", "evaluate.rows=64", "checkpoint.every=100%", "precision=fp32", "compile=false", "log.tensorboard=false"]  # fmt: skip
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+
+
+def texts() -> list[str]:
+    """Documents in which each word says much about the next."""
+    return [" ".join(WORDS[(start + step * (1 + start % 2)) % len(WORDS)] for step in range(60 + start)) + f" {start}.\n" for start in range(40)]
+
+
+def byte_level(specials: list[str]) -> Any:
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(texts(), tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=specials, initial_alphabet=alphabet, show_progress=False))
+    return tokenizer
+
+
+def word_piece() -> Any:
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = tokenizers.normalizers.BertNormalizer(), tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = tokenizers.decoders.WordPiece()
+    tokenizer.train_from_iterator(texts(), tokenizers.trainers.WordPieceTrainer(vocab_size=90, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False))
+    return tokenizer
+
+
+def llama(out: Path) -> None:
+    tokenizer = byte_level(["<unk>", "<s>", "</s>"])
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>").save_pretrained(out)
+    size = tokenizer.get_vocab_size() + 4  # rows of the embedding that no token uses
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, vocab_size=size, num_key_value_heads=2, bos_token_id=1, eos_token_id=2)).save_pretrained(out)
+
+
+def gpt2(out: Path) -> None:
+    tokenizer = byte_level(["<|endoftext|>"])
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>").save_pretrained(out)
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, vocab_size=tokenizer.get_vocab_size(), bos_token_id=0, eos_token_id=0)).save_pretrained(out)
+
+
+def bert(out: Path) -> None:
+    tokenizer = word_piece()
+    names = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(out)
+    transformers.BertForMaskedLM(transformers.BertConfig(**SIZES, vocab_size=tokenizer.get_vocab_size(), pad_token_id=0)).save_pretrained(out)
+
+
+SHAPES: dict[str, tuple[Callable[[Path], None], str, dict[str, int]]] = {
+    "llama": (llama, "AutoModelForCausalLM", {"bos_token_id": 1, "eos_token_id": 2}),
+    "gpt2": (gpt2, "AutoModelForCausalLM", {"bos_token_id": 0, "eos_token_id": 0}),
+    "bert": (bert, "AutoModelForMaskedLM", {"pad_token_id": 0}),
+}
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def shape(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The shape's name; its folder ``model`` and texts lie in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    SHAPES[request.param][0](tmp_path / "model")
+    (tmp_path / "corpus").mkdir()
+    for number, text in enumerate(texts()):
+        (tmp_path / "corpus" / f"{number:02}.txt").write_text(text)
+    return str(request.param)
+
+
+def their_loss(shape: str, folder: str, run: Any) -> float:
+    """Mean loss by transformers over the run's whole validation stream, from tokens to the number."""
+    model = getattr(transformers, SHAPES[shape][1]).from_pretrained(folder, dtype=torch.float32).eval()
+    (stream,) = run.data_of(0).validation.values()
+    batch = {name: torch.from_numpy(value).long() for name, value in stream.batch(0, stream.rows_per_epoch).items()}
+    batch = run.model.objective.prepare(batch | {"key": run.key()})
+    there = (batch["segments"] > 0).long()
+    with torch.no_grad():
+        logits = model(input_ids=batch.get("inputs", batch["tokens"]), attention_mask=there).logits
+    return float(F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), ignore_index=-100))
+
+
+def test_continued_and_exported_it_computes_the_same_loss(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", RECIPE, "--from", "hf:model", "name=more", *SETTINGS]) == 0, capsys.readouterr().err
+    assert main(["export", "runs/more", "out"]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["evaluate", "runs/more", "--json"]) == 0
+    (ours,) = json.loads(capsys.readouterr().out)["results"].values()
+    run = open_run("runs/more")
+    after, before = their_loss(shape, "out", run), their_loss(shape, "model", run)
+    assert after == pytest.approx(ours["loss"], abs=1e-4)
+    assert after < before - 0.5
+    config = json.loads(Path("out/config.json").read_text())
+    assert {name: config[name] for name in SHAPES[shape][2]} == SHAPES[shape][2]
+
+
+def test_the_tokenizer_comes_out_as_it_went_in(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["import", "hf:model", "runs/model"]) == 0, capsys.readouterr().err
+    assert main(["export", "runs/model", "out"]) == 0, capsys.readouterr().err
+    theirs, ours = (transformers.AutoTokenizer.from_pretrained(folder) for folder in ("model", "out"))
+    for text in (*texts()[:3], "Ünïcode  and\tspace 東京 <s> [MASK]"):
+        assert ours(text)["input_ids"] == theirs(text)["input_ids"]
+
+
+@pytest.mark.parametrize("shape", ["bert"], indirect=True)
+def test_what_cannot_write_is_refused_before_anything_is_shown(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["import", "hf:model", "runs/model"]) == 0
+    capsys.readouterr()
+    assert main(["generate", "runs/model", "the of"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and "only a causal language model" in shown.err
