@@ -79,12 +79,12 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(ingot: Any, pla
 def test_random_bits(ingot: Any, place: Path) -> None:
     """Any flipped bit, anywhere: refused, or (spaces of the manifest's layout) without consequence."""
     draw = random.Random(5)
-    names = [path for path in NEWEST.iterdir()]
+    names = list(NEWEST.iterdir())
     for _ in range(20):
         path = draw.choice(names)
         data = path.read_bytes()
         flip(path, draw.random(), draw.randrange(8))
-        status, out, err = ingot("evaluate", NEWEST, "--json")
+        status, _out, err = ingot("evaluate", NEWEST, "--json")
         assert "internal error" not in err and "Traceback" not in err, err
         assert status in (0, 1) and (status == 0) <= (path.name == "manifest.json"), err
         path.write_bytes(data)

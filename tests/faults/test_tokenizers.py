@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ingot.ledger.ledger import read
 
 NEWEST = Path("runs/tiny/checkpoints/step-00000006")
@@ -71,7 +72,7 @@ def test_a_kept_tokenizer_that_is_damaged(ingot: Any, write: Any, tmp_path: Path
 def test_a_store_of_another_tokenizer(ingot: Any, place: Path, change: dict[str, Any]) -> None:
     """A description that does not fit is refused or prepared again; never read as if it did."""
     shutil.rmtree(NEWEST)
-    (meta,) = [path for path in Path(".ingot/tokens").glob("*/meta.json")][:1]
+    (meta,) = list(Path(".ingot/tokens").glob("*/meta.json"))[:1]
     meta.write_text(json.dumps(json.loads(meta.read_text()) | change))
     status, _, err = ingot("train", "tiny.yaml")
     assert "internal error" not in err, err

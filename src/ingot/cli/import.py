@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     section, weights, tokenizer, extra = read_folder(folder)
     if tokenizer is None:
         raise UserError(f"{folder}: holds no tokenizer.json")
-    tree = recipe_tree(out.name, section, folder, int(extra["sequence"]))
+    tree = recipe_tree(out.name, section | {"vocabulary": extra["vocabulary"]}, folder, int(extra["sequence"]))
     found = build(Recipe(tree), runs=out.parent)
     found.model.load_state_dict(weights)
     found.parents = [{"kind": "hugging_face", "path": arguments.source.removeprefix("hf:")}]
