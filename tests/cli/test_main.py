@@ -113,3 +113,12 @@ def test_other_ranks_are_silent(capsys: pytest.CaptureFixture[str], monkeypatch:
 
 def test_the_page_has_no_holes() -> None:
     assert "  None" not in page() and page().count("\n\n\n") == 0
+
+
+def test_waiting_threads_let_other_programs_run() -> None:
+    """Set before torch loads; a user's own choice stays."""
+    code = "import os, sys; from ingot.cli import main; assert 'torch' not in sys.modules; main(['parts', 'optim/adamw']); print(os.environ['OMP_WAIT_POLICY'])"
+    clean = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | {"PYTHONPATH": str(ROOT / "src")}
+    for chosen, wanted in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        result = subprocess.run([sys.executable, "-c", code], env=clean | chosen, capture_output=True, text=True, timeout=60)
+        assert result.stdout.splitlines()[-1:] == [wanted], result.stderr

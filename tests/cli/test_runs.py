@@ -42,6 +42,14 @@ def test_evaluate_of_an_older_checkpoint_differs(ask: Ask, place: Path) -> None:
     assert before["loss"] > after["loss"]
 
 
+def test_counts_are_shown_whole(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(place)
+    capsys.readouterr()
+    assert main(["evaluate", RUN, "--rows", "2"]) == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split()[-1] == "rows" and row.split()[-1] == "2" and "." in row.split()[1]
+
+
 def test_generate_is_the_same_for_the_same_seed(ask: Ask) -> None:
     texts = [ask("generate", RUN, "def ", "--tokens", "12", "--seed", seed)["text"] for seed in ("1", "1", "2")]
     assert texts[0] == texts[1] != texts[2]

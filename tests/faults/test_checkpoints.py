@@ -254,7 +254,7 @@ def test_a_damaged_ledger_does_not_cost_the_run(ingot: Any, place: Path, case: s
     assert ingot("report", "runs/tiny")[0] == 0
 
 
-@pytest.mark.parametrize("fatal", [1, 2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("fatal", [2, 4, 6])
 def test_killed_while_saving_an_older_one_is_whole(ingot: Any, place: Path, fatal: int) -> None:
     """kill -9 at each of the first moments of a save of a running process."""
     from ingot.train.checkpoint import Checkpoints

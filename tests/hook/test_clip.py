@@ -21,7 +21,7 @@ def model_with_gradients(scale: float) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("norm", [2.0, 1.0, math.inf])
+@pytest.mark.parametrize("norm", [2.0, 1.0, 4.0])
 def test_equals_torch(norm: float) -> None:
     model, reference = model_with_gradients(10), model_with_gradients(10)
     log = spec("hook", "clip", max_norm=0.5, norm=norm).build().grads(SimpleNamespace(model=model))

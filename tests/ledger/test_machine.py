@@ -18,10 +18,19 @@ def test_the_rate_is_measured_once_and_plausible(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_rate_is_the_best_of_the_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter([9.0, 0.5, 2.0] + [3.0] * machine.MEASUREMENTS)
+    seconds = iter([0.09, 0.005, 0.02] + [0.03] * machine.MEASUREMENTS)
     monkeypatch.setattr(machine, "_seconds", lambda *_: next(seconds))
     machine._matmul_rate.cache_clear()
-    assert machine.matmul_rate("cpu", torch.float64) == 2 * machine.ROWS * machine.WIDTH**2 / 0.5
+    assert machine.matmul_rate("cpu", torch.float64) == 2 * machine.ROWS * machine.WIDTH**2 / 0.005
+    machine._matmul_rate.cache_clear()
+
+
+def test_a_slow_machine_is_not_measured_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([1.0, 2.0, 0.1])
+    monkeypatch.setattr(machine, "_seconds", lambda *_: next(seconds))
+    machine._matmul_rate.cache_clear()
+    assert machine.matmul_rate("cpu", torch.float64) == 2 * machine.ROWS * machine.WIDTH**2 / 1.0
+    assert next(seconds) == 0.1  # the third was never asked for
     machine._matmul_rate.cache_clear()
 
 

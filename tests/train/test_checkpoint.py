@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo  # before pickle is closed: it defines an Unpickler where it is first imported, by an optimizer
 from safetensors.torch import load_file
 from torch import nn
 

@@ -58,6 +58,7 @@ def train(run: Run, reporter: Any = None) -> dict[str, Any]:
         keep_freed_memory()
     path = run.checkpoints.latest()
     state = run.state(path)
+    run.data_of(state.progress.stage)  # a corpus that cannot be read is refused before a ledger is begun
     scribe = Scribe(run, reporter)
     try:
         choose(run, state, resumed=path is not None)

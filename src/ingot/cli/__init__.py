@@ -10,6 +10,7 @@ Files that start with an underscore are not commands.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def commands() -> dict[str, Path]:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
     argv = sys.argv[1:] if argv is None else argv
+    # Read when torch loads. Threads that spin while they wait make a step ten times slower as soon as other programs want the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if argv and argv[0] in commands():
         from ._dispatch import dispatch
 

@@ -1,4 +1,4 @@
-"""Check a recipe before it runs: every problem at once, what it will take, and a rehearsal.
+"""Check a recipe before it runs: every problem, its needs, a rehearsal.
 
 Each problem has its file and line, its place in the recipe, and the nearest right name. Then, without preparing data: memory and time.
 Last, the recipe's tiny twin takes two real steps, saves, loads and evaluates. --static stops after the problems.

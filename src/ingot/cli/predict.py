@@ -1,4 +1,4 @@
-"""Predict with a fitted scaling law: the loss at a budget, best sizes, rates and mixtures, crossings, the rest of a running job.
+"""Predict with a fitted scaling law: loss at a budget, best sizes, the rest of a job.
 
 Every answer says how far it reaches beyond the fitted data and what past predictions of that reach erred.
 

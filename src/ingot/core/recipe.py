@@ -19,7 +19,7 @@ import yaml
 from .errors import Problem, UserError, shown
 
 Keys = tuple[str | int, ...]
-LARGEST = 512 * 1024  # bytes of a recipe file
+LARGEST = 256 * 1024  # bytes of a recipe file
 
 
 def keys_of(path: str) -> Keys:

@@ -20,7 +20,7 @@ from ..core.parts import Positive, part
 
 @part
 class Clip:
-    """max_norm: the norm above which gradients are scaled down to it. norm: its order; ``.inf`` clips by the largest entry."""
+    """max_norm: the norm above which gradients are scaled down to it. norm: its order."""
 
     def __init__(self, *, max_norm: Positive[float] = 1.0, norm: Positive[float] = 2.0):
         self.max_norm, self.norm = max_norm, norm
