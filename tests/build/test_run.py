@@ -114,7 +114,8 @@ def test_budgets_end_at_the_nearest_step(tiny_recipe: Any, budget: str, steps: i
 
 def test_a_budget_in_flops_is_spent(tiny_recipe: Any) -> None:
     first = ingot.build(tiny_recipe({"stages": {0: {"budget": "4 steps"}}}, name="steps")).train()
-    second = ingot.build(tiny_recipe({"stages": {0: {"budget": f"{first['flops']:.0f} flops"}}}, name="flops")).train()
+    budget = {"budget": f"{first['flops']:.0f} flops", "schedule": {"lr": {"name": "cosine", "warmup": "2 steps"}}}
+    second = ingot.build(tiny_recipe({"stages": {0: budget}}, name="flops")).train()
     assert second["step"] == 4
 
 

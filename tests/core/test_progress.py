@@ -25,6 +25,8 @@ def test_spans_convert_to_the_budget() -> None:
     assert moment.share(Quantity(0.25, "fraction")) == 0.25
     assert moment.through(Quantity(100, "steps")) == pytest.approx(0.505)
     assert moment.through(Quantity(0, "steps")) == float("inf")
+    unknown = next_moment(Progress(), Quantity(1e15, "flops"), {"steps": 1, "flops": 0.0})
+    assert unknown.through(Quantity(100, "steps")) == 0.0
     with pytest.raises(ValueError, match="cannot be compared"):
         next_moment(Progress(), Quantity(60, "seconds"), {"steps": 1}).share(Quantity(10, "tokens"))
 

@@ -86,6 +86,9 @@ def _stage(run: RunSection, stage: Stage, path: str, problem: Any) -> Iterator[P
         if sum(spec.name == name for spec in stage.hooks) > 1:
             yield problem(f"{path}.hooks", f"{name!r} is there twice; a hook works once")
     data = stage.data or run.data
+    for name in ("budget", "batch"):
+        if getattr(stage, name).unit == "audio_seconds":
+            yield problem(f"{path}.{name}", "a length of audio needs a source of audio, which this run has not")
     if stage.batch.unit != "audio_seconds" and batch_rows(stage.batch, data.sequence) < 1:
         yield problem(f"{path}.batch", f"{stage.batch} is less than one row of {data.sequence} tokens")
     if isinstance(run.micro_rows, int) and batch_rows(stage.batch, data.sequence) < run.micro_rows and not path.endswith("0"):

@@ -92,6 +92,8 @@ class Moment:
             return span.value
         if span.unit == self.budget.unit:
             return span.value / self.budget.value
+        if self.per_step.get(self.budget.unit) == 0 and span.unit in self.per_step:
+            return 1.0  # nothing is known of a step's cost before the first: it stands at the beginning of any span
         try:
             return (span.value / self.per_step[span.unit]) / (self.budget.value / self.per_step[self.budget.unit])
         except (KeyError, ZeroDivisionError):
