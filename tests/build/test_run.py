@@ -155,3 +155,14 @@ def test_what_belongs_to_the_machine_may_change_on_resume(tiny_recipe: Any) -> N
     ingot.build(tiny_recipe({"stages": {0: {"budget": "6 steps"}}})).train(StopAt(2))
     again = ingot.build(tiny_recipe({"stages": {0: {"budget": "6 steps"}}, "micro_rows": 2, "checkpoint": {"keep_last": 1}}))
     assert again.train()["step"] == 6
+
+
+def test_an_inner_optimizer_keeps_its_own_learning_rate_in_every_stage(tiny_recipe: Any) -> None:
+    stages = [{"budget": "2 steps", "batch": "4 rows", "optimizer": {"name": "muon", "lr": lr, "rest": {"name": "adamw", "lr": inner}}} for lr, inner in ((0.02, 0.003), (0.01, 0.001))]
+    run = ingot.build(tiny_recipe({"stages": stages}))
+    state = run.state()
+    for index, (lr, inner) in enumerate(((0.02, 0.003), (0.01, 0.001))):
+        state.progress.stage, state.progress.entering = index, True
+        run.program.enter(state)
+        bases = {role: {group["base_lr"] for group in state.optimizer.param_groups if any(axes.role == role for axes in group["axes"])} for role in ("matrix", "embedding", "scale")}
+        assert bases == {"matrix": {lr}, "embedding": {inner}, "scale": {inner}}

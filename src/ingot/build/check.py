@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import Problem, UserError, shown
-from ..core.parts import Spec, load, plain, signature, walk_specs
+from ..core.parts import Spec, plain, signature, walk_specs
 from ..core.quantities import Quantity
 from ..core.recipe import Recipe, keys_of
 from ..core.resolve import nearest, try_resolve
@@ -113,11 +113,3 @@ def _unschedulable(run: RunSection, stage: Stage, knob: str) -> str:
         return f"no such knob to schedule. {nearest(name or head, known) or 'There are: ' + ', '.join(known)}"
     value = owner.knobs[name]
     return "" if isinstance(value, int | float) and not isinstance(value, bool) else f"only a number can be scheduled; the knob is {shown(plain(value))}"
-
-
-def part_of(slot: str, name: str) -> Any:
-    """A part by slot and name, as a UserError when there is none."""
-    try:
-        return load(slot, name)
-    except KeyError:
-        raise UserError(f"no part named {name!r} in {slot}") from None

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from ..core.errors import RunError
-from ..core.parts import Spec, signature
 from ..train.stage import Knob, Stage
-from ..train.state import State
+from ..train.state import NOT_VALUES, State
 from .check import batch_rows
 from .groups import parameter_groups
 
@@ -57,7 +56,8 @@ class Program:
             previous = run.section.stages[index - 1].optimizer
             if previous.name != section.optimizer.name or section.objective is not None:
                 state.optimizer = make_optimizer(run, section)
-        base_knobs(state.optimizer, section.optimizer)
+            else:
+                take_knobs(state.optimizer, make_optimizer(run, section))
         data = run.data_of(index)
         state.extra.setdefault("rows", {}).setdefault(str(run.data_index(index)), data.identity)
         sequence = (section.data or run.section.data).sequence
@@ -146,12 +146,7 @@ def make_optimizer(run: Run, section: StageSection) -> torch.optim.Optimizer:
     return optimizer
 
 
-def base_knobs(optimizer: torch.optim.Optimizer, spec: Spec) -> None:
-    """A stage with the same optimizer and other knobs: put its own values into the groups that carry the outer optimizer's."""
-    own = {name: value for name, value in spec.knobs.items() if not isinstance(value, Spec)}
-    for group in optimizer.param_groups:
-        if group.get("inner"):
-            continue
-        for name, value in own.items():
-            if f"base_{name}" in group and signature(spec.target):
-                group[f"base_{name}"] = value if name != "weight_decay" or group.get("decay", True) else 0.0
+def take_knobs(optimizer: torch.optim.Optimizer, fresh: torch.optim.Optimizer) -> None:
+    """A stage that keeps the optimizer's state takes the knobs of its own: group by group those of a freshly built one, inner ones included."""
+    for group, other in zip(optimizer.param_groups, fresh.param_groups, strict=True):
+        group.update({name: value for name, value in other.items() if name not in NOT_VALUES})

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -313,11 +312,3 @@ def open_run(folder: str | Path, checkpoint: str | Path | None = None, *, echo: 
     for message in run.messages:
         run.echo(message)
     return run
-
-
-def fork(section: RunSection, **changes: Any) -> RunSection:
-    """A copy of a resolved recipe with some fields replaced, for probes and twins."""
-    other = copy.copy(section)
-    for name, value in changes.items():
-        setattr(other, name, value)
-    return other
