@@ -1,21 +1,26 @@
 """Time to a loss: the shipped recipe against transformers' Trainer tuned over learning rates and batch sizes, same data and tokenizer.
 
-    python benchmarks/time_to_loss.py [--minutes 10] [--seeds 3] [--tune-minutes 10]
+    python benchmarks/time_to_loss.py FOLDER calibrate      on an idle machine, 4 minutes: seconds of start-up and of a step, both sides
+    python benchmarks/time_to_loss.py FOLDER run            at any load, and again after a stop: trains, two hours of an idle machine
+    python benchmarks/time_to_loss.py FOLDER confirm        on an idle machine, 10 minutes: whole processes at the budget found, timed
 
-The peer (GPT-2 of the same parameters within 2 %) is tuned on validation part A; figures are bits per byte on part B, which
-neither side's tuning sees. Then Ingot's recipe is run with shorter and shorter budgets until it no longer reaches the peer's
-median; the ratio of process times is the figure. Start-up and compilation count on both sides.
+Budgets are steps: those that fit into the minutes by the calibration, so that load changes no figure. The peer (GPT-2 of the same
+parameters within 2 %) is tuned on validation part A: all 3 learning rates x 3 batch sizes with a schedule of 3 minutes, the best
+three again with one of 10. Figures are bits per byte on part B, which neither side's tuning sees. Ingot's recipe is run with
+shorter and shorter budgets until it no longer reaches the peer's median; the ratio of process times is the figure. Start-up and
+compilation count on both sides.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,68 +60,132 @@ def overrides(name: str) -> list[str]:
     return [f"name={name}", f"data.train={{name: jsonl, paths: [{', '.join(files)}]}}", f"data.validation={{name: jsonl, paths: [{', '.join(held)}]}}", "data.holdout=0"]
 
 
-def peer(folder: Path, parts: dict[str, Any], shape: list[str], *, lr: float, batch: int, seconds: float, seed: int, part: str) -> dict[str, Any]:
-    command = [sys.executable, str(ROOT / "benchmarks/peer_trainer.py"), "--rows", str(folder / "rows.npy"), "--lr", str(lr), "--batch", str(batch), "--seconds", str(seconds),
-               "--seed", str(seed), "--vocabulary", str(parts["vocabulary"]), "--validation", str(folder / f"{part}.npy"), "--validation-bytes", str(parts[part]), *shape]  # fmt: skip
+SHAPE = ["--layers", "6", "--width", "256", "--heads", "4"]
+
+
+def peer(folder: Path, parts: dict[str, Any], *, lr: float, batch: int, steps: int, seed: int, part: str) -> dict[str, Any]:
+    command = [sys.executable, str(ROOT / "benchmarks/peer_trainer.py"), "--rows", str(folder / "rows.npy"), "--lr", str(lr), "--batch", str(batch), "--steps", str(steps),
+               "--output", str(folder / "peer"), "--seed", str(seed), "--vocabulary", str(parts["vocabulary"]), "--validation", str(folder / f"{part}.npy"), "--validation-bytes", str(parts[part]), *SHAPE]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout.strip().splitlines()[-1]) | {"lr": lr, "batch": batch, "seed": seed}
 
 
-def ingot_run(folder: Path, seconds: float, seed: int, parts: dict[str, Any]) -> dict[str, Any]:
+def ingot_run(folder: Path, steps: int, seed: int, parts: dict[str, Any]) -> dict[str, Any]:
     """A whole process with only the budget changed; then, untimed, bits per byte on part B."""
     import numpy as np
     import torch
 
-    name = f"ingot_{seconds:.0f}_{seed}"
+    name = f"ingot_{steps}_{seed}"
+    shutil.rmtree(folder / "runs" / name, ignore_errors=True)
     began = time.perf_counter()
-    command = [sys.executable, "-m", "ingot", "train", str(ROOT / "recipes/text/fast_small.yaml"), *overrides(name), f"seed={seed}", f"stages.0.budget={seconds:.0f} s", "--json"]
+    command = [sys.executable, "-m", "ingot", "train", str(ROOT / "recipes/text/fast_small.yaml"), *overrides(name), f"seed={seed}", f"stages.0.budget={steps} steps", "--json"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment())
     wall = time.perf_counter() - began
     if done.returncode:
         raise SystemExit(done.stderr)
     from ingot.build.run import open_run
-    from ingot.ops.cross_entropy import token_nll
 
     run = open_run(folder / "runs" / name)
     rows = torch.from_numpy(np.load(folder / "b.npy").astype(np.int64))
     total = 0.0
     with torch.no_grad():
         for start in range(0, len(rows), 16):
-            batch = run.model.objective.prepare({"tokens": rows[start : start + 16], "rows": torch.arange(16)[: len(rows[start : start + 16])], "key": run.key})
+            batch = run.model.objective.prepare({"tokens": rows[start : start + 16], "rows": torch.arange(16)[: len(rows[start : start + 16])], "key": run.key()})
             total += float(run.model(batch)["cross_entropy"].sum())
     summary = json.loads(done.stdout)
-    del token_nll
-    return {"seconds": wall, "budget": seconds, "seed": seed, "bits_per_byte": total / np.log(2) / parts["b"], "tokens": summary["tokens"], "steps": summary["step"]}
+    return {"seconds": wall, "budget_steps": steps, "seed": seed, "bits_per_byte": total / np.log(2) / parts["b"], "tokens": summary["tokens"], "steps": summary["step"]}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--tune-minutes", type=float, default=10)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--budgets", type=float, nargs="+", default=[200, 150, 120, 90])
-    parser.add_argument("--shape", nargs="+", default=["--layers", "6", "--width", "256", "--heads", "4"])
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp())
-    parts = setting(folder)
-    tuned = [peer(folder, parts, options.shape, lr=lr, batch=batch, seconds=60 * options.tune_minutes, seed=0, part="a") for lr in LEARNING_RATES for batch in BATCHES]
-    best = min(tuned, key=lambda item: item["bits_per_byte"])
-    peers = [peer(folder, parts, options.shape, lr=best["lr"], batch=best["batch"], seconds=60 * options.minutes, seed=seed, part="b") for seed in range(options.seeds)]
+class Notes:
+    """Results by name in FOLDER/notes.json: what is there is not run again."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / "notes.json"
+        self.kept: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self.kept:
+            self.kept[name] = make()
+            self.path.write_text(json.dumps(self.kept))
+            print(name, {k: v for k, v in self.kept[name].items() if k != "losses"} if isinstance(self.kept[name], dict) else self.kept[name], flush=True)
+        return self.kept[name]
+
+
+def line(few: dict[str, Any], many: dict[str, Any]) -> dict[str, float]:
+    """Start-up and seconds a step from two runs of different length."""
+    step = (many["seconds"] - few["seconds"]) / (many["steps"] - few["steps"])
+    return {"step": step, "start": few["seconds"] - step * few["steps"]}
+
+
+def calibrate(folder: Path, notes: Notes) -> None:
+    parts = notes.once("parts", lambda: setting(folder))
+    for batch in BATCHES:
+        notes.once(f"peer pace {batch}", lambda batch=batch: line(*(peer(folder, parts, lr=1e-3, batch=batch, steps=steps, seed=0, part="a") for steps in (8, 8 + 160 // batch))))
+    notes.once("ingot pace", lambda: line(*(ingot_run(folder, steps, 0, parts) for steps in (20, 80))))
+
+
+def steps_in(pace: dict[str, float], seconds: float) -> int:
+    return int((seconds - pace["start"]) / pace["step"])
+
+
+def run(folder: Path, notes: Notes, seeds: int, budgets: list[float]) -> None:
+    parts, pace = notes.kept["parts"], {batch: notes.kept[f"peer pace {batch}"] for batch in BATCHES}
+
+    def trial(lr: float, batch: int, minutes: float, seed: int, part: str) -> dict[str, Any]:
+        steps = steps_in(pace[batch], 60 * minutes)
+        found = notes.once(f"peer {lr} {batch} {minutes} {seed} {part}", lambda: peer(folder, parts, lr=lr, batch=batch, steps=steps, seed=seed, part=part))
+        return {k: v for k, v in found.items() if k not in ("losses", "seconds")} | {"lr": lr, "batch": batch, "seed": seed, "idle_seconds": pace[batch]["start"] + steps * pace[batch]["step"]}
+
+    short = sorted((trial(lr, batch, 3, 0, "a") for lr in LEARNING_RATES for batch in BATCHES), key=lambda item: item["bits_per_byte"])
+    long = [trial(item["lr"], item["batch"], 10, 0, "a") for item in short[:3]]
+    best = min(long, key=lambda item: item["bits_per_byte"])
+    peers = [trial(best["lr"], best["batch"], 10, seed, "b") for seed in range(seeds)]
     target = statistics.median(item["bits_per_byte"] for item in peers)
     runs, reached = [], None
-    for budget in options.budgets:
-        found = [ingot_run(folder, budget, seed, parts) for seed in range(options.seeds)]
+    for seconds in budgets:
+        steps = steps_in(notes.kept["ingot pace"], seconds)
+        found = [notes.once(f"ingot {steps} {seed}", lambda seed=seed, steps=steps: ingot_run(folder, steps, seed, parts)) | {"idle_seconds": seconds} for seed in range(seeds)]
         runs += found
         if statistics.median(item["bits_per_byte"] for item in found) > target:
             break
-        reached = statistics.median(item["seconds"] for item in found)
-    peer_seconds = statistics.median(item["seconds"] for item in peers)
-    rate = statistics.median(item["tokens"] / item["seconds"] for item in runs) / statistics.median(item["tokens"] / item["seconds"] for item in peers)
-    write("time_to_loss", {"parameters": {"ingot": parts["parameters"], "peer": peers[0]["parameters"]}, "tuning": tuned, "peer": peers, "ingot": runs, "target_bits_per_byte": target,
-                           "seconds_to_target": reached, "peer_seconds": peer_seconds, "ratio": peer_seconds / reached if reached else None, "ratio_from_rate": rate,
-                           "ratio_from_fewer_tokens": peer_seconds / reached / rate if reached else None})  # fmt: skip
+        reached = {"steps": steps, "seconds": seconds}
+    notes.kept["result"] = {"parameters": {"ingot": parts["parameters"], "peer": peers[0]["parameters"]}, "pace": {"peer": pace, "ingot": notes.kept["ingot pace"]}, "tuning": short + long, "peer": peers,
+                            "ingot": [{k: v for k, v in item.items() if k != "seconds"} for item in runs], "target_bits_per_byte": target, "reached": reached}  # fmt: skip
+    notes.path.write_text(json.dumps(notes.kept))
+
+
+def confirm(folder: Path, notes: Notes) -> None:
+    """Time one whole process of each side alone, and write the result."""
+    result, parts = notes.kept["result"], notes.kept["parts"]
+    if result["reached"] is None:
+        write("time_to_loss", result | {"ratio": None})
+        return
+    best, steps = result["peer"][0], result["reached"]["steps"]
+    theirs = peer(folder, parts, lr=best["lr"], batch=best["batch"], steps=best["steps"], seed=0, part="b")
+    ours = ingot_run(folder, steps, 0, parts)
+    rate = (ours["tokens"] / ours["seconds"]) / (theirs["tokens"] / theirs["seconds"])
+    ratio = theirs["seconds"] / ours["seconds"]
+    write("time_to_loss", result | {"seconds": {"ingot": ours["seconds"], "peer": theirs["seconds"]}, "ratio": ratio, "ratio_from_rate": rate, "ratio_from_fewer_tokens": ratio / rate})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("what", choices=["calibrate", "run", "confirm"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--budgets", type=float, nargs="+", default=[200, 150, 120, 100, 80])
+    options = parser.parse_args()
+    folder = options.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    notes = Notes(folder)
+    if options.what == "calibrate":
+        calibrate(folder, notes)
+    elif options.what == "run":
+        run(folder, notes, options.seeds, options.budgets)
+    else:
+        confirm(folder, notes)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Run by test_optim.py as a process of its own: every optimizer for eight steps, on one process or as one of two FSDP2 ranks.
 
-python _sharded_optim.py RANK RANKS STORE_FILE RESULT_FILE NAME...      rank 0 writes {name: {"weights": ..., "bytes": ...}}
+python _sharded_optim.py RANK RANKS STORE_FILE RESULT_FILE NAME={knobs as JSON}...      rank 0 writes {name: {"weights": ..., "bytes": ...}}
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -16,6 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from ingot.core.axes import Axes
+from ingot.core.parts import load, signature
 from ingot.core.resolve import spec
 
 
@@ -38,18 +40,24 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def train(name: str, ranks: int) -> dict:
+def train(name: str, knobs: dict, ranks: int) -> dict:
     net = model()
     if ranks > 1:
         fully_shard(net, mesh=init_device_mesh("cpu", (ranks,)))
-    optimizer = spec("optim", name, lr=0.01).build(params=groups(net))
+    wraps = "lr" not in signature(load("optim", name)).knobs
+    optimizer = spec("optim", name, **({"inner": {"name": "adamw", "lr": 0.01}} if wraps else {"lr": 0.01} | knobs)).build(params=groups(net))
     generator = torch.Generator().manual_seed(1)
     for _ in range(8):
         # every rank sees the same rows, so the mean over ranks is the single process's gradient to the bit
         inputs, targets = torch.randn(32, 6, generator=generator), torch.randn(32, 1, generator=generator)
-        optimizer.zero_grad()
-        (net(inputs) - targets).square().mean().backward()
-        optimizer.step()
+
+        def closure(inputs: torch.Tensor = inputs, targets: torch.Tensor = targets) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = (net(inputs) - targets).square().mean()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
     local = sum(
         (value.to_local() if isinstance(value, DTensor) else value).nbytes
         for state in optimizer.state.values()
@@ -63,7 +71,8 @@ def main(rank: int, ranks: int, store: str, result: str, names: list[str]) -> No
     torch.set_num_threads(1)
     if ranks > 1:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
-    results = {name: train(name, ranks) for name in names}
+    given = [name.partition("=") for name in names]
+    results = {name: train(name, json.loads(knobs or "{}"), ranks) for name, _, knobs in given}
     if rank == 0:
         torch.save(results, result)
     if ranks > 1:

@@ -1,40 +1,115 @@
 """What the suites of this folder share: every part of a slot as cases, and a tiny model to put parts into.
 
-A suite names its slots in SLOTS; each of its tests that takes ``case`` runs once for every case of every part. A new part is
-covered without editing where its knobs have defaults or ordinary names (ORDINARY); else it says here how it is made (KNOBS).
+A suite names its slots in SLOTS; each of its tests that takes ``case`` runs once for every case of every part (of those that its
+``concerns`` accepts, where it has one). A new part is covered without editing where its knobs have defaults or ordinary names
+(ORDINARY); else it says here how it is made (KNOBS).
+
+Which batch a model is given follows from what its parts read (``reads``): _batches.py makes rows that can be learned, key by key.
+An objective whose model is not a text encoder says in MODELS which one it is put into, as a recipe would.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from ingot.build.graph import build_model
+from ingot.build.schema import Graph
 from ingot.core.parts import Spec, load, parts_in, signature
-from ingot.core.resolve import spec
+from ingot.core.recipe import Recipe, merge_keys
+from ingot.core.resolve import resolve, spec
 from ingot.nn.dropout import name_layers
 
 WIDTH, SEQUENCE, VOCABULARY = 16, 12, 24
 ORDINARY: dict[str, Any] = {"heads": 2, "depth": 2, "lr": 0.01, "base_width": 8, "mixer": {"name": "attention", "heads": 2}}
+SENTINELS = [20, 21, 22, 23]
 # Several ways to make a part; what is not named takes its default.
 KNOBS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("nn.mixer", "attention"): [{}, {"heads": 4, "kv_heads": 2, "window": 3, "qk_norm": "rms", "bias": True, "softcap": 5.0}],
+    ("nn.feedforward", "moe"): [
+        {"experts": 3}, {"experts": 4, "expert": {"name": "gelu", "bias": True, "hidden": 8}, "router": "bias_balanced", "shared": {"name": "relu2", "hidden": 8}, "capacity_factor": 1.0},
+    ],
+    ("nn.linear", "low_rank"): [{"rank": 4}, {"rank": 4, "start": "scaled"}],
+    ("nn.linear", "sltrain"): [{"rank": 4, "density": 0.2}],
+    ("nn.linear", "relora"): [{"rank": 4}],
+    ("nn.linear", "monarch"): [{}, {"blocks": 3}],
+    ("nn.linear", "ternary"): [{}, {"norm": None, "activations": False}],
+    ("nn.linear", "quantized"): [{}, {"format": "int8", "scales": "tensor"}, {"format": "e5m2", "gradients": "e5m2"}],
+    ("nn.linear", "sparse24"): [{}, {"unbiased": True}],
+    ("nn.router", "top_k"): [{}, {"top_k": 1, "jitter": 0.1}, {"top_k": 3, "normalize": False}],
+    ("nn.router", "bias_balanced"): [{}, {"score": "softmax", "normalize": False, "scale": 2.0}],
+    ("nn.router", "soft"): [{"slots": 2}],
     ("nn.feedforward", "gelu"): [{}, {"bias": True, "approximate": "tanh", "hidden": 20}],
     ("nn.embedding", "token"): [{"dropout": 0.2}, {"position": "learned", "norm": "layer", "types": 2, "scale": 4.0}],
-    ("model.encoder", "transformer"): [{"dropout": 0.2}, {"block": "hybrid", "norm": "layer", "feedforward": "swiglu", "final_norm": False}],
+    ("model.encoder", "transformer"): [{"dropout": 0.2}, {"block": "hybrid", "norm": "layer", "feedforward": "swiglu", "final_norm": False},
+                                       {"dropout": 0.2, "checkpointing": "full"}],
+    ("model.decoder", "transformer"): [
+        {"cross": {"name": "cross_attention", "heads": 2}, "dropout": 0.2},
+        {"cross": {"name": "cross_attention", "heads": 4, "kv_heads": 2, "bias": True, "qk_norm": "rms"}, "block": "post", "norm": "layer"},
+        {"cross": {"name": "cross_attention", "heads": 2}, "block": "hybrid", "feedforward": "swiglu", "final_norm": False},
+    ],
+    ("nn.mixer", "cross_attention"): [{}, {"heads": 4, "kv_heads": 2, "bias": True, "qk_norm": "rms", "scale": 0.3}],
+    ("nn.embedding", "patch"): [{"patch": 4}, {"patch": 2, "class_token": True, "position": "sincos", "norm": "layer", "dropout": 0.2, "mean": [0.4, 0.5, 0.6]}],
+    ("nn.embedding", "stems"): [{"stems": {"image": {"name": "patch", "patch": 4}, "text": {"name": "token", "position": "learned"}}}],
+    ("objective", "classification"): [{}, {"smoothing": 0.1, "pooling": "first", "norm": "layer", "causal": False}],
+    ("objective", "regression"): [{}, {"huber": 0.5, "mean": [1.5, 0.5], "std": 2.0}],
+    ("model.encoder", "tread"): [{"depth": 3}, {"depth": 3, "dropout": 0.2, "end": 3, "share": 0.3, "checkpointing": "full"}],
     ("objective", "causal_lm"): [{}, {"tied": False, "bias": True, "softcap": 20.0, "z_loss": 0.01}],
     ("objective", "masked_lm"): [{"rate": 0.4}, {"rate": 0.4, "tied": False, "bias": True, "transform": "layer"}],
+    ("objective", "span_corruption"): [{"rate": 0.4, "sentinels": SENTINELS}, {"rate": 0.4, "sentinels": SENTINELS, "form": "causal", "tied": False},
+                                       {"rate": 0.4, "mean": 1.5, "sentinels": SENTINELS, "scaled": True, "start": 0, "z_loss": 0.01}],
+    ("objective", "mixture_of_denoisers"): [{"sentinels": SENTINELS, "modes": {"regular": 0, "sequential": 3, "extreme": 19}}, {"sentinels": SENTINELS, "form": "causal"}],
     ("data.tokenizer", "bpe"): [{"vocabulary": 300}, {"vocabulary": 300, "specials": ["pad", "mask"], "sentinels": 2}],
     ("data.tokenizer", "pretrained"): [{"path": "tokenizer"}],
     ("data.pack", "stream"): [{}, {"attend": "row"}],
+    ("optim", "adam4bit"): [{"smallest": 0}],
+    ("optim", "adam8bit"): [{"smallest": 0}],
+    ("optim", "apollo"): [{"rank": 4, "refresh": 3}, {"rank": 1, "scaling": "tensor", "scale": 4.0, "refresh": 2}],
+    ("optim", "fira"): [{"rank": 4, "refresh": 3}],
+    ("optim", "galore"): [{"rank": 4, "refresh": 3}, {"rank": 6, "refresh": 2, "subspace": "randomized", "state_bits": 8, "smallest": 0}],
+    ("optim", "online_subspace_descent"): [{"rank": 4}],
+    ("optim", "badam"): [{"every": 2}, {"every": 3, "order": "descending"}],
+    ("optim", "lisa"): [{"layers": 1, "every": 2}],
+    ("optim", "muon"): [{}, {"coefficients": "polar_express", "normalize": "neurons", "cautious": True, "weight_decay": 0.1}],
+    ("optim", "sam"): [{"inner": {"name": "adamw", "lr": 0.01}}, {"adaptive": True, "rho": 0.5, "inner": {"name": "muon", "lr": 0.01}}],
+    ("objective", "nested"): [{"depths": [1], "shares": [0.5]}, {"objective": {"name": "masked_lm", "rate": 0.4}, "depths": [1]}],
+    ("transform", "widen"): [{}, {"width": 1, "hidden": 1.3}, {"heads": 1}, {"width": 3, "split": 0.0}],
+    ("transform", "hyperclone"): [{}, {"diagonal": True}, {"noise": 0.3}, {"diagonal": True, "noise": 0.3, "times": 3}],
+    ("transform", "identity_depth"): [{}, {"depth": 5, "place": "end"}],
+    ("transform", "upcycle"): [{"experts": 4}, {"experts": 3, "router": {"name": "top_k", "top_k": 1}, "every": 2}],
+    ("transform", "from_checkpoints"): [{"paths": [], "own": 3}],
     ("hook", "clip"): [{"max_norm": 0.05}, {"max_norm": 0.05, "norm": 1.0}],
+    ("hook", "relora"): [{"every": 2}],
     ("hook", "ema"): [{"decay": 0.5}, {"decay": 0.9, "warmup": False}],
+    ("hook", "learnability"): [{}, {"reference": "another", "keep": 0.25}],
+    ("hook", "sequence_length"): [{"share": 0.5, "shortest": 2}],
 }
+
+# The model an objective is put into where it is not the usual encoder of tokens: what differs, by components of the recipe's section.
+IMAGES = {"embedding": {"name": "patch", "patch": 2, "class_token": True}}
+DECODED = {"decoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}, "cross": {"name": "cross_attention", "heads": 2}}}
+MODELS: dict[str, dict[str, Any]] = {"span_corruption": DECODED, "mixture_of_denoisers": DECODED, "classification": IMAGES, "regression": IMAGES}
+USUAL: dict[str, Any] = {"width": WIDTH, "embedding": "token", "encoder": {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2}}}
+
+
+def _beside(name: str) -> Any:
+    """A file of this folder as a module."""
+    found = importlib.util.spec_from_file_location(f"conformance{name}", Path(__file__).parent / f"{name}.py")
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+batches = _beside("_batches")
 
 
 @dataclass(frozen=True)
@@ -59,6 +134,8 @@ class Case:
 
     def spec(self, **more: Any) -> Spec:
         knobs = self.knobs | more
+        if "lr" in more and "lr" not in signature(self.target).knobs:  # it is that of the optimizer inside
+            knobs["inner"] = knobs["inner"] | {"lr": knobs.pop("lr")}
         missing = [name for name, (_, default) in signature(self.target).knobs.items() if default is inspect.Parameter.empty and name not in knobs]
         if missing:
             pytest.fail(f"{self.slot} {self.name!r} needs {', '.join(missing)}: say how it is made in KNOBS, tests/conformance/conftest.py")
@@ -80,7 +157,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("slots")
         slots = marker.args if marker else metafunc.module.SLOTS
-        metafunc.parametrize("case", [case for slot in slots for case in cases(slot)], ids=str)
+        concerns = getattr(metafunc.module, "concerns", lambda case: True)
+        metafunc.parametrize("case", [case for slot in slots for case in cases(slot) if concerns(case)], ids=str)
 
 
 def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -94,17 +172,20 @@ def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
     return module
 
 
-def sequences(rows: list[int] | range = range(8)) -> dict[str, torch.Tensor]:
-    """A batch of rows that a model can learn: each counts upward by a step of its own, in two documents. Row -1 is padding."""
-    numbers = torch.tensor(list(rows))
-    column = torch.arange(SEQUENCE)
-    second = (column >= SEQUENCE // 2).long()
-    tokens = 4 + (numbers[:, None] * 3 + column * (1 + numbers[:, None] % 2)) % 16
-    real = (numbers >= 0)[:, None]
-    return {
-        "rows": numbers, "source": torch.zeros_like(numbers), "tokens": tokens * real, "segments": ((second + 1) * real).int(),
-        "positions": (column - second * (SEQUENCE // 2)) * real, "key": torch.tensor(5),
-    }  # fmt: skip
+def section_of(objective: Spec, dropout: float = 0.0) -> Graph:
+    """The model section around an objective."""
+    around = {} if objective.knobs.get("form") == "causal" else MODELS.get(objective.name, {})
+    tree = merge_keys(USUAL, around) | {"objective": objective.data()}
+    return resolve(Recipe(merge_keys(tree, {"encoder": {"dropout": dropout}})), Graph)
+
+
+def keys_of(section: Graph) -> list[str]:
+    """Batch keys that the components of a model read."""
+    embeddings = [section.embedding, *(tower.embedding for tower in section.towers.values())]
+    if any(embedding.name == "stems" for embedding in embeddings):
+        embeddings += [stem for embedding in embeddings if embedding.name == "stems" for stem in embedding.knobs["stems"].values()]
+    read = [key for embedding in embeddings for key in (() if embedding.name == "stems" else embedding.target.reads)]
+    return [*read, *getattr(section.objective.target, "reads", ())]
 
 
 Build = Callable[..., Any]
@@ -112,24 +193,34 @@ Build = Callable[..., Any]
 
 @pytest.fixture
 def tiny_model() -> Build:
-    """tiny_model(objective Spec = causal_lm, dtype = fp32, dropout = 0.0, seed = 0) -> a Model with random weights."""
+    """tiny_model(objective Spec = causal_lm, dtype = fp32, dropout = 0.0, seed = 0) -> a Model with random weights; see MODELS."""
 
     def build(objective: Spec | None = None, dtype: torch.dtype = torch.float32, dropout: float = 0.0, seed: int = 0) -> Any:
-        from ingot.model.graph import Model
-
-        wiring = {"width": WIDTH, "vocabulary": VOCABULARY, "sequence": SEQUENCE, "specials": {"mask": 2, "end": 1}, "linear": spec("nn.linear", "dense")}
-        encoder = spec("model.encoder", "transformer", depth=2, mixer={"name": "attention", "heads": 2}, dropout=dropout).build(**wiring)
-        model = Model(embedding=spec("nn.embedding", "token").build(**wiring), encoder=encoder, objective=(objective or spec("objective", "causal_lm")).build(**wiring))
-        model.compute_dtype = dtype
+        section = section_of(objective or spec("objective", "causal_lm"), dropout)
+        model = build_model(section, vocabulary=VOCABULARY, sequence=SEQUENCE, specials={"mask": 2, "end": 1}, dtype=dtype, fields=batches.fields(keys_of(section)))
         return randomize(model.double() if dtype == torch.float64 else model, seed)
 
     return build
 
 
 @pytest.fixture
-def batch_of() -> Callable[..., dict[str, torch.Tensor]]:
-    """batch_of(row numbers) -> a batch of learnable rows; see ``sequences``."""
-    return sequences
+def batch_of(request: pytest.FixtureRequest) -> Callable[..., dict[str, torch.Tensor]]:
+    """batch_of(row numbers, objective=None) -> a batch of learnable rows with what the model around the objective reads: the case's own
+    where the test is about an objective, else tokens. Row -1 is padding."""
+
+    def make(rows: list[int] | range = range(8), objective: Spec | None = None) -> dict[str, torch.Tensor]:
+        case = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
+        chosen = objective or (case.spec() if isinstance(case, Case) and case.slot == "objective" else None)
+        found: dict[str, torch.Tensor] = batches.batch(rows, keys_of(section_of(chosen)) if chosen else ("tokens",))
+        return found
+
+    return make
+
+
+@pytest.fixture
+def rows_of() -> Any:
+    """The module that makes batches, for suites of parts that read one key or another."""
+    return batches
 
 
 @pytest.fixture

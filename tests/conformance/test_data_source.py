@@ -1,4 +1,4 @@
-"""What every source keeps: stable identities that follow the content, and rereading that gives the same."""
+"""What every source of texts keeps: stable identities that follow the content, and rereading that gives the same."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ import pytest
 from ingot.core.errors import UserError
 
 SLOTS = ["data.source"]
+
+
+def concerns(case: Any) -> bool:
+    """Documents; sources of rows have a suite of their own."""
+    return hasattr(case.target, "shards") or hasattr(case.target, "order")
+
+
 TEXTS = [f"document {number}: " + "words and " * (number % 5) + "größer" for number in range(30)]
 Maker = Callable[[Path, list[str]], dict[str, Any]]
 
@@ -52,7 +59,7 @@ def mixture(folder: Path, texts: list[str]) -> dict[str, Any]:
     return {"sources": {side: {"name": "text_files", "paths": [side]} for side in ("left", "right")}, "weights": {"left": 0.7, "right": 0.3}}
 
 
-# How a source of each part comes to hold given texts; None for a part whose rows are not texts.
+# How a source of each part comes to hold given texts.
 MAKERS: dict[str, Maker] = {"text_files": text_files, "jsonl": jsonl, "parquet": parquet, "huggingface": huggingface, "python_library": python_library, "mixture": mixture}
 FIXED = {"python_library"}  # reads what the machine has
 PATHS = {"text_files": {"paths": ["nowhere"]}, "jsonl": {"paths": ["nowhere"]}, "parquet": {"paths": ["nowhere"]}, "huggingface": {"path": "./nowhere"},

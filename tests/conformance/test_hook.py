@@ -16,7 +16,8 @@ SLOTS = ["hook"]
 def setup(case: Any, tiny_model: Any, dtype: torch.dtype = torch.float32) -> State:
     model = tiny_model(None, dtype)
     state = State(model=model, optimizer=torch.optim.AdamW(model.parameters(), lr=0.01))
-    state.attach_hooks({case.name: case.build()})
+    another = tiny_model(None, dtype, seed=3)
+    state.attach_hooks({case.name: case.build(batch_rows=8, sequence=12, open_model=lambda path: another)})
     return state
 
 

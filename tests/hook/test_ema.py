@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -75,3 +76,36 @@ def test_a_model_that_has_grown_is_refused() -> None:
     run(hook, nn.Linear(3, 2, bias=False), 2)
     with pytest.raises(RunError, match="has changed"):
         run(hook, nn.Linear(4, 2, bias=False), 1)
+
+
+def walk(hook: EMA, weights: list[float], rows: int) -> torch.Tensor:
+    model = nn.Linear(1, 1, bias=False)
+    for weight in weights:
+        with torch.no_grad():
+            model.weight.fill_(weight)
+        hook.stepped(SimpleNamespace(model=model), {"batch_rows": rows})
+    return hook.average["weight"]
+
+
+def test_a_batch_three_times_as_large_forgets_as_three_steps_do() -> None:
+    """The scaling rule: decay^k over one step is decay over k steps while the weights stand still."""
+    many, few = (spec("hook", "ema", decay=0.9, warmup=False).build(batch_rows=8) for _ in range(2))
+    slow = walk(many, [1.0, *([5.0] * 6)], 8)
+    fast = walk(few, [1.0, *([5.0] * 2)], 24)
+    torch.testing.assert_close(fast, slow, rtol=1e-6, atol=1e-6)
+    assert float(slow) == pytest.approx(5 - 4 * 0.9**6, rel=1e-6)
+    unscaled = walk(spec("hook", "ema", decay=0.9, warmup=False).build(), [1.0, *([5.0] * 2)], 24)
+    assert float(unscaled) == pytest.approx(5 - 4 * 0.9**2, rel=1e-6)
+
+
+@pytest.mark.parametrize(("batch", "sequence"), [("16 rows", 4), ("64 tokens", 4)])
+def test_the_batch_that_decay_was_chosen_for_may_be_another(batch: str, sequence: int) -> None:
+    hook = spec("hook", "ema", decay=0.81, warmup=False, batch=batch).build(batch_rows=8, sequence=sequence)
+    assert float(walk(hook, [0.0, 1.0], 8)) == pytest.approx(1 - 0.9, rel=1e-6)  # half the batch, half the exponent
+
+
+def test_follows_a_scheduled_batch(tiny_recipe: Any, runs: Any) -> None:
+    stage = {"budget": "6 steps", "hooks": [{"name": "ema", "decay": 0.5, "warmup": False}], "schedule": {"batch": {"name": "constant", "warmup": "90%"}}}
+    run = runs.trained(tiny_recipe({"stages": {0: stage}}))
+    rows = [line["batch_rows"] for line in runs.lines(run)]
+    assert rows[0] < 8 == rows[-1] and run.program.run is run

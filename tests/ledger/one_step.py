@@ -26,7 +26,7 @@ def build(setting: dict[str, Any]) -> Model:
         objective=spec("objective", "causal_lm").build(**shared),
     )
     model.compute_dtype = getattr(torch, setting["dtype"])
-    model.encoder.checkpointing = setting.get("checkpointing", False)
+    model.encoder.checkpointing = setting.get("checkpointing", "none")
     return model
 
 

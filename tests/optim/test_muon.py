@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from ingot.core.axes import Axes
 from ingot.core.resolve import spec
-from ingot.optim._orthogonal import orthogonalize
+from ingot.optim._orthogonal import orthogonalize, polynomials
 
 MATRIX = Axes(("hidden", "width"), "matrix")
 
@@ -62,6 +63,83 @@ def test_equals_torch_with_its_iteration_in_double(scale: str, nesterov: bool, m
         reference.step()
     for weight, twin in zip(ours, theirs):
         torch.testing.assert_close(weight, twin, rtol=1e-9, atol=1e-11)
+
+
+def test_agrees_with_torch_on_recorded_gradients(compare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.float().clone())  # torch iterates in bf16 only
+    knobs = {"lr": 0.02, "weight_decay": 0.1}
+    ours = lambda weights: spec("optim", "muon", **knobs).build(params=weights)  # noqa: E731
+    assert compare(ours, lambda weights: torch.optim.Muon(weights, **knobs), chosen=(0, 2)) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_polar_express_is_nearer_to_orthogonal_and_converges(dtype: torch.dtype) -> None:
+    """Amsel et al. 2025: five iterations bring singular values from 0.002 upward to 0.87 .. 1.13, and more converge."""
+    torch.manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(40, 90, dtype=torch.float64), full_matrices=False)
+    values = torch.logspace(0, -2, 40, dtype=torch.float64)  # 0.005 of the Frobenius norm at least
+    matrix = (u @ torch.diag(values) @ v).to(dtype)[None]
+    slack = {torch.float64: 0.0, torch.float32: 0.001, torch.bfloat16: 0.05}[dtype]
+    found = torch.linalg.svdvals(orthogonalize(matrix, 5, "polar_express")[0].double())
+    assert 0.87 - slack <= float(found.min()) and float(found.max()) <= 1.13 + slack
+    error, original = (float((orthogonalize(matrix, 5, kind)[0].double() - u @ v).norm()) for kind in ("polar_express", "original"))
+    assert error < original / 2
+    if dtype == torch.float64:
+        assert float((orthogonalize(matrix, 9, "polar_express")[0] - u @ v).norm()) < 1e-8
+        assert float((orthogonalize(matrix, 9, "original")[0] - u @ v).norm()) > 0.5
+    assert len(polynomials("polar_express", 12)) == 12 and polynomials("polar_express", 12)[-1] == (1.875, -1.25, 0.375)
+
+
+@pytest.mark.parametrize("scale", ["original", "match_rms_adamw"])
+def test_neurons_follow_normuons_algorithm(scale: str) -> None:
+    """Li et al. 2025, Algorithm 1, step by step, for a wide and a tall matrix."""
+    for shape in [(6, 20), (20, 6)]:
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.randn(shape, dtype=torch.float64))
+        optimizer = spec("optim", "muon", lr=0.02, momentum=0.9, nesterov=False, weight_decay=0.1, scale=scale, normalize="neurons", neuron_beta=0.8).build(params=[weight])
+        w, m, n = weight.detach().clone(), torch.zeros(shape, dtype=torch.float64), torch.zeros(shape[0], dtype=torch.float64)
+        for _ in range(6):
+            weight.grad = torch.randn(shape, dtype=torch.float64) * torch.logspace(-2, 1, shape[0], dtype=torch.float64)[:, None]
+            m = 0.9 * m + 0.1 * weight.grad
+            o = orthogonalize(m[None])[0]
+            n = 0.8 * n + 0.2 * o.square().mean(dim=1)
+            hat = o / (n.sqrt() + 1e-10)[:, None]
+            size = 0.2 * math.sqrt(shape[0] * shape[1]) if scale == "match_rms_adamw" else float(o.norm()) * math.sqrt(max(1, shape[0] / shape[1]))
+            w = w - 0.02 * 0.1 * w - 0.02 * size * hat / hat.norm()
+            optimizer.step()
+            torch.testing.assert_close(weight.detach(), w, rtol=1e-8, atol=1e-10)
+        assert optimizer.state[weight]["neurons"].shape == (1, shape[0])
+        held = sum(value.nbytes for value in optimizer.state[weight].values())
+        assert held == optimizer.state_bytes(shape, torch.float64) == (shape[0] * shape[1] + shape[0]) * 8
+
+
+def test_neurons_even_out_the_rows() -> None:
+    """The claim: orthogonalized updates of a tall matrix leave rows of very different size; normalized ones do not."""
+    spreads = {}
+    for normalize in ("none", "neurons"):
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.zeros(200, 10))
+        optimizer = spec("optim", "muon", lr=1.0, normalize=normalize).build(params=[weight])
+        weight.grad = torch.randn(200, 10) * torch.logspace(-2, 0, 200)[:, None]
+        optimizer.step()
+        rows = weight.detach().norm(dim=1)
+        spreads[normalize] = float(rows.max() / rows.min())
+    assert spreads["neurons"] < 1.01 and spreads["none"] > 20
+
+
+def test_cautious_decay_acts_where_update_and_weight_agree() -> None:
+    """Chen et al. 2025, Algorithm 1."""
+    torch.manual_seed(0)
+    start, gradient, ends = torch.randn(8, 12, dtype=torch.float64), torch.randn(8, 12, dtype=torch.float64), {}
+    for cautious, decay in [(False, 0.0), (False, 0.5), (True, 0.5)]:
+        weight = nn.Parameter(start.clone())
+        optimizer = spec("optim", "muon", lr=0.1, cautious=cautious, weight_decay=decay).build(params=[weight])
+        weight.grad = gradient.clone()
+        optimizer.step()
+        ends[cautious, decay] = weight.detach().clone()
+    agrees = (start - ends[False, 0.0]) * start >= 0  # the update is what was subtracted
+    assert 20 < int(agrees.sum()) < 76
+    torch.testing.assert_close(ends[True, 0.5], torch.where(agrees, ends[False, 0.5], ends[False, 0.0]), rtol=1e-12, atol=1e-14)
 
 
 def test_agrees_with_torch_in_bf16_to_its_precision() -> None:

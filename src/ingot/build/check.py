@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from ..core.quantities import Quantity
 from ..core.recipe import Recipe, keys_of
 from ..core.resolve import nearest, try_resolve
 from ..core.seams import SLOTS
+from .grow import graph_after
+from .rows import gives_only_rows, gives_text, leaves
 from .schema import RunSection, Stage
 
 
@@ -53,8 +56,7 @@ def _between(recipe: Recipe, run: RunSection, folder: Path | None) -> Iterator[P
             yield problem(path, f"part {spec.name!r} asks for wiring {', '.join(strange)}, which {spec.slot} does not provide", expected.where)
         for message in _own(spec, context):
             yield problem(path, message)
-    texts = any(spec.slot == "data.source" and hasattr(spec.target, "shards") for _, spec in run.data.train.walk())
-    if run.data.tokenizer is None and texts and not getattr(run.model.embedding.target, "tokenizer", None):
+    if run.data.tokenizer is None and gives_text(run.data.train) and not getattr(run.model.embedding.target, "tokenizer", None):
         yield problem("data.tokenizer", "texts need a tokenizer: bytes, bpe or pretrained")
     if isinstance(run.layout, Spec) and run.layout.name == "fsdp":
         for index, stage in enumerate(run.stages):
@@ -67,10 +69,31 @@ def _between(recipe: Recipe, run: RunSection, folder: Path | None) -> Iterator[P
     for path, data in [("data", run.data), *((f"stages.{index}.data", stage.data) for index, stage in enumerate(run.stages) if stage.data is not None)]:
         if data.validation is not None and data.holdout:
             yield problem(f"{path}.holdout", "validation and holdout both say what to validate on; give one")
+        if data.views > 1 and not data.augment:
+            yield problem(f"{path}.views", f"{data.views} views of a row would be alike: say what changes them in augment")
         if data.holdout == 1:
             yield problem(f"{path}.holdout", "wants a share below 1: something must be left to train on")
     for index, stage in enumerate(run.stages):
         yield from _stage(run, stage, f"stages.{index}", problem)
+    yield from _grown(run, context, problem)
+
+
+def _grown(run: RunSection, context: dict[str, Any], problem: Any) -> Iterator[Problem]:
+    """The model after each stage's transforms: it can be made, and its parts go together."""
+    graph = run.model
+    for index, stage in enumerate(run.stages):
+        path = f"stages.{index}.transforms"
+        if not stage.transforms:
+            continue
+        try:
+            graph = graph_after(graph, stage.transforms, path)
+        except UserError as error:
+            yield from (problem(item.where, item.message, item.hint) for item in error.problems)
+            return
+        inside = context | {"width": graph.width, "run": replace(run, model=graph)}
+        for place, spec in walk_specs(graph):
+            for message in _own(spec, inside):
+                yield problem(path, f"makes a model that cannot be: {place}: {message}")
 
 
 def _own(spec: Spec, context: dict[str, Any]) -> Iterator[str]:
@@ -87,15 +110,37 @@ def _stage(run: RunSection, stage: Stage, path: str, problem: Any) -> Iterator[P
             yield problem(f"{path}.hooks", f"{name!r} is there twice; a hook works once")
     data = stage.data or run.data
     for name in ("budget", "batch"):
-        if getattr(stage, name).unit == "audio_seconds":
+        if getattr(stage, name).unit == "audio_seconds" and not any(hasattr(spec.target, "seconds_per_row") for spec in leaves(data.train)):
             yield problem(f"{path}.{name}", "a length of audio needs a source of audio, which this run has not")
-    if stage.batch.unit != "audio_seconds" and batch_rows(stage.batch, data.sequence) < 1:
+    if stage.batch.unit == "tokens" and gives_only_rows(data.train):
+        yield problem(f"{path}.batch", f"a batch of rows that are not text is a number of them, such as '256 images', got {stage.batch}")
+    elif stage.batch.unit != "audio_seconds" and batch_rows(stage.batch, data.sequence) < 1:
         yield problem(f"{path}.batch", f"{stage.batch} is less than one row of {data.sequence} tokens")
-    if isinstance(run.micro_rows, int) and batch_rows(stage.batch, data.sequence) < run.micro_rows and not path.endswith("0"):
+    if isinstance(run.micro_rows, int) and stage.batch.unit != "audio_seconds" and batch_rows(stage.batch, data.sequence) < run.micro_rows and not path.endswith("0"):
         yield problem("micro_rows", f"{run.micro_rows} rows are more than the global batch of {path}")
+    if stage.fused_backward is True:
+        yield from (problem(f"{path}.fused_backward", message) for message in unfusable(run, stage))
+    known = sorted({name for _, spec in walk_specs(run) for name in getattr(spec.target, "side_losses", ())})
+    for name in stage.side:
+        if name not in known:
+            yield problem(f"{path}.side", f"no layer of this model leaves a side loss {name!r}. {nearest(name, known) or 'There are: ' + (', '.join(known) or 'none')}")
     for knob in stage.schedule:
         if knob != "batch" and (message := _unschedulable(run, stage, knob)):
             yield problem(f"{path}.schedule.{knob}", message)
+
+
+def unfusable(run: RunSection, stage: Stage) -> Iterator[str]:
+    """Why updates cannot be made inside the backward pass, where each gradient is used up before the next one is there."""
+    for hook in stage.hooks:
+        if hasattr(hook.target, "grads"):
+            yield f"the hook {hook.name!r} wants all gradients before the update, and updates inside the backward pass use them up one by one"
+    if run.anomaly.policy not in ("log", "stop"):
+        yield f"an update inside the backward pass cannot be held back as anomaly.policy {run.anomaly.policy!r} would; set anomaly.policy to log or stop"
+    for _, spec in stage.optimizer.walk():
+        if spec.slot == "optim" and (why := getattr(spec.target, "whole_gradient", "cannot update one weight at a time")):
+            yield f"optimizer {spec.name!r} {why}"
+    if isinstance(run.layout, Spec) and run.layout.name != "single":
+        yield f"under the layout {run.layout.name!r} gradients cross ranks after the backward pass, so updates cannot be made inside it"
 
 
 def _unschedulable(run: RunSection, stage: Stage, knob: str) -> str:
@@ -108,6 +153,8 @@ def _unschedulable(run: RunSection, stage: Stage, knob: str) -> str:
     elif head == "hooks":
         wanted, _, name = rest.partition(".")
         owner = next((hook for hook in stage.hooks if hook.name == wanted), None)
+    elif name in ("lr", "weight_decay"):  # of a wrapper they are those of the optimizer inside
+        owner = next((spec for _, spec in owner.walk() if spec.slot == "optim" and name in spec.knobs), owner)
     known = list(signature(owner.target).knobs) if owner else [hook.name for hook in stage.hooks]
     if owner is None or name not in known:
         return f"no such knob to schedule. {nearest(name or head, known) or 'There are: ' + ', '.join(known)}"

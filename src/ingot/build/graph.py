@@ -9,24 +9,39 @@ import torch
 from ..core.parts import Spec
 
 if TYPE_CHECKING:
+    from ..core.seams import Field
     from ..model.graph import Model
-    from .schema import Graph
+    from .schema import Graph, TowerSection
 
 
-def build_model(graph: Graph, *, vocabulary: int, sequence: int, specials: dict[str, int], dtype: torch.dtype, objective: Spec | None = None, context: dict[str, Any] | None = None) -> Model:
-    """Build the five components under the current default device. objective replaces the graph's own; context adds wiring."""
-    from ..model.graph import Model
+def build_model(graph: Graph, *, vocabulary: int | None, sequence: int, specials: dict[str, int], dtype: torch.dtype, objective: Spec | None = None,
+                fields: dict[str, Field] | None = None, context: dict[str, Any] | None = None) -> Model:  # fmt: skip
+    """Build the components under the current default device. objective replaces the graph's own; context adds wiring.
 
-    shared = {"width": graph.width, "vocabulary": vocabulary, "sequence": sequence, "specials": specials} | (context or {})
-    embedding = graph.embedding.build(**shared)
-    encoder = graph.encoder.build(**shared)
-    target = graph.target_embedding.build(**shared) if graph.target_embedding else None
-    decoder = graph.decoder.build(**shared) if graph.decoder else None
+    sequence: longest row of text; where an embedding gives another number of positions (``longest``), its encoder is told that one.
+    fields: what a row of the data holds.
+    """
+    from ..model.graph import Model, Tower
+    from ..nn.view import View
+
+    shared = {"width": graph.width, "vocabulary": vocabulary, "sequence": sequence, "specials": specials, "fields": fields or {}} | (context or {})
+    embedding, encoder = _encoder(graph, shared)
+    towers = {name: Tower(*_encoder(tower, shared | {"width": tower.width or graph.width})) for name, tower in graph.towers.items()}
     linear = graph.encoder.knobs.get("linear") or dense()
-    head = (objective or graph.objective).build(**shared, linear=linear)
-    model = Model(embedding=embedding, encoder=encoder, target_embedding=target, decoder=decoder, objective=head)
+    behind = shared | {"memory_width": graph.width, "linear": linear}
+    target = graph.target_embedding.build(**behind) if graph.target_embedding else None
+    decoder = graph.decoder.build(**behind | {"sequence": getattr(target or embedding, "longest", sequence)}) if graph.decoder else None
+    head = (objective or graph.objective).build(**shared, linear=linear, embedding=View(embedding), decoder_width=getattr(decoder, "width", graph.width),
+                                                tower_widths={name: tower.width or graph.width for name, tower in graph.towers.items()})  # fmt: skip
+    model = Model(embedding=embedding, encoder=encoder, target_embedding=target, decoder=decoder, objective=head, towers=towers)
     model.compute_dtype = dtype
     return model
+
+
+def _encoder(graph: Graph | TowerSection, shared: dict[str, Any]) -> tuple[Any, Any]:
+    """Embedding and encoder of the model or of a tower."""
+    embedding = graph.embedding.build(**shared, linear=graph.encoder.knobs.get("linear") or dense())
+    return embedding, graph.encoder.build(**shared | {"sequence": getattr(embedding, "longest", shared["sequence"])})
 
 
 def dense() -> Spec:

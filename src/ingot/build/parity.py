@@ -38,8 +38,8 @@ def window_gradients(run: Run, accumulation: int | None = None, start: int = 0) 
     """
     state = run.state()
     stage = run.program.enter(state)
-    share = -(-stage.rows_per_step // run.layout.ranks)
-    windows = stage.open(start, stage.rows_per_step, stage.micro_rows if accumulation is None else -(-share // accumulation))
+    share = -(-stage.rows_read // run.layout.ranks)
+    windows = stage.open(start, stage.rows_read, stage.micro_rows if accumulation is None else -(-share // accumulation))
     try:
         window = [stage.prepare(micro) for micro in next(iter(windows))]
     finally:
@@ -48,7 +48,7 @@ def window_gradients(run: Run, accumulation: int | None = None, start: int = 0) 
         if hasattr(hook, "select"):
             window = hook.select(state, window)
     state.model.zero_grad(set_to_none=True)
-    shares, _, _ = forward_backward(state.model, window, run.layout, stage.side)
+    shares = forward_backward(state.model, window, run.layout, stage.side).shares
     gradients = {name: whole(parameter.grad) for name, parameter in state.model.named_parameters() if parameter.grad is not None}
     totals = run.layout.total(torch.stack([share.double() for share in shares.values()])).tolist()
     state.model.zero_grad(set_to_none=True)

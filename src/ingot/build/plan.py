@@ -5,6 +5,7 @@ Nothing of the planned size is made: the model stands on the meta device and the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,59 +14,69 @@ import torch
 
 from ..core.parts import Spec, signature
 from ..core.quantities import Quantity
-from ..ledger.forecast import Change, Forecast, changes, fitting_rows, forecast, sharded, step_seconds
+from ..core.resolve import spec
+from ..ledger.forecast import Change, Forecast, changes, forecast, sharded
 from ..ledger.machine import matmul_rate
+from ..model.recompute import MODES
+from ..train.fused_backward import FusedBackward
+from .fit import Setting, may_fuse, modes, settle, settle_naively, stacks
 from .graph import build_model
 from .groups import parameter_groups
+from .grow import graph_of
+from .rows import example_batch, positions_per_row
 
 if TYPE_CHECKING:
     from .run import Run
 
-SPECIALS = {"end": 0, "mask": 1, "pad": 2}
+SPECIALS = {name: index for index, name in enumerate(
+    ("end", "mask", "pad", "prefix", "suffix", "middle", "regular", "sequential", "extreme", *(f"sentinel_{number}" for number in range(200)))
+)}  # fmt: skip
+SMALLER_OPTIMIZERS = (("adam8bit", 1e-3, "the same rule, state in 8 bits"), ("lion", 1e-4, "another optimizer: tune its lr"))
 
 
-def forecast_stage(run: Run, index: int, micro_rows: int, *, dtype: torch.dtype | None = None, optimizer: Spec | None = None, checkpointing: bool = False) -> Forecast:
-    """One optimizer step of a stage on one rank, with micro-batches of so many rows; dtype, optimizer, checkpointing try a change."""
+def forecast_stage(
+    run: Run, index: int, micro_rows: int, *, dtype: torch.dtype | None = None, optimizer: Spec | None = None, checkpointing: str | None = None, fused: bool | None = None,
+) -> Forecast:  # fmt: skip
+    """One optimizer step of a stage on one rank, with micro-batches of so many rows; dtype, optimizer, checkpointing, fused try a change."""
     section = run.section.stages[index]
-    wanted = dtype or run.dtype
-    model = meta_model(run, index, wanted)
-    if checkpointing:
-        model.encoder.checkpointing = True
-    sequence = run.data_section(index).sequence
-    batch = model.objective.prepare(example_batch(micro_rows, sequence))
+    model = meta_model(run, index, dtype or run.dtype)
+    for stack in stacks(model):
+        if checkpointing is not None:  # offloading leaves on the device what full checkpointing leaves, and computes nothing again
+            stack.checkpointing = "full" if checkpointing == "offload" else checkpointing
+    batch = model.objective.prepare(example_batch(run.fields(index), micro_rows))
     per_rank = -(-run.batch_rows(index) // run.layout.ranks)
     chosen = optimizer or section.optimizer
+    fusing = section.fused_backward is True if fused is None else fused
     found = forecast(model, batch, lambda twin: chosen.build(params=parameter_groups(twin, run.initializer)),
-                     micro_batches=-(-per_rank // micro_rows), device="cpu", compiled=bool(run.choices.get("compile", False)))  # fmt: skip
+                     micro_batches=-(-per_rank // micro_rows), device="cpu", compiled=run.section.compile is True or bool(run.choices.get("compile", False)),
+                     last_backward=(lambda optimizer, phase: FusedBackward(optimizer, phase).updating) if fusing else None,
+                     copies=sum(getattr(spec.build(), "copies", 0) for spec in section.hooks))  # fmt: skip
+    found = replace(found, recomputed=0.0) if checkpointing == "offload" else found
     return sharded(found, run.layout.ranks) if run.layout_name == "fsdp" else found
 
 
 def meta_model(run: Run, index: int, dtype: torch.dtype) -> Any:
     """The stage's model, shapes only."""
-    stages = run.section.stages[: index + 1]
-    objective = next((stage.objective for stage in reversed(stages) if stage.objective is not None), run.section.model.objective)
+    stages, graph = run.section.stages[: index + 1], graph_of(run.section, index)
+    objective = next((stage.objective for stage in reversed(stages) if stage.objective is not None), graph.objective)
     with torch.device("meta"):
-        model = build_model(run.section.model, vocabulary=vocabulary_of(run), sequence=run.data_section(index).sequence, specials=SPECIALS, dtype=dtype, objective=objective)
+        model = build_model(graph, vocabulary=vocabulary_of(run), sequence=run.data_section(index).sequence, specials=SPECIALS, dtype=dtype, objective=objective,
+                            fields=run.fields(index))  # fmt: skip
     return model.double() if dtype == torch.float64 else model
 
 
-def vocabulary_of(run: Run) -> int:
+def vocabulary_of(run: Run) -> int | None:
     """Number of token ids, without preparing data where the tokenizer's knob says it."""
     if run.section.model.vocabulary:
         return run.section.model.vocabulary
     tokenizer = run.section.data.tokenizer
+    if tokenizer is None and not run.has_text:
+        return None
     if not run.opened and tokenizer is not None and "vocabulary" in signature(tokenizer.target).knobs:
         return int(tokenizer.knobs["vocabulary"])
     if not run.opened and tokenizer is not None and "texts" not in signature(tokenizer.target).wiring:
         return int(tokenizer.build(folder=Path.cwd()).vocabulary)
     return int(run.tokenizer.vocabulary)
-
-
-def example_batch(rows: int, sequence: int) -> dict[str, torch.Tensor]:
-    """A batch of token rows by shape, as a text source gives it."""
-    numbers = torch.arange(rows)
-    return {"rows": numbers, "source": torch.zeros_like(numbers), "tokens": torch.zeros(rows, sequence, dtype=torch.int64), "key": torch.tensor(0),
-            "segments": torch.ones(rows, sequence, dtype=torch.int32), "positions": torch.arange(sequence).expand(rows, -1)}  # fmt: skip
 
 
 def plan(run: Run, available: int) -> dict[str, Any]:
@@ -76,32 +87,26 @@ def plan(run: Run, available: int) -> dict[str, Any]:
     total = sum(value for value in seconds if value is not None) if all(value is not None for value in seconds) else None
     price = run.section.price_per_hour
     return {"stages": stages, "available": available, "matmul_flops_per_second": rate, "parameters": stages[0]["forecast"]["parameters"] if stages else 0,
+            "active_parameters": stages[0]["forecast"]["active_parameters"] if stages else 0,
             "seconds": total, "cost": total / 3600 * price if total is not None and price else None, "fits": all(stage["fits"] for stage in stages)}  # fmt: skip
 
 
 def _plan_stage(run: Run, index: int, available: int, rate: float) -> dict[str, Any]:
     rows = -(-run.batch_rows(index) // run.layout.ranks)
-    micro = run.program.micro_rows.get(str(index)) or choose(run, index, rows, available)
-    found = forecast_stage(run, index, micro)
-    per_step = step_seconds(found.flops, rate, device=run.device.type, dtype=run.dtype)
-    steps = steps_in(run, index, found.flops * run.layout.ranks, per_step)
-    fits = found.peak <= available
-    return {"forecast": found.as_dict(), "micro_rows": micro, "fits": fits, "steps": steps, "step_seconds": per_step, "seconds": steps * per_step,
-            "budget": str(run.section.stages[index].budget), "changes": [vars(change) for change in _changes(run, index, found, micro, available)]}  # fmt: skip
-
-
-def choose(run: Run, index: int, rows: int, available: int) -> int:
-    """The recipe's micro-batch, else the largest that is predicted to fit, at least one row."""
-    if isinstance(run.section.micro_rows, int):
-        return min(rows, run.section.micro_rows)
-    most = rows if run.device.type == "cuda" else min(rows, max(1, 16384 // run.data_section(index).sequence))
-    return max(1, fitting_rows(lambda count: forecast_stage(run, index, count).peak, available, most))
+    setting = settle(run, index, rows, available, rate)
+    found = setting.forecast
+    steps = steps_in(run, index, found.flops * run.layout.ranks, setting.seconds)
+    naive = settle_naively(run, index, rows, rate)
+    return {"forecast": found.as_dict(), "micro_rows": setting.micro_rows, "checkpointing": setting.checkpointing, "fused_backward": setting.fused_backward,
+            "fits": setting.fits, "steps": steps, "step_seconds": setting.seconds, "seconds": steps * setting.seconds,
+            "naive": {"micro_rows": naive.micro_rows, "peak": naive.forecast.peak, "step_seconds": naive.seconds}, "slower": setting.seconds / naive.seconds,
+            "budget": str(run.section.stages[index].budget), "changes": [vars(change) for change in _changes(run, index, setting, available)]}  # fmt: skip
 
 
 def steps_in(run: Run, index: int, flops: float, seconds: float) -> float:
     """Optimizer steps that the stage's budget buys."""
     budget: Quantity = run.section.stages[index].budget
-    rows, sequence = run.batch_rows(index), run.data_section(index).sequence
+    rows, sequence = run.batch_rows(index), positions_per_row(run, index)
     per_step = {"steps": 1.0, "rows": rows, "tokens": rows * sequence, "flops": flops, "seconds": seconds}.get(budget.unit)
     if per_step is None:
         data = run.data_of(index)
@@ -109,17 +114,25 @@ def steps_in(run: Run, index: int, flops: float, seconds: float) -> float:
     return max(1.0, budget.value / per_step)
 
 
-def _changes(run: Run, index: int, now: Forecast, micro: int, available: int) -> list[Change]:
+def _changes(run: Run, index: int, now: Setting, available: int) -> list[Change]:
     """Full forecasts of the run with one thing changed each, cheapest to the user first."""
-    smaller = max(1, micro // 4)
-    alternatives: dict[str, Any] = {}
-    if smaller < micro:
-        alternatives[f"micro_rows={smaller}"] = (lambda: forecast_stage(run, index, smaller), "slightly slower matmuls, the same result")
-    if run.dtype == torch.float32:
-        alternatives["precision=bf16"] = (lambda: forecast_stage(run, index, micro, dtype=torch.bfloat16), "activations in 16 bits")
-    name = run.section.stages[index].optimizer.name
-    if name == "adamw":
-        from ..core.resolve import spec
+    micro, section = now.micro_rows, run.section.stages[index]
+    tried = {"checkpointing": now.checkpointing, "fused": now.fused_backward}
 
-        alternatives[f"stages.{index}.optimizer=lion"] = (lambda: forecast_stage(run, index, micro, optimizer=spec("optim", "lion", lr=1e-4)), "another optimizer: tune its lr")
-    return changes(replace(now), available, alternatives)
+    def trying(rows: int = micro, **changed: Any) -> Callable[[], Forecast]:
+        return lambda: forecast_stage(run, index, rows, **(tried | changed))
+
+    smaller = max(1, micro // 4)
+    alternatives: dict[str, tuple[Callable[[], Forecast], str]] = {}
+    if smaller < micro:
+        alternatives[f"micro_rows={smaller}"] = (trying(smaller), "slightly slower matmuls, the same result")
+    for mode, cost in (("selective", "some elementwise work twice, the same result"), ("full", "a third more arithmetic, the same result")):
+        if mode in modes(run, index, every=True) and MODES.index(mode) > MODES.index(now.checkpointing):
+            alternatives[f"model.encoder.checkpointing={mode}"] = (trying(checkpointing=mode), cost)
+    if not now.fused_backward and may_fuse(run, index):
+        alternatives[f"stages.{index}.fused_backward=true"] = (trying(fused=True), "no clipping, no skipped step; the same result")
+    if run.dtype == torch.float32:
+        alternatives["precision=bf16"] = (trying(dtype=torch.bfloat16), "activations in 16 bits")
+    for name, lr, cost in SMALLER_OPTIMIZERS if section.optimizer.name == "adamw" else ():
+        alternatives[f"stages.{index}.optimizer={name}"] = (trying(optimizer=spec("optim", name, lr=lr)), cost)
+    return changes(replace(now.forecast), available, alternatives)

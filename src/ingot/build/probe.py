@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from .rows import positions_per_row
+
 if TYPE_CHECKING:
     from ..train.state import State
     from .run import Run
@@ -27,6 +29,8 @@ def choose_compile(run: Run, state: State, wanted: bool | Literal["auto"]) -> tu
         return False, missing
     if wanted is True:
         return True, "switched on in the recipe"
+    if run.section.memory is not None:
+        return False, "auto does not probe where memory is capped, for it takes a second model; set compile: true to compile there"
     if run.layout.ranks > 1:
         return False, "auto does not probe under several ranks; set compile: true to compile there"
     try:
@@ -49,7 +53,7 @@ def _micro_steps_left(run: Run, state: State, seconds: float) -> float:
     """Micro-batches to come, each of which takes so many seconds without compilation; infinite where the budget does not say."""
     index = state.progress.stage
     section = run.section.stages[index]
-    rows, sequence = run.batch_rows(index), run.data_section(index).sequence
+    rows, sequence = run.batch_rows(index), positions_per_row(run, index)
     amount = section.budget.value
     known = {"steps": amount * rows, "rows": amount, "tokens": amount / sequence}.get(section.budget.unit)
     if section.budget.unit == "seconds":

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..core.errors import RunError
+from ..core.errors import RunError, UserError
+from ..ledger.lineage import described
+from ..model.graph import spent
 from ..train.stage import Knob, Stage
 from ..train.state import NOT_VALUES, State
-from .check import batch_rows
+from .fit import fitting, stacks
 from .groups import parameter_groups
+from .grow import grow
+from .reference import reference_model
+from .rows import positions_per_row
 
 if TYPE_CHECKING:
     from .run import Run
@@ -25,11 +31,12 @@ Micro = dict[str, Tensor]
 class DeviceWindows:
     """A Loader's windows on the device, with the run's key for row-wise randomness."""
 
-    def __init__(self, loader: Any, device: torch.device, key: Tensor):
-        self.loader, self.device, self.key = loader, device, key
+    def __init__(self, loader: Any, device: torch.device, key: Tensor, notices: Callable[[], None] = lambda: None):
+        self.loader, self.device, self.key, self.notices = loader, device, key, notices
 
     def __iter__(self) -> Iterator[list[Micro]]:
         for window in self.loader:
+            self.notices()
             yield [{name: value.to(self.device, non_blocking=True) for name, value in micro.items()} | {"key": self.key} for micro in window]
 
     def close(self) -> None:
@@ -42,50 +49,79 @@ class Program:
     def __init__(self, run: Run):
         self.run = run
         self.stages = len(run.section.stages)
-        self.micro_rows: dict[str, int] = {}
+        self.micro_rows: dict[str, int] = {}  # what was left open in the recipe, by stage
+        self.checkpointing: dict[str, str] = {}
+        self.fused_backward: dict[str, bool] = {}
+        self._state: State | None = None
+        self.say: Callable[[dict[str, Any]], None] = lambda line: None  # a line for the ledger
+
+    @property
+    def step(self) -> int:
+        """Steps of the run so far."""
+        return self._state.progress.total_steps if self._state is not None else 0
 
     def enter(self, state: State) -> Stage:
         """Build the stage that state.progress names. When entering afresh, a changed optimizer or objective starts here."""
         run, index = self.run, state.progress.stage
         section = run.section.stages[index]
-        if state.progress.entering and (index == 0 or run.data_index(index) != run.data_index(index - 1)):
-            state.extra["data_start"] = state.progress.total_rows
-        if state.progress.entering and index:
-            if section.objective is not None:
-                run.replace_objective(section.objective)
-            previous = run.section.stages[index - 1].optimizer
-            if previous.name != section.optimizer.name or section.objective is not None:
-                state.optimizer = make_optimizer(run, section)
-            else:
-                take_knobs(state.optimizer, make_optimizer(run, section))
+        if state.progress.entering:
+            self._begin(state, section, index)
+        if section.fused_backward is True and run.layout.ranks > 1:
+            raise UserError(f"stages.{index}.fused_backward: gradients cross {run.layout.ranks} ranks after backward, so updates cannot be made inside it")
         data = run.data_of(index)
         state.extra.setdefault("rows", {}).setdefault(str(run.data_index(index)), data.identity)
-        sequence = (section.data or run.section.data).sequence
-        rows = batch_rows(section.batch, sequence)
+        sequence, rows = positions_per_row(run, index), run.batch_rows(index)
+        self._state = state
         micro = self.choose_micro_rows(index, rows)
-        hooks = {spec.name: spec.build() for spec in section.hooks}
+        for stack in stacks(run.model):
+            stack.checkpointing = self.checkpointing[str(index)] if stack.automatic else stack.checkpointing
+        hooks = {spec.name: spec.build(layout=run.layout, batch_rows=rows, sequence=sequence, open_model=lambda path: reference_model(run, path)) for spec in section.hooks}
         state.attach_hooks(hooks)
         objective = run.model.objective
+        if hasattr(objective, "stepped"):  # such as an average of the encoder that teaches it; its state lies in the model
+            hooks["objective"] = SimpleNamespace(stepped=objective.stepped)
         # Stages on the same data read on where the last one stopped.
         before = state.progress.total_rows - state.progress.rows - state.extra["data_start"]
         stage = Stage(
             budget=section.budget, batch_rows=rows, tokens_per_row=sequence, micro_rows=micro,
             open=lambda start, size, micro_rows: run.windows(data.train, start=before + start, rows=size, micro_rows=micro_rows, data=run.data_index(index)),
-            prepare=objective.prepare, position=lambda row: data.train.epochs(before + row) - data.train.epochs(before), hooks=hooks, side=section.side,
+            prepare=lambda micro: counted(run.model, objective.prepare(micro)), seconds_per_row=data.train.seconds_per_row, position=lambda row: data.train.epochs(before + row) - data.train.epochs(before), hooks=hooks, side=section.side,
+            fused_backward=self.fused_backward[str(index)],
             evaluate=lambda: run.evaluate_streams(data.validation), sample=run.sample_prompts,
             averaged=lambda: averaged(hooks, run.model),
         )  # fmt: skip
         stage.knobs = list(self._knobs(section, stage, state, hooks, objective))
         return stage
 
+    def _begin(self, state: State, section: StageSection, index: int) -> None:
+        """What happens once, when a stage is entered afresh: its transforms, its objective, its optimizer."""
+        run = self.run
+        if index == 0 or run.data_index(index) != run.data_index(index - 1):
+            state.extra["data_start"] = state.progress.total_rows
+        if index and section.objective is not None:
+            run.replace_objective(section.objective)
+        same = index == 0 or (run.section.stages[index - 1].optimizer.name == section.optimizer.name and section.objective is None)
+        if section.transforms:
+            for line in grow(run, state, index, keep_optimizer=same):
+                self.say({"kind": "event", "step": state.progress.total_steps, "name": "transform", "message": described(line), "transform": line})
+        elif not same:
+            state.optimizer = make_optimizer(run, section)
+        elif index:
+            take_knobs(state.optimizer, make_optimizer(run, section))
+
     def choose_micro_rows(self, index: int, rows: int) -> int:
-        """Rows a rank holds at once: the recipe's number, the one chosen at start and recorded, or what memory allows."""
-        per_rank = -(-rows // self.run.layout.ranks)
+        """Rows a rank holds at once: the recipe's number, the one chosen at start and recorded, or what memory allows.
+
+        What else the recipe leaves open is settled with it, once: activation checkpointing and fused updates.
+        """
+        per_rank, key = -(-rows // self.run.layout.ranks), str(index)
+        if key not in self.checkpointing:
+            found = fitting(self.run, index, per_rank)
+            self.checkpointing[key], self.fused_backward[key] = found["checkpointing"], found["fused_backward"]
+            if not isinstance(self.run.section.micro_rows, int):
+                self.micro_rows.setdefault(key, found["micro_rows"])
         if isinstance(self.run.section.micro_rows, int):
             return min(per_rank, self.run.section.micro_rows)
-        key = str(index)
-        if key not in self.micro_rows:
-            self.micro_rows[key] = self.run.fitting_micro_rows(index, per_rank)
         return min(per_rank, self.micro_rows[key])
 
     def _knobs(self, section: StageSection, stage: Stage, state: State, hooks: dict[str, Any], objective: Any) -> Iterator[Knob]:
@@ -124,6 +160,11 @@ class Program:
             return None
         self.run.checkpoints.load(state, path)
         return state.progress.total_steps
+
+
+def counted(model: Any, batch: Micro) -> Micro:
+    """A prepared batch that says what its rows count as, where segments of tokens do not."""
+    return batch if "segments" in batch and model.towers is None else batch | {"spent": spent(model, batch)}
 
 
 @contextmanager

@@ -19,14 +19,18 @@ from ..core.parts import Spec, plain, signature
 from ..core.progress import Progress
 from ..core.recipe import Recipe, difference, digest, load
 from ..core.resolve import spec
+from ..core.seams import Field
 from ..ops.flops import register
 from ..train.checkpoint import Checkpoints
 from ..train.state import State
 from .check import batch_rows, resolve_run
 from .device import choose_device, choose_layout, choose_precision
 from .graph import build_model
+from .grow import graph_of
+from .measure import evaluate_streams
 from .program import DeviceWindows, Program, make_optimizer
-from .schema import Data, RunSection
+from .rows import fields_of, gives_text, seconds_per_row
+from .schema import Data, Graph, RunSection
 from .session import train
 from .start import adopt, load_start
 
@@ -51,6 +55,7 @@ class Run:
         self.layout = choose_layout(section.layout, self.device)
         self.parents: list[dict[str, Any]] = []
         self.choices: dict[str, Any] = {}
+        self.graph: Graph = section.model  # the model section in force, after the transforms of the stages entered so far
         self.objective_spec: Spec = section.model.objective
         self.messages: list[str] = []
         self._data: dict[int, Any] = {}
@@ -67,7 +72,24 @@ class Run:
 
     def batch_rows(self, index: int) -> int:
         """Rows of a stage's global batch."""
-        return batch_rows(self.section.stages[index].batch, self.data_section(index).sequence)
+        batch = self.section.stages[index].batch
+        if batch.unit == "audio_seconds":
+            return max(1, round(batch.value / seconds_per_row(self, index)))
+        return batch_rows(batch, self.data_section(index).sequence)
+
+    def fields(self, index: int = 0) -> dict[str, Field]:
+        """What a row of a stage's data holds, without preparing it."""
+        key = self.data_index(index)
+        if key in self._data:
+            found: dict[str, Field] = self._data[key].train.fields()
+            return found
+        return fields_of(self.data_section(index), Path.cwd())
+
+    @cached_property
+    def has_text(self) -> bool:
+        """Whether any of the run's data needs a tokenizer."""
+        sections = [self.section.data, *(stage.data for stage in self.section.stages if stage.data is not None)]
+        return any(gives_text(source) for data in sections for source in (data.train, data.validation) if source is not None)
 
     @property
     def layout_name(self) -> str:
@@ -83,7 +105,8 @@ class Run:
             data = self.data_section(index)
             tokenizer = data.tokenizer or spec("data.tokenizer", "bytes")
             self._data[key] = open_data(train=data.train, validation=data.validation, holdout=data.holdout, tokenizer=tokenizer, sequence=data.sequence,
-                                        pack=data.pack, cache=Path(data.cache), folder=Path.cwd(), seed=self.section.seed, known=self._known_tokenizer(key), progress=progress)  # fmt: skip
+                                        pack=data.pack, cache=Path(data.cache), folder=Path.cwd(), seed=self.section.seed, known=self._known_tokenizer(key), progress=progress,
+                                        augment=data.augment, views=data.views)  # fmt: skip
         return self._data[key]
 
     def _known_tokenizer(self, key: int) -> Any:
@@ -108,7 +131,10 @@ class Run:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The data's tokenizer; where the data is not opened yet, the copy in the run folder, so that a run can be used without its corpus."""
+        """The data's tokenizer; where the data is not opened yet, the copy in the run folder, so that a run can be used without its
+        corpus. None for a run without text."""
+        if not self.has_text and self.section.data.tokenizer is None:
+            return None
         own = self.section.data.tokenizer or spec("data.tokenizer", "bytes")
         if not self.opened and not signature(own.target).wiring:
             return own.build()
@@ -116,8 +142,10 @@ class Run:
         return self.data_of(0).tokenizer if kept is None else kept
 
     @property
-    def vocabulary(self) -> int:
-        """Rows of the embedding: the recipe's number, which may exceed the tokenizer's, or the tokenizer's."""
+    def vocabulary(self) -> int | None:
+        """Rows of the embedding: the recipe's number, which may exceed the tokenizer's, or the tokenizer's; None without text."""
+        if self.tokenizer is None:
+            return self.section.model.vocabulary
         wanted, there = self.section.model.vocabulary, int(self.tokenizer.vocabulary)
         if wanted is not None and wanted < there:
             raise UserError(f"model.vocabulary: {wanted} ids are fewer than the tokenizer's {there}")
@@ -132,7 +160,15 @@ class Run:
         from ..data.loader import Loader
 
         loader = Loader(stream, start=start, rows_per_step=rows, micro_rows=micro_rows, rank=self.layout.rank, ranks=self.layout.ranks)
-        return DeviceWindows(loader, self.device, self.key(data))
+        return DeviceWindows(loader, self.device, self.key(data), notices=lambda: self._pass_on(stream))
+
+    def note(self, name: str, message: str, **more: Any) -> None:
+        """An event for the ledger, where a run is being trained."""
+        self.program.say({"kind": "event", "step": self.program.step, "name": name, "message": message, **more})
+
+    def _pass_on(self, stream: Any) -> None:
+        for notice in stream.notices():
+            self.note(**notice)
 
     # -- model --------------------------------------------------------------------------------------------------------------
 
@@ -151,11 +187,11 @@ class Run:
         model.to(self.device)
         return self.layout.shard(model, self.dtype)
 
-    def plain_model(self, device: str = "cpu") -> Any:
-        """The five components, not initialized, not sharded."""
+    def plain_model(self, device: str = "cpu", graph: Graph | None = None) -> Any:
+        """The components, not initialized, not sharded. graph: another model section than the one in force."""
         with torch.device(device):
-            model = build_model(self.section.model, vocabulary=self.vocabulary, sequence=self.section.data.sequence,
-                                specials=self.tokenizer.specials, dtype=self.dtype, objective=self.objective_spec)  # fmt: skip
+            model = build_model(graph or self.graph, vocabulary=self.vocabulary, sequence=self.section.data.sequence,
+                                specials=getattr(self.tokenizer, "specials", {}), dtype=self.dtype, objective=self.objective_spec, fields=self.fields())  # fmt: skip
         return model.double() if self.dtype == torch.float64 else model
 
     def replace_objective(self, objective: Spec) -> None:
@@ -171,12 +207,6 @@ class Run:
 
     def parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
-
-    def fitting_micro_rows(self, index: int, rows: int) -> int:
-        """The largest micro-batch predicted to fit the memory there is (or the recipe's cap), the same on every rank."""
-        from .fit import fitting_micro_rows
-
-        return fitting_micro_rows(self, index, rows)
 
     # -- state --------------------------------------------------------------------------------------------------------------
 
@@ -195,20 +225,29 @@ class Run:
         progress = Progress()
         if path is not None:
             progress = Progress.from_dict(self.checkpoints.manifest(path)["progress"])
-            if progress.stage >= len(self.section.stages):
-                raise RunError(f"{path} is of stage {progress.stage}, but the recipe has {len(self.section.stages)}")
-        for stage in self.section.stages[: progress.stage + 1]:
-            if stage.objective is not None:
-                self.objective_spec = stage.objective
+        self.stand_at(progress.stage, entered=path is not None)
         state = State(model=self.model, optimizer=make_optimizer(self, self.section.stages[progress.stage]), progress=progress)
         if path is not None:
             self.checkpoints.load(state, path)
+            self.parents = self.parents or self.checkpoints.manifest(path)["parents"]
         return state
+
+    def stand_at(self, index: int, *, entered: bool = True) -> None:
+        """Make the model section and the objective those of a stage, before its transforms or after; a model of another make is dropped."""
+        if index >= len(self.section.stages):
+            raise RunError(f"{self.folder} holds a checkpoint of stage {index}, but the recipe has {len(self.section.stages)}")
+        graph = graph_of(self.section, index) if entered else self.section.model
+        replaced = [stage.objective for stage in self.section.stages[: index + 1] if stage.objective is not None]
+        objective = replaced[-1] if replaced else graph.objective
+        if (plain(graph), objective.data()) != (plain(self.graph), self.objective_spec.data()):
+            self.__dict__.pop("model", None)
+        self.graph, self.objective_spec = graph, objective
 
     def load_weights(self, path: Path | None = None) -> Path | None:
         """Put a checkpoint's weights into the model, for evaluation and sampling; the newest by default."""
         path = path or self.checkpoints.latest()
         if path is not None:
+            self.stand_at(self.checkpoints.manifest(path)["progress"]["stage"])
             self.checkpoints.load_model(self.model, path)
         return path
 
@@ -218,32 +257,16 @@ class Run:
 
     # -- using the model ------------------------------------------------------------------------------------------------------
 
-    def evaluate_streams(self, streams: dict[str, Any], rows: int | None = None) -> dict[str, dict[str, float]]:
-        """Held-out loss per source."""
-        settings = self.section.evaluate
-        evaluator = spec("evaluate", "loss").build(layout=self.layout)
-        table = getattr(self.tokenizer, "token_bytes", None)
-        token_bytes = torch.from_numpy(table()).double() if table else None
-        results = {}
-        for name, stream in streams.items():
-            count = min(rows or settings.rows, stream.rows_per_epoch)
-            per_window = min(count, settings.batch_rows * self.layout.ranks)
-            results[name] = evaluator(self.model, windows=self._evaluation_windows(stream, count, per_window), objective=self.model.objective, token_bytes=token_bytes)
-        return results
-
-    def _evaluation_windows(self, stream: Any, count: int, per_window: int) -> Iterator[list[dict[str, torch.Tensor]]]:
-        micro = -(-per_window // self.layout.ranks)
-        for start in range(0, count, per_window):
-            windows = self.windows(stream, start=start, rows=min(per_window, count - start), micro_rows=micro)
-            try:
-                yield next(iter(windows))
-            finally:
-                windows.close()
-
-    def evaluate(self, checkpoint: Path | None = None, rows: int | None = None) -> dict[str, dict[str, float]]:
-        """Held-out loss of a checkpoint, over every validation row unless rows says fewer."""
+    def evaluate(self, checkpoint: Path | None = None, rows: int | None = None, also: list[Spec] | None = None) -> dict[str, dict[str, float]]:
+        """Held-out loss of a checkpoint, and the recipe's other evaluators (or ``also``), over every validation row unless rows says fewer."""
         self.load_weights(checkpoint)
-        return self.evaluate_streams(self.data_of(0).validation, rows or 10**12)
+        data = self.data_of(0)
+        return self.evaluate_streams(data.validation, rows or 10**12, **({} if also is None else {"also": also}))
+
+    def evaluate_streams(self, streams: dict[str, Any], rows: int | None = None, also: list[Spec] | None = None) -> dict[str, dict[str, float]]:
+        """Per source: held-out loss, and what the recipe's other evaluators find. See build/measure.py."""
+        plain = [data.plain for data in self._data.values() if data.validation is streams] or [data.plain for data in self._data.values()]
+        return evaluate_streams(self, streams, plain=plain[0] if plain else {}, rows=rows, also=also)
 
     def generate(self, prompt: str = "", *, tokens: int = 100, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, seed: int = 0) -> Iterator[str]:
         """Stream text that continues the prompt. Raises UserError when the objective cannot generate."""

@@ -18,7 +18,9 @@ class Data:
     """Where rows come from. Relative paths start at the working directory.
 
     train, validation: sources. holdout: share of the training documents that is kept for validation when no validation is given.
-    tokenizer: text to ids; sequence: tokens in a row. pack: how documents become rows. cache: where prepared stores lie.
+    tokenizer: text to ids; sequence: tokens in a row of text, or of the text beside an image or a sound. pack: how documents become
+    rows. cache: where prepared stores lie. augment: changes of training rows that are not text, in this order, drawn anew for every
+    row; views: how many differently augmented looks of each row are given.
     """
 
     train: Slot["data.source"]
@@ -28,12 +30,27 @@ class Data:
     sequence: Positive[int] = 512
     pack: Slot["data.pack"] = "stream"
     cache: str = ".ingot"
+    augment: list[Slot["data.augment"]] = field(default_factory=list)
+    views: Positive[int] = 1
+
+
+@section
+@dataclass(kw_only=True)
+class TowerSection:
+    """A further embedding and encoder, for objectives that compare two. width: its own D, the model's when not given."""
+
+    width: Positive[int] | None = None
+    embedding: Slot["nn.embedding"]
+    encoder: Slot["model.encoder"]
 
 
 @section
 @dataclass(kw_only=True)
 class Graph:
-    """The five components; width is handed down to all of them. vocabulary: number of ids, the tokenizer's when not given."""
+    """The five components; width is handed down to all of them. vocabulary: number of ids, the tokenizer's when not given.
+
+    towers: further encoders by name, such as that of the text beside an image's.
+    """
 
     width: Positive[int]
     vocabulary: Positive[int] | None = None
@@ -41,6 +58,7 @@ class Graph:
     encoder: Slot["model.encoder"]
     target_embedding: Slot["nn.embedding"] | None = None
     decoder: Slot["model.decoder"] | None = None
+    towers: dict[str, TowerSection] = field(default_factory=dict)
     objective: Slot["objective"]
     init: Slot["model.init"] = "normal"
 
@@ -51,7 +69,9 @@ class Stage:
     """A part of a run with one budget. batch is global: over all ranks and accumulation.
 
     schedule: factors by knob: ``lr``, ``weight_decay`` or another knob of the optimizer; ``batch``; ``objective.<knob>``;
-    ``hooks.<name>.<knob>``. data and objective replace the run's own in this stage.
+    ``hooks.<name>.<knob>``. data and objective replace the run's own in this stage. fused_backward: update every weight inside the
+    backward pass as soon as its gradient is complete, and free the gradient at once; ``auto`` where memory wants it. transforms: what is done to the model, in this
+    order, on entering the stage.
     """
 
     budget: Budget
@@ -62,14 +82,21 @@ class Stage:
     data: Data | None = None
     objective: Slot["objective"] | None = None
     side: dict[str, float] = field(default_factory=dict)
+    fused_backward: bool | Literal["auto"] = False
+    transforms: list[Slot["transform"]] = field(default_factory=list)
 
 
 @section
 @dataclass(kw_only=True)
 class Evaluation:
-    """When and how much to evaluate in the loop; step 0 and the end are always evaluated. rows: at most so many per source."""
+    """When and how much to evaluate in the loop; step 0 and the end are always evaluated. rows: at most so many per source.
+
+    also: evaluators beside the objective's loss; training_rows: at most so many training rows for those that learn from them.
+    """
 
     every: Interval = "10%"
+    also: list[Slot["evaluate"]] = field(default_factory=list)
+    training_rows: Positive[int] = 2048
     rows: Positive[int] = 256
     batch_rows: Positive[int] = 16
     prompts: list[str] = field(default_factory=list)

@@ -60,6 +60,7 @@ def train(run: Run, reporter: Any = None) -> dict[str, Any]:
     state = run.state(path)
     run.data_of(state.progress.stage)  # a corpus that cannot be read is refused before a ledger is begun
     scribe = Scribe(run, reporter)
+    run.program.say = scribe.emit
     try:
         choose(run, state, resumed=path is not None)
         machine = describe(run.device, run.dtype)
@@ -140,6 +141,7 @@ def choose(run: Run, state: State, resumed: bool) -> None:
     same_layout = recorded.get("ranks") == run.layout.ranks and recorded.get("device") == run.device.type
     if same_layout:
         run.program.micro_rows = dict(recorded.get("micro_rows", {}))
+        run.program.checkpointing, run.program.fused_backward = dict(recorded.get("checkpointing", {})), dict(recorded.get("fused_backward", {}))
     for index in range(state.progress.stage, run.program.stages):
         run.program.choose_micro_rows(index, run.batch_rows(index))
     wanted = recorded.get("compile") if same_layout else run.section.compile
@@ -147,7 +149,7 @@ def choose(run: Run, state: State, resumed: bool) -> None:
     if enabled:
         run.model.compile_blocks()
     run.choices = {"precision": str(run.dtype).removeprefix("torch."), "compile": enabled, "compile_reason": recorded.get("compile_reason", why) if same_layout else why,
-                   "micro_rows": run.program.micro_rows, "ranks": run.layout.ranks, "layout": run.layout_name, "device": run.device.type}  # fmt: skip
+                   "micro_rows": run.program.micro_rows, "checkpointing": run.program.checkpointing, "fused_backward": run.program.fused_backward, "ranks": run.layout.ranks, "layout": run.layout_name, "device": run.device.type}  # fmt: skip
 
 
 def _open(run: Run, scribe: Scribe, state: State, path: Path | None, machine: dict[str, Any]) -> None:

@@ -72,6 +72,6 @@ def _from_checkpoint(run: Run, model: Any, path: Path) -> list[dict[str, Any]]:
     store = Checkpoints(path.parent)
     store.load_model(model, path)
     if hasattr(model.objective, "output_scale"):
-        model.objective.output_scale = run.initializer.output_scale(run.section.model.width)
+        model.objective.output_scale = run.initializer.output_scale(run.graph.width)
     manifest = store.manifest(path)
     return [{"kind": "checkpoint", "path": str(path), "recipe_hash": manifest.get("recipe_hash"), "step": manifest["progress"]["total_steps"], "parents": manifest.get("parents", [])}]

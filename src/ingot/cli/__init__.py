@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent
 GROUPS = {
     "before a run": ("check", "plan", "prepare", "parts", "show"),
     "a run": ("train", "evaluate", "generate", "report"),
-    "checkpoints": ("import", "export", "lineage"),
+    "checkpoints": ("transform", "import", "export", "lineage"),
     "trust": ("verify-resume", "parity"),
     "what more would buy": ("fit", "predict"),
 }

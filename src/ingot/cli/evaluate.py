@@ -1,12 +1,14 @@
-"""Measure a run's held-out loss, perplexity and bits per byte, per source.
+"""Measure a run's held-out loss, perplexity and bits per byte, per source, and what other evaluators find.
 
 $ ingot evaluate runs/gpt_tiny
 $ ingot evaluate runs/gpt_tiny/checkpoints/step-00000100 --rows 64 --json
+$ ingot evaluate runs/vit_tiny --with knn --with '{name: linear_probe, rows: 500}'
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from . import _run
 from ._output import Output
@@ -17,6 +19,7 @@ FIRST = ("loss", "perplexity", "bits_per_byte")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     _run.configure(parser)
+    parser.add_argument("--with", action="append", metavar="EVALUATOR", dest="also", help="an evaluator instead of the recipe's own ones; again for another")
     parser.add_argument("--rows", type=int, metavar="N", help="at most so many rows per source (default: all)")
 
 
@@ -26,7 +29,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     if arguments.rows is not None and arguments.rows < 1:
         raise UserError(f"--rows wants a number of at least 1, got {arguments.rows}")
     found, checkpoint = _run.opened(arguments, output)
-    results = found.evaluate(checkpoint, rows=arguments.rows)
+    results = found.evaluate(checkpoint, rows=arguments.rows, also=_chosen(arguments.also))
     if not results:
         raise UserError(f"{arguments.run} has no validation data: set data.validation or data.holdout in its recipe")
     measured = dict.fromkeys(name for result in results.values() for name in result)
@@ -35,6 +38,18 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
                  [(source, *(f"{result[name]:,.0f}" if name in COUNTS and name in result else _figure(result.get(name)) for name in names)) for source, result in results.items()])  # fmt: skip
     output.result({"run": arguments.run, "results": results})
     return 0
+
+
+def _chosen(texts: list[str] | None) -> list[Any] | None:
+    """Evaluators as a recipe would name them. Raises UserError."""
+    if texts is None:
+        return None
+    from ..build.schema import Evaluation
+    from ..core.recipe import parse
+    from ..core.resolve import resolve
+
+    tree = parse("also:\n" + "".join(f"  - {text}\n" for text in texts), "--with")
+    return list(resolve(tree, Evaluation).also)
 
 
 def _figure(value: float | None) -> str:

@@ -38,9 +38,11 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         raise UserError(f"{out} exists already; name another folder")
     folder = locate(arguments.source.removeprefix("hf:"))
     section, weights, tokenizer, extra = read_folder(folder)
-    if tokenizer is None:
+    if tokenizer is None and extra["vocabulary"]:
         raise UserError(f"{folder}: holds no tokenizer.json")
     tree = recipe_tree(out.name, section | {"vocabulary": extra["vocabulary"]}, folder, int(extra["sequence"]))
+    if not extra["vocabulary"]:
+        tree = tree | {"data": drawn_data(section), "stages": [tree["stages"][0] | {"batch": "32 rows"}]}
     found = build(Recipe(tree), runs=out.parent)
     found.model.load_state_dict(weights)
     found.parents = [{"kind": "hugging_face", "path": arguments.source.removeprefix("hf:")}]
@@ -50,6 +52,13 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     output.print(f"{out}: {extra['family']}, {count(found.parameters())} parameters")
     output.result({"run": str(out), "family": extra["family"], "parameters": found.parameters(), "checkpoint": str(checkpoint)})
     return 0
+
+
+def drawn_data(section: dict[str, Any]) -> dict[str, Any]:
+    """Pictures drawn from a seed, of the size and with the classes that the model knows."""
+    embedding, classes = section["embedding"], section["objective"].get("classes")
+    source = {"name": "synthetic_images", "size": embedding["image"], "channels": embedding["channels"]} | ({"classes": classes} if classes else {})
+    return {"train": source, "validation": source | {"count": 64, "seed": 1}}
 
 
 def recipe_tree(name: str, section: dict[str, Any], folder: Path, sequence: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..ledger.lineage import described
 from . import _run
 from ._output import Output
 from ._words import count, duration
@@ -56,6 +57,9 @@ def _lines(checkpoint: Path, manifest: dict[str, Any]) -> Iterator[str]:
     yield (f"  {progress.get('total_steps', 0)} steps, {count(progress.get('total_tokens', 0))} tokens, "
            f"{count(float(progress.get('total_flops', 0)))} FLOPs, {duration(progress.get('total_seconds', 0.0))}")  # fmt: skip
     yield f"  recipe {str(manifest.get('recipe_hash', '?'))[:12]}"
+    for line in manifest.get("lineage", []):
+        if line.get("kind") == "transform":
+            yield f"  step {line.get('step')}: {described(line)}"
     yield from _ancestors(manifest.get("parents", []), 1)
 
 

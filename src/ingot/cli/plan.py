@@ -35,7 +35,8 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     found = Run(section, _recipe.NOWHERE)
     available = _memory(arguments.memory) if arguments.memory else available_bytes(found)
     answer = plan(found, available)
-    output.print(f"{arguments.recipe}: {count(answer['parameters'])} parameters; {size(available)} {'given' if arguments.memory else 'available'}; "
+    active = f", {count(answer['active_parameters'])} active" if answer["active_parameters"] < answer["parameters"] else ""
+    output.print(f"{arguments.recipe}: {count(answer['parameters'])} parameters{active}; {size(available)} {'given' if arguments.memory else 'available'}; "
                  f"{count(answer['matmul_flops_per_second'])}FLOP/s measured in matrix products")  # fmt: skip
     for index, stage in enumerate(answer["stages"]):
         _tell_stage(index, stage, output)

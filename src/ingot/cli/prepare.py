@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         answers += [_described(index, "train", "train", data.train)]
         answers += [_described(index, "validation", name, stream) for name, stream in data.validation.items()]
     output.table(("data", "source", "stage", "rows in an epoch"), [(one["use"], one["source"], one["stage"], f"{one['rows']:,}") for one in answers], words=2)
-    output.result({"cache": found.section.data.cache, "vocabulary": found.tokenizer.vocabulary, "stores": answers})
+    output.result({"cache": found.section.data.cache, "vocabulary": getattr(found.tokenizer, "vocabulary", None), "stores": answers})
     return 0
 
 

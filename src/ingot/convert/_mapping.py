@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,16 +23,19 @@ Section = dict[str, Any]
 class Held:
     """One tensor of theirs that holds one or several of ours, stacked along our first axis. ``{i}`` is the block.
 
-    transposed: theirs is stored (in, out).
+    transposed: theirs is stored (in, out). shape: theirs where it is only another shape of ours, such as a convolution over patches.
+    optional: a checkpoint may lack it (a head that was never trained); ours is then left out.
     """
 
     theirs: str
     ours: tuple[str, ...]
     transposed: bool = False
+    shape: tuple[int, ...] | None = None
+    optional: bool = False
 
     def at(self, block: int) -> Held:
         """The same for one block."""
-        return Held(self.theirs.format(i=block), tuple(name.format(i=block) for name in self.ours), self.transposed)
+        return replace(self, theirs=self.theirs.format(i=block), ours=tuple(name.format(i=block) for name in self.ours))
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Family:
     read: config -> (model section, sequence).  write: (complete section, sequence, vocabulary) -> config.
     names: complete section -> tensors.  ignored: patterns of tensors that hold nothing we need.
     twins: their names that repeat another: name -> (name it must equal, whether it may be absent or equal only if tied).
+    heads: what names of a head start with; they never have the prefix. auto: the class of transformers that opens the whole model.
     """
 
     name: str
@@ -56,6 +60,8 @@ class Family:
     ignored: tuple[str, ...] = ()
     twins: Mapping[str, str] | None = None
     renamed: tuple[tuple[str, str], ...] = ()
+    heads: tuple[str, ...] = ("lm_head.", "cls.")
+    auto: str = ""
 
 
 def same(theirs: str, ours: str, *leaves: str) -> list[Held]:
@@ -65,7 +71,11 @@ def same(theirs: str, ours: str, *leaves: str) -> list[Held]:
 
 def per_block(section: Section, rules: Iterable[Held]) -> list[Held]:
     """The rules with ``{i}`` written out for every block; rules without it once."""
-    depth = section["encoder"]["depth"]
+    return repeated(rules, section["encoder"]["depth"])
+
+
+def repeated(rules: Iterable[Held], depth: int) -> list[Held]:
+    """The same for a stack of so many blocks, such as a decoder's."""
     return [item for rule in rules for item in ([rule.at(block) for block in range(depth)] if "{i}" in rule.theirs else [rule])]
 
 
@@ -78,23 +88,28 @@ def gather(family: Family, section: Section, theirs: Mapping[str, Tensor], shape
     """Their tensors under our names. shapes: what our model has. UserError names everything unknown, missing or of another shape."""
     theirs = _normalized(family, theirs)
     ours: dict[str, Tensor] = {}
-    problems, used = [], set()
+    problems, used, left = [], set(), set()
     for rule in family.names(section):
         if rule.theirs not in theirs:
+            if rule.optional:
+                left |= set(rule.ours)
+                continue
             problems.append(f"{rule.theirs} is missing")
             continue
         used.add(rule.theirs)
         tensor = theirs[rule.theirs].T if rule.transposed else theirs[rule.theirs]
+        if rule.shape is not None and tuple(tensor.shape) == rule.shape:
+            tensor = tensor.reshape(shapes[rule.ours[0]])
         wanted = [shapes[name] for name in rule.ours]
         whole = (sum(shape[0] for shape in wanted), *wanted[0][1:])
         if tuple(tensor.shape) != whole:
-            stored = tuple(reversed(whole)) if rule.transposed else whole
+            stored = rule.shape or (tuple(reversed(whole)) if rule.transposed else whole)
             problems.append(f"{rule.theirs} has shape {tuple(theirs[rule.theirs].shape)}, the configuration wants {stored}")
             continue
         pieces = tensor.split([shape[0] for shape in wanted])
         ours |= {name: piece.contiguous() for name, piece in zip(rule.ours, pieces, strict=True)}
     problems += _leftovers(family, theirs, used)
-    problems += [f"no tensor gives {name}" for name in shapes if name not in ours] if not problems else []
+    problems += [f"no tensor gives {name}" for name in shapes if name not in ours and name not in left] if not problems else []
     if problems:
         raise UserError(
             f"not a {family.name} checkpoint as its configuration describes it: "
@@ -111,6 +126,7 @@ def scatter(family: Family, section: Section, ours: Mapping[str, Tensor]) -> dic
         if missing := [name for name in rule.ours if name not in ours]:
             raise UserError(f"{family.name} needs {missing[0]}, which this model does not have")
         tensor = torch.cat([ours[name] for name in rule.ours]) if len(rule.ours) > 1 else ours[rule.ours[0]]
+        tensor = tensor if rule.shape is None else tensor.reshape(rule.shape)
         theirs[rule.theirs] = (tensor.T if rule.transposed else tensor).contiguous()
         used |= set(rule.ours)
     if extra := [name for name in ours if name not in used]:
@@ -127,7 +143,7 @@ def _normalized(family: Family, theirs: Mapping[str, Tensor]) -> dict[str, Tenso
         renamed[name] = tensor
     if any(name.startswith(family.prefix) for name in renamed):
         return renamed
-    return {family.prefix + name if not name.startswith(("lm_head.", "cls.")) else name: tensor for name, tensor in renamed.items()}
+    return {family.prefix + name if not name.startswith(family.heads) else name: tensor for name, tensor in renamed.items()}
 
 
 def _leftovers(family: Family, theirs: Mapping[str, Tensor], used: set[str]) -> list[str]:

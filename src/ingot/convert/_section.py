@@ -10,38 +10,59 @@ from ._mapping import Section
 
 # What changes training but not the function that the weights compute, so no config has to hold it.
 TRAINING = {
-    "embedding": {"dropout"},
-    "encoder": {"dropout"},
-    "objective": {"z_loss", "rate", "masked", "random", "mask", "late"},
+    "embedding": {"dropout", "mean", "std"},
+    "encoder": {"dropout", "checkpointing"},
+    "target_embedding": {"dropout"},
+    "decoder": {"dropout", "checkpointing"},
+    "objective": {"z_loss", "rate", "masked", "random", "mask", "late", "smoothing"},
 }
 SLOTS = {"embedding": "nn.embedding", "encoder": "model.encoder", "objective": "objective"}
+BEHIND = {"target_embedding": "nn.embedding", "decoder": "model.decoder"}
 
 
 def complete(section: Any, sequence: int) -> Section:
-    """Plain data of the section's three components with every default and derived size filled in."""
+    """Plain data of the section's components with every default and derived size filled in."""
     data = plain(section) if not isinstance(section, dict) else {key: plain(value) for key, value in section.items()}
     parts: Section = {name: specs(data, name).data() for name in SLOTS}
     parts["width"] = width = int(data["width"])
-    for name in ("target_embedding", "decoder"):
+    _positions(parts["embedding"], specs(data, "embedding"), sequence)
+    _stack(parts["encoder"], specs(data, "encoder"), width)
+    for name in BEHIND:
         if data.get(name) is not None:
-            parts[name] = data[name]
-    position = parts["embedding"].get("position")
-    if isinstance(position, dict) and "size" in position:
-        position["size"] = position["size"] or sequence
-    encoder = parts["encoder"]
-    _mixer(encoder.get("mixer"), width)
-    _feedforward(encoder.get("feedforward"), width)
-    if encoder.get("final_norm", False) is None:
-        block = specs(data, "encoder").knobs["block"]
-        encoder["final_norm"] = not getattr(block.target, "normalizes_output", False)
+            parts[name] = specs(data, name).data()
+    if "target_embedding" in parts:
+        _positions(parts["target_embedding"], specs(data, "target_embedding"), sequence)
+    if "decoder" in parts:
+        _stack(parts["decoder"], specs(data, "decoder"), parts["decoder"].get("inner") or width)
+    for name, tower in (data.get("towers") or {}).items():
+        own = int(tower.get("width") or width)
+        held = {component: specs(tower, component).data() for component in ("embedding", "encoder")}
+        _positions(held["embedding"], specs(tower, "embedding"), sequence)
+        _stack(held["encoder"], specs(tower, "encoder"), own)
+        parts.setdefault("towers", {})[name] = {"width": own} | held
     return parts
+
+
+def _positions(embedding: Section, chosen: Spec, sequence: int) -> None:
+    """Learned positions: as many as the embedding itself knows, else as rows are long."""
+    position, own = embedding.get("position"), getattr(chosen.target, "positions", None)
+    if isinstance(position, dict) and "size" in position:
+        position["size"] = position["size"] or (own(chosen.knobs) if own else None) or sequence
+
+
+def _stack(stack: Section, chosen: Spec, width: int) -> None:
+    for name in ("mixer", "cross"):
+        _mixer(stack.get(name), width)
+    _feedforward(stack.get("feedforward"), width)
+    if stack.get("final_norm", False) is None:
+        stack["final_norm"] = not getattr(chosen.knobs["block"].target, "normalizes_output", False)
 
 
 def specs(section: Section, component: str) -> Spec:
     """A component of a plain section as a checked Spec."""
     value = section[component]
     value = {"name": value} if isinstance(value, str) else dict(value)
-    return spec(SLOTS[component], value.pop("name"), **value)
+    return spec((SLOTS | BEHIND)[component], value.pop("name"), **value)
 
 
 def differences(given: Section, other: Section) -> list[str]:
@@ -62,14 +83,14 @@ def _differ(path: str, given: Any, other: Any, ignored: set[str]) -> list[str]:
 
 
 def _mixer(mixer: Any, width: int) -> None:
-    if not isinstance(mixer, dict) or mixer["name"] != "attention":
+    if not isinstance(mixer, dict) or mixer["name"] not in ("attention", "cross_attention"):
         return
     mixer["kv_heads"] = mixer["kv_heads"] or mixer["heads"]
     mixer["head_dim"] = mixer["head_dim"] or width // mixer["heads"]
     mixer["output_bias"] = mixer["bias"] if mixer["output_bias"] is None else mixer["output_bias"]
     if mixer["scale"] is not None and abs(mixer["scale"] * mixer["head_dim"] ** 0.5 - 1) < 1e-12:
         mixer["scale"] = None
-    position = mixer["position"]
+    position = mixer.get("position")
     if isinstance(position, dict) and position["name"] == "rotary" and position["scaling"] is None:
         position |= {"low": 1.0, "high": 4.0, "original": 8192}
 

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..core.errors import UserError, missing_extra
+from ..core.parts import plain
 from ._mapping import Family, Section, gather, scatter
-from ._section import SLOTS, complete, differences, specs
+from ._section import BEHIND, SLOTS, complete, differences, specs
 
 SHARD_BYTES = 5 * 10**9
 # The least that any family's configuration has to say, for asking what all models of a family have in common.
@@ -65,7 +66,7 @@ def read_section(folder: str | Path) -> tuple[Section, dict[str, Any]]:
         raise UserError(f"{folder}: a model of type {config.get('model_type')!r} cannot be read; known are {known}")
     try:
         section, sequence = family.read(config)
-        vocabulary = int(config["vocab_size"])
+        vocabulary = int(config["vocab_size"]) if "vocab_size" in config else None
     except KeyError as error:
         raise UserError(f"{folder}/config.json: {family.name} needs {error.args[0]!r}") from None
     tokenizer = folder / "tokenizer.json"
@@ -93,11 +94,11 @@ def load_into(model: nn.Module, section: Any, folder: str | Path) -> None:
     """
     held, state, _, extra = read_folder(folder)
     wanted, held = complete(section, extra["sequence"]), complete(held, extra["sequence"])
-    components = ("embedding", "encoder", "width")
-    if other := differences({key: wanted[key] for key in components}, {key: held[key] for key in components}):
+    components = [name for name in ("embedding", "encoder", *BEHIND, "towers", "width") if name in wanted or name in held]
+    if other := differences({key: wanted.get(key) for key in components}, {key: held.get(key) for key in components}):
         raise UserError(f"the model is not the one in {folder}, which has no {', '.join(other[:5])}")
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if "objective.head.weight" in own and "objective.head.weight" not in state:
+    if "objective.head.weight" in own and "objective.head.weight" not in state and "embedding.weight" in state:
         state["objective.head.weight"] = state["embedding.weight"].clone()
     state = {name: tensor for name, tensor in state.items() if own.get(name) == tuple(tensor.shape)}
     if missing := [name for name in own if name not in state and not name.startswith("objective.")]:
@@ -131,19 +132,20 @@ def write_folder(
     the end-of-text id. dtype: of the tensors written, the parameters' own when not given.
     """
     folder, sequence = Path(folder), sequence or int(getattr(model.encoder, "sequence", 1024))  # type: ignore[arg-type]
+    section = settled(model, section)
     family = family_for(section, sequence=sequence)
     complete_section = complete(section, sequence)
     state = {name: tensor.detach().cpu().to(dtype or tensor.dtype) for name, tensor in model.named_parameters()}
     _fold_output_scale(model, state)
     theirs = scatter(family, complete_section, state)
-    vocabulary = int(state["embedding.weight"].shape[0])
+    vocabulary = int(state["embedding.weight"].shape[0]) if "embedding.weight" in state else 0
     kind = next(iter(theirs.values())).dtype
     config: dict[str, Any] = {"architectures": [family.architecture]} | family.write(complete_section, sequence, vocabulary)
     config["torch_dtype"] = str(kind).removeprefix("torch.")
     end = getattr(tokenizer, "end", None)
     specials = getattr(tokenizer, "specials", {})
     begin = specials.get("begin", end)
-    config |= {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": specials.get("pad")}
+    config |= {} if tokenizer is None and not vocabulary else {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": specials.get("pad")}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if getattr(model.objective, "causal", False):
@@ -156,12 +158,40 @@ def write_folder(
     return family.name
 
 
-def expected_shapes(section: Section, *, sequence: int, vocabulary: int) -> dict[str, tuple[int, ...]]:
+def settled(model: nn.Module, section: Any) -> Section:
+    """The section with what the data decided: knobs left open that the built parts know (``settled``), such as the number of classes."""
+    found: Section = dict(section) if isinstance(section, dict) else dict(plain(section))
+    for name in SLOTS:
+        part = getattr(model, name)
+        if hasattr(part, "settled"):
+            own = {"name": found[name]} if isinstance(found[name], str) else dict(found[name])
+            found[name] = own | {knob: value for knob, value in part.settled().items() if own.get(knob) is None}
+    return found
+
+
+class _Look:
+    """A built part for another to look at, without becoming its child."""
+
+    def __init__(self, part: Any):
+        self._held = (part,)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._held[0], name)
+
+
+def expected_shapes(section: Section, *, sequence: int, vocabulary: int | None) -> dict[str, tuple[int, ...]]:
     """Name and shape of every parameter of the model that the section describes; nothing is allocated."""
-    wiring = {"width": section["width"], "sequence": sequence, "vocabulary": vocabulary, "specials": {"mask": 0}}
+    width = section["width"]
+    linear = specs(section, "encoder").knobs["linear"]
+    wiring = {"width": width, "sequence": sequence, "vocabulary": vocabulary, "specials": {"mask": 0}, "fields": {}, "linear": linear, "memory_width": width}
+    towers = section.get("towers") or {}
     with torch.device("meta"):
-        encoder = specs(section, "encoder")
-        parts = {name: specs(section, name).build(**wiring, linear=encoder.knobs["linear"]) for name in SLOTS}
+        parts = {name: specs(section, name).build(**wiring) for name in ("embedding", "encoder", *BEHIND) if section.get(name) is not None}
+        for name, tower in towers.items():
+            own = wiring | {"width": tower.get("width") or width}
+            parts |= {f"towers.{name}.{component}": specs(tower, component).build(**own) for component in ("embedding", "encoder")}
+        beside = {"embedding": _Look(parts["embedding"]), "decoder_width": getattr(parts.get("decoder"), "width", width)}
+        parts["objective"] = specs(section, "objective").build(**wiring, **beside, tower_widths={name: tower.get("width") or width for name, tower in towers.items()})
     return {f"{name}.{path}": tuple(p.shape) for name, module in parts.items() for path, p in module.named_parameters()}
 
 

@@ -18,21 +18,39 @@ if TYPE_CHECKING:
 
 Role = Literal["embedding", "matrix", "head", "scale", "bias", "position"]
 WIDTHS = frozenset({"width", "hidden", "heads", "kv_heads"})
+STACKS = frozenset({"experts", "blocks"})  # as the leading one of three or more axes: so many matrices, not one
 
 
-class Axes(NamedTuple):
-    """names: one axis name per dimension, output axis first as torch.nn.Linear stores it. role: see the module's docstring."""
+class Whole(NamedTuple):
+    """Axis names and shape of a dense matrix."""
 
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+
+
+class _NamesAndRole(NamedTuple):
     names: tuple[str, ...]
     role: Role
 
 
-def label(module: nn.Module, parameter: str, *names: str, role: Role) -> None:
+class Axes(_NamesAndRole):
+    """names: one axis name per dimension, output axis first as torch.nn.Linear stores it. role: see the module's docstring.
+
+    whole: of a factor or a compact form, the dense matrix that it stands for together with others; width transfer reads its sizes.
+    """
+
+    whole: Whole | None = None
+
+
+def label(module: nn.Module, parameter: str, *names: str, role: Role, whole: Whole | None = None) -> None:
     """Declare the axes of ``module.<parameter>``; raises ValueError if the count of names is not its number of dimensions."""
     tensor = getattr(module, parameter)
     if tensor is not None and tensor.dim() != len(names):
         raise ValueError(f"{type(module).__name__}.{parameter} has {tensor.dim()} dimensions but {len(names)} axis names {names}")
-    module.__dict__.setdefault("_ingot_axes", {})[parameter] = Axes(tuple(names), role)
+    axes = Axes(tuple(names), role)
+    if whole is not None:
+        axes.whole = whole
+    module.__dict__.setdefault("_ingot_axes", {})[parameter] = axes
 
 
 def axes_of(model: nn.Module) -> dict[str, Axes]:

@@ -4,18 +4,43 @@ The loop and the builder know parts only through these. A batch is a flat ``dict
 
     rows       (B,) int64     global row number in the stage's stream; -1 marks padding rows, which are never scored
     source     (B,) int64     index of the row's source in the mixture
-    tokens     (B, T) int64   token ids
-    segments   (B, T) int32   document number within the row from 1; 0 is padding; attention never crosses a segment
-    positions  (B, T) int64   position within the segment
-    inputs, targets           added by Objective.prepare where they differ from tokens; target -100 is not scored
-    units      (B,) int64     scored units per row, added by Objective.prepare; a loss named x may bring its own as units/x
     key        () int64       the seed of this run's row-wise randomness
+    units      (B,) int64     scored units per row, added by Objective.prepare; a loss named x may bring its own as units/x
+    spent      (B,) int64     positions the row counts as; added by the builder where there are no segments to count
+
+What a row holds, by modality; a source gives those it has, an embedding names those it needs as ``reads``:
+
+    tokens     (B, T) int64   token ids; of a pair, its text
+    segments   (B, T) int32   of tokens: document number within the row from 1; 0 is padding; attention never crosses a segment
+    positions  (B, T) int64   of tokens: position within the segment
+    image      (B, C, H, W)   uint8 (0 to 255) or float
+    waveform   (B, S) float   sound from -1 to 1
+    frames     (B, F, M) float   log-mel or other features over time
+    lengths    (B,) int64     of waveform (samples) or frames: how many are real, the rest is padding
+    series     (B, L, C) float   a window of a multivariate series;  future (B, H, C): what follows it
+    observed   (B, L, C) bool    of series: False where a value is missing (the value is 0 there);  future_observed alike
+    numbers    (B, K) float   numeric columns of a table;  numbers_missing (B, K) bool
+    categories (B, J) int64   categorical columns of a table; id 0 is a missing value
+    label      (B,) int64     class, -100 where there is none;  label_other, label_share: a mixed row's second class, and the share
+                              (B,) float of the first
+    values     (B, K) float   targets of regression, NaN where there is none
+    transcript (B, U) int64   ids of what was said, -100 is padding
+    x_1, x_2   as x           further augmented views of the same row: image_1 is the second view of image
+
+What an objective may add in prepare:
+
+    inputs, targets           where they differ from tokens; target -100 is not scored
+    kept       (B, K) int64   which positions stay, in this order: the graph takes them after embedding and forgets the others
+    masked     (B, T) bool    positions whose vectors the objective hides (see Context.hide), before positions are added
+    decoder_x                 the key x of what the decoder reads, such as decoder_tokens, decoder_segments, decoder_positions
+
+An embedding may make more or fewer positions of a row than the row has values: T of the graph is what it returns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -53,12 +78,54 @@ class DocumentSource(Protocol):
     def shards(self) -> list[Shard]: ...
 
 
+@dataclass(frozen=True)
+class Field:
+    """What one row holds under a key: shape, dtype, and for ids how many there are (classes of a label, values of a column)."""
+
+    shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+    values: int | None = None
+
+
 class RowSource(Protocol):
     """data.source, anything else: random access to rows; ``rows(ids)`` stacks them into arrays, pure in ids (augmentation is
-    drawn from the row number given as `numbers`, the global row, so that epochs differ)."""
+    drawn from the row number given as `numbers`, the global row, so that epochs differ).
+
+    fields: key -> Field of every key that rows gives, without reading rows. Optional, each with a meaning of its own:
+    seconds_per_row (a row's length of audio) · identity (hash of the content) · notices() -> list of events since the last call,
+    such as rows that were passed over · augmented(augments, views, seed) -> the same rows, augmented · texts() -> texts a tokenizer
+    is trained on, and with_tokenizer(tokenizer, sequence) -> the same rows with tokens · known_fields(knobs) -> fields or None, a
+    static method: what a recipe says without reading data. data/source/_rows.py has the common part of such a source.
+    """
 
     def __len__(self) -> int: ...
+    def fields(self) -> dict[str, Field]: ...
     def rows(self, ids: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]: ...
+
+
+class Augment(Protocol):
+    """data.augment. reads: the key it changes. __call__(value, draw): one row's value (an image as (H, W, C) uint8), any shape out.
+
+    With ``mixes = True`` instead mix(row, other, draw): a finished row with another row of the same source.
+    """
+
+    reads: str
+
+    def __call__(self, value: np.ndarray, draw: np.random.Generator) -> np.ndarray: ...
+
+
+class Embedding(Protocol):
+    """nn.embedding. reads: batch keys it needs, all of them. __call__(batch, context) -> x (B, T, D): a context whose positions and
+    segments are still None, for the embedding to set where its positions are not simply 0 .. T-1 of one document (padded audio).
+
+    grid(batch): how positions are arranged, such as (14, 14), leading ones left out; a function of shapes alone.
+    lengths(batch): (B,) int64 positions that are not padding, or None where all are real. leading: special positions in front.
+    """
+
+    reads: tuple[str, ...]
+
+    def grid(self, batch: dict[str, Tensor]) -> tuple[int, ...]: ...
+    def __call__(self, batch: dict[str, Tensor], context: Any) -> Tensor: ...
 
 
 class Tokenizer(Protocol):
@@ -78,6 +145,9 @@ class Objective(Protocol):
 
     prepare: corrupts a batch (random draws through ops.random keyed by batch["rows"], batch["key"]) and adds units.
     __call__: {name: (B,) loss sums per row}; the loop alone divides by units.
+    Optional: logits(model, h) · features(model, batch) -> (B, D), what probes and neighbors compare; pooled positions otherwise ·
+    scores(model, batch) -> {metric: (B,)}, per row of a prepared batch, averaged in evaluations ·
+    stepped(state, log), called after each update · reads: the batch keys it needs beside its embedding's.
     """
 
     causal: bool
@@ -90,8 +160,13 @@ class Objective(Protocol):
 class Hook(Protocol):
     """hook: any of three moments; state_dict/load_state_dict (tensors and plain values) where there is state to resume.
 
-    select(state, window): the window's micro-batches, perhaps fewer or reweighted.   grads(state) -> {log name: value}: gradients
-    are final (reduced over ranks), before the update.   stepped(state, log): after the update.
+    select(state, window): the window's micro-batches, perhaps fewer or reweighted; the same number on every rank.
+    grads(state) -> {log name: value}: gradients are final (reduced over ranks), before the update.
+    stepped(state, log): after the update; what it adds to log["hooks"] is written.
+    Further attributes, each optional. reads: rows read for each row trained on, where select drops some.  cost(state) -> str: names
+    the cost of the coming step, where that varies by more than the shapes of the window read.  parts: the fewest micro-batches over
+    all ranks that it needs.  copies: how many tensors as large as the weights it keeps.  averaged(model): a context in which the
+    model is what should be evaluated.
     """
 
 
@@ -126,9 +201,87 @@ class Layout(Protocol):
 
 
 class Evaluator(Protocol):
-    """evaluate: measures a model; pure (no effect on training, random draws included). Returns {metric: number}."""
+    """evaluate: measures a model; pure (no effect on training, random draws included). Returns {metric: number}.
+
+    What its keyword-only parameters name is passed: windows (this source's held-out rows, an iterable of windows of micro-batches),
+    training (callable: number of rows -> windows of training rows, not augmented, always the same ones), looks (the same with views
+    as training sees them, or None), objective, token_bytes, fields (key -> Field), tokenizer, seed. Of several ranks each gets its share of the windows, the same number of them.
+    Optional: alarms(result) -> sentences, each becomes an event of the ledger · reads: batch keys without which it is refused.
+    """
 
     def __call__(self, model: nn.Module, **context: Any) -> dict[str, float]: ...
+
+
+@dataclass
+class Snapshot:
+    """A state as plain data, for transforms: whole tensors on the CPU, by name, never those of the live run.
+
+    tree: the model section, resolved, as plain data.  weights: parameters and persistent buffers by path; a tied weight once.
+    axes: of every parameter.  state: what the optimizer keeps, by parameter and key; tensors, and plain values that JSON holds.
+    layouts: by parameter and key, as the optimizer's ``state_layout`` declares them (empty for one that declares nothing).
+    powers: by key, how a state follows the gradient: 1 (a momentum), 2 (a second moment), 0 (does not), "weight" (follows the
+    weight); a key that is missing is not known.  output_scale: the objective's factor on logits.  notes: sentences about what
+    could not be carried, for the ledger and the lineage.
+    """
+
+    tree: dict[str, Any]
+    weights: dict[str, Tensor]
+    axes: dict[str, Axes]
+    state: dict[str, dict[str, Any]] = field(default_factory=dict)
+    layouts: dict[str, dict[str, str]] = field(default_factory=dict)
+    powers: dict[str, int | str] = field(default_factory=dict)
+    output_scale: float = 1.0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Target:
+    """What a transform's result must fit: the model that ``graph`` asked for, with fresh weights.
+
+    tree, axes, output_scale: as in Snapshot.  weights: initial values, each from (seed, its name).  seed: of the run.
+    model: a new, plain model of the tree on the CPU, for methods that run it.  batches: prepared batches of the stage's data on the
+    CPU, the same every time; None offline.  read: weights and model section of another run's or checkpoint's folder.
+    """
+
+    tree: dict[str, Any]
+    weights: dict[str, Tensor]
+    axes: dict[str, Axes]
+    output_scale: float = 1.0
+    seed: int = 0
+    model: Callable[[], nn.Module] | None = None
+    batches: Callable[[], Iterator[dict[str, Tensor]]] | None = None
+    read: Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]] | None = None
+
+
+class Transform(Protocol):
+    """transform: a state becomes another, on entering a stage or offline.
+
+    preserves: whether the grown model computes the same function (an attribute; a property where knobs decide).
+    graph(tree): the model section of the result, a pure edit of plain data; ValueError with a sentence where it cannot be. A resumed
+    run rebuilds its model from the recipe through ``graph`` alone.  __call__(snapshot, target): the result, whose weights have the
+    names and shapes of target.weights; state that is left out starts afresh, and a note says so. Changes neither argument.
+    """
+
+    preserves: bool
+
+    def graph(self, tree: dict[str, Any]) -> dict[str, Any]: ...
+    def __call__(self, snapshot: Snapshot, target: Target) -> Snapshot: ...
+
+
+class Router(Protocol):
+    """nn.router. __call__(x_BTD, context) -> routes: ends_E; dispatch(x_BTD) gives rows of work sorted by expert, combine(outputs) puts
+    them back (see nn/router/_routes.py). Everything within a row; padding is neither routed nor counted.
+
+    side_losses: names it leaves for ``stages.*.side`` to weigh (of any layer: the recipe's names are checked against these).
+    weight_sum: bounds of a position's weights. local: positions do not depend on each other. caches: False where it needs whole rows.
+    """
+
+    side_losses: tuple[str, ...]
+    weight_sum: tuple[float, float]
+    local: bool
+
+    def __call__(self, x_BTD: Tensor, context: Any) -> Any: ...
+    def counted(self, totals: Mapping[str, Tensor]) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -144,21 +297,24 @@ SLOTS: dict[str, SlotInfo] = {
     "data.source": SlotInfo("where rows come from", {"folder": "directory that relative paths start from"}),
     "data.tokenizer": SlotInfo("text to token ids", {"texts": "callable giving an iterator of sample texts, for trained ones", "folder": "directory that relative paths start from"}),
     "data.pack": SlotInfo("documents to rows of a fixed length", {"lengths": "(documents,) tokens per document", "sequence": "T", "cache": "folder for a computed index, or None"}),
-    "nn.embedding": SlotInfo("values to vectors", {"width": "D", "vocabulary": "number of ids", "sequence": "longest T"}),
-    "nn.mixer": SlotInfo("mixes positions", _LAYER),
+    "data.augment": SlotInfo("another look of the same row", {}),
+    "nn.embedding": SlotInfo("values to vectors", {"width": "D", "vocabulary": "number of ids, None without a tokenizer", "sequence": "longest T of text", "linear": "Spec of nn.linear", "fields": "key -> Field of a row", "memory_width": "D of the encoder, for a target embedding"}),
+    "nn.mixer": SlotInfo("mixes positions", _LAYER | {"memory_width": "D of the encoder that a decoder attends to"}),
     "nn.feedforward": SlotInfo("mixes channels", _LAYER),
-    "nn.block": SlotInfo("places norms and residuals around mixer and feed-forward", _LAYER | {"mixer": "module", "feedforward": "module", "norm": "Spec of nn.norm", "dropout": "rate on what a layer adds"}),
+    "nn.router": SlotInfo("which expert computes which position", {"width": "D", "experts": "number of experts E", "layer": "index of the block", "capacity": "most choices of an expert, over the mean load; absent: all"}),
+    "nn.block": SlotInfo("places norms and residuals around mixer and feed-forward", _LAYER | {"mixer": "module", "feedforward": "module", "norm": "Spec of nn.norm", "dropout": "rate on what a layer adds", "cross": "module that attends to the encoder, in a decoder"}),
     "nn.norm": SlotInfo("normalizes vectors", {"width": "features", "axis": "name of the normalized axis"}),
-    "nn.position": SlotInfo("tells positions apart", {"width": "D", "head_dim": "features of a head", "sequence": "longest T"}),
+    "nn.position": SlotInfo("tells positions apart", {"width": "D", "head_dim": "features of a head", "sequence": "longest T", "grid": "how positions are arranged, such as (14, 14)", "leading": "special positions in front"}),
     "nn.linear": SlotInfo("a projection", {"inputs": "in features", "outputs": "out features", "bias": "bool", "axes": "(output axis, input axis)", "role": "Role of the weight"}),
     "model.encoder": SlotInfo("a stack of blocks", {"width": "D", "sequence": "longest T"}),
-    "model.decoder": SlotInfo("a stack attending to the encoder", {"width": "D", "sequence": "longest T"}),
+    "model.decoder": SlotInfo("a stack attending to the encoder", {"width": "D", "sequence": "longest T", "memory_width": "D of the encoder"}),
     "model.init": SlotInfo("initial values and per-parameter learning rates", {}),
-    "objective": SlotInfo("heads, corruption, losses", {"width": "D", "vocabulary": "number of ids", "linear": "Spec of nn.linear", "specials": "tokenizer's special ids by name"}),
+    "objective": SlotInfo("heads, corruption, losses", {"width": "D", "vocabulary": "number of ids", "linear": "Spec of nn.linear", "specials": "tokenizer's special ids by name", "fields": "key -> Field of a row", "embedding": "view of the built embedding: grid, lengths, values", "tower_widths": "tower -> D", "decoder_width": "D of the decoder", "sequence": "longest T of text"}),
     "optim": SlotInfo("update rule", {"params": "torch parameter groups; each also holds names, axes, lr_scale"}),
     "schedule": SlotInfo("a factor on a knob, from progress", {"moment": "core.progress.Moment"}),
-    "hook": SlotInfo("acts in the step at one of three moments", {}),
+    "hook": SlotInfo("acts in the step at one of three moments", {"layout": "the run's layout", "batch_rows": "rows of the stage's batch before its schedule", "sequence": "T", "open_model": "callable: folder of a run or checkpoint -> its model, frozen"}),
     "parallel.layout": SlotInfo("where parameters and rows live", {}),
-    "evaluate": SlotInfo("measures a model", {}),
+    "transform": SlotInfo("a state becomes another: growth, upcycling", {}),
+    "evaluate": SlotInfo("measures a model", {"layout": "parallel.layout in force"}),
     "scaling.form": SlotInfo("a law to fit", {"table": "columns of the measurements by name"}),
 }

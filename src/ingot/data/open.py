@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
@@ -34,11 +34,13 @@ from .text_rows import TextRows
 @dataclass(frozen=True)
 class Data:
     """What a run reads. tokenizer: None where no source is text. report: counts per source and split, for people and the ledger.
-    identity: hash of everything that decides the rows; equal identity and seed mean equal rows."""
+    identity: hash of everything that decides the rows; equal identity and seed mean equal rows. plain: the training rows of each
+    source, not augmented, for evaluators that learn from them."""
 
     tokenizer: Any
     train: Stream
     validation: dict[str, Stream]
+    plain: dict[str, Stream] = field(default_factory=dict)
     report: list[dict[str, Any]] = field(default_factory=list)
     identity: str = ""
 
@@ -55,11 +57,18 @@ class _Plan:
     order: Callable[[Mapping[str, int], int], Mixture] | None
     shards: dict[str, list[Shard]]
 
+    @property
+    def captioned(self) -> list[Any]:
+        """Sources of rows that come with text."""
+        return [source for source in self.sources.values() if hasattr(source, "texts") and source.texts() is not None]
+
 
 def open_data(*, train: Spec, validation: Spec | None = None, holdout: float = 0.0, tokenizer: Spec | None = None, sequence: int,
               pack: Spec, cache: Path, folder: Path, seed: int, known: Tokenizer | None = None, progress: ProgressCallback | None = None,
-              only_prepared: bool = False, workers: int | None = None) -> Data:  # fmt: skip
+              only_prepared: bool = False, workers: int | None = None, augment: Sequence[Spec] = (), views: int = 1) -> Data:  # fmt: skip
     """Open the data, preparing what is missing.
+
+    augment, views: what training rows go through that are not text; see data/source/_rows.py.
 
     holdout: share of documents (rows, for sources of rows) kept for validation. cache: where tokens and trained tokenizers are kept.
     folder: where relative paths start. known: the tokenizer, where it is there already and need not be built. progress: called with (bytes done, bytes in all). only_prepared: refuse instead of preparing.
@@ -81,10 +90,10 @@ def open_data(*, train: Spec, validation: Spec | None = None, holdout: float = 0
         except OSError as error:
             raise UserError(f"data.cache: {cache} cannot be made: {error.strerror}") from None
     encoder = known
-    if known is None and any(item.shards for item in plans):
+    if known is None and any(item.shards or item.captioned for item in plans):
         encoder = _tokenizer(tokenizer, plan, holdout, cache, Path(folder), writes, only_prepared)
     prepared = _prepare(plans, encoder, holdout, cache, writes, only_prepared, progress, workers)
-    opener = _Opener(encoder, pack, sequence, cache, seed, holdout)
+    opener = _Opener(encoder, pack, sequence, cache, seed, holdout, [spec.build() for spec in augment], views)
     return opener.open(plan, other, *prepared, *([{}] if other is None else []))
 
 
@@ -127,7 +136,7 @@ def _tokenizer(spec: Spec | None, plan: _Plan, holdout: float, cache: Path, fold
         return spec.build(folder=folder)  # type: ignore[no-any-return]
     from .tokenizer._fast import FastTokenizer
 
-    identities = [[shard.identity for shard in shards] for shards in plan.shards.values()]
+    identities = [[shard.identity for shard in shards] for shards in plan.shards.values()] + [source.identity for source in plan.captioned]
     final = cache / "tokenizers" / digest("tokenizer", 1, spec.data(), identities, holdout)
     while not (final / "tokenizer.json").is_file():
         if only_prepared:
@@ -142,7 +151,7 @@ def _tokenizer(spec: Spec | None, plan: _Plan, holdout: float, cache: Path, fold
 def _train(spec: Spec, plan: _Plan, holdout: float, final: Path, folder: Path) -> None:
     shards = list(chain.from_iterable(plan.shards.values()))
     aside = final.with_name(f"{final.name}.aside-{os.getpid()}")
-    trained = spec.build(texts=lambda: _texts(shards, holdout), folder=folder)
+    trained = spec.build(texts=lambda: chain(_texts(shards, holdout), *(source.texts() for source in plan.captioned)), folder=folder)
     try:
         trained.save(aside)
         if final.exists() and not (final / "tokenizer.json").is_file():
@@ -179,9 +188,12 @@ class _Opener:
     cache: Path
     seed: int
     holdout: float
+    augments: list[Any]
+    views: int
 
     def open(self, plan: _Plan, other: _Plan | None, train: dict[str, Prepared], validation: dict[str, Prepared]) -> Data:
-        rows = {name: self._rows(source, train.get(name), "train") for name, source in plan.sources.items()}
+        plain = {name: self._rows(source, train.get(name), "train") for name, source in plan.sources.items()}
+        rows = {name: self._rows(source, train.get(name), "train", augmented=True) for name, source in plan.sources.items()}
         empty = [name for name, item in rows.items() if not len(item)]
         if empty:
             after = f" after holding out {self.holdout:g}" if self.holdout else ""
@@ -192,8 +204,8 @@ class _Opener:
         report = [self._describe(name, item, train.get(name), "train") for name, item in rows.items()] + counts
         texts = [[name, [folder.name for folder in prepared.folders]] for name, prepared in train.items()]
         identity = digest("data", texts, self.pack.data(), self.sequence, {name: [len(item), getattr(item, "identity", "")] for name, item in rows.items()},
-                          stream.mixture.starts, [pattern.fixed.tolist() for pattern in stream.mixture.patterns])  # fmt: skip
-        return Data(self.tokenizer, stream, held, report, identity)
+                          stream.mixture.starts, [pattern.fixed.tolist() for pattern in stream.mixture.patterns], *self._looks())  # fmt: skip
+        return Data(self.tokenizer, stream, held, {name: Stream({name: item}, self.seed) for name, item in plain.items()}, report, identity)
 
     def _validation(self, plan: _Plan, other: _Plan | None, train: dict[str, Prepared], validation: dict[str, Prepared]) -> tuple[dict[str, Stream], list[dict[str, Any]]]:
         if other is None and not self.holdout:
@@ -206,9 +218,21 @@ class _Opener:
             raise UserError(f"data.holdout: {self.holdout:g} left no document to validate on; there are too few documents (text_files: document: line or blank_line makes more)")
         return kept, counts
 
-    def _rows(self, source: Any, prepared: Prepared | None, split: str) -> Any:
+    def _looks(self) -> list[Any]:
+        """What augmentation adds to the identity of the rows."""
+        return [[[type(item).__name__, vars(item)] for item in self.augments], self.views] if self.augments else []
+
+    def _rows(self, source: Any, prepared: Prepared | None, split: str, augmented: bool = False) -> Any:
         if prepared is None:
+            if self.tokenizer is not None and hasattr(source, "with_tokenizer"):
+                source = source.with_tokenizer(self.tokenizer, self.sequence)
+            if augmented and (self.augments or self.views > 1):
+                if not hasattr(source, "augmented"):
+                    raise UserError(f"data.augment: {type(source).__name__} gives rows that cannot be augmented")
+                source = source.augmented(self.augments, self.views, self.seed)
             return HeldOutRows(source, self.holdout, split) if self.holdout else source
+        if augmented and self.augments:
+            raise UserError("data.augment: texts are not augmented; the objective corrupts them")
         store = TokenStore.open(prepared.folders, split, tokenizer=self.tokenizer)
         pack = self.pack.build(lengths=store.lengths, sequence=self.sequence, cache=self.cache / "packs")
         specials = self.tokenizer.specials
@@ -222,7 +246,7 @@ class _Opener:
 
 
 class HeldOutRows:
-    """One side of a split of a source of rows, by a hash of the row's number."""
+    """One side of a split of a source of rows, by a hash of the row's number; all else is the source's own."""
 
     def __init__(self, source: Any, holdout: float, split: str):
         self.source = source
@@ -232,6 +256,11 @@ class HeldOutRows:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "source":
+            raise AttributeError(name)
+        return getattr(self.source, name)
 
     def rows(self, ids: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """The source's rows, by their number on this side."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import UserError
+from ..core.seams import Field
 from .mix import Mixture
 from .order import Permutation, seed_of
 
@@ -29,6 +30,7 @@ class Stream:
         self.rows_per_epoch = int(self._lengths.sum())
         self.end = self.mixture.end
         self._orders: dict[tuple[int, int], Permutation] = {}
+        self._fields: dict[str, Field] | None = None
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(B,) source, (B,) epoch of that source, (B,) row within it."""
@@ -45,22 +47,44 @@ class Stream:
         """Rows start to start + count - 1: rows, source (B,) and what the sources give, (B, ...)."""
         return self.take(np.arange(start, start + count, dtype=np.int64))
 
+    def fields(self) -> dict[str, Field]:
+        """What a row holds: the fields of all sources together. Raises UserError where two give a key in different shapes."""
+        if self._fields is None:
+            self._fields = {}
+            for name, source in self.sources.items():
+                for key, field in source.fields().items() if hasattr(source, "fields") else ():
+                    known = self._fields.setdefault(key, field)
+                    if known.shape != field.shape:
+                        raise UserError(f"data source {name} gives {key} of shape {field.shape}, others {known.shape}: they cannot be mixed")
+        return self._fields
+
+    @property
+    def seconds_per_row(self) -> float:
+        """Length of audio in a row, on average over an epoch; 0 where no source is sound."""
+        seconds = np.array([getattr(source, "seconds_per_row", 0.0) for source in self.sources.values()])
+        return float((seconds * self._lengths).sum() / self._lengths.sum())
+
+    def notices(self) -> list[dict[str, Any]]:
+        """What sources have to say since the last call, such as rows that were passed over."""
+        return [notice for source in self.sources.values() if hasattr(source, "notices") for notice in source.notices()]
+
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Any rows by number, in the order given."""
+        """Any rows by number, in the order given. A key that a row's source does not give is 0 there."""
         source, _, ids = self.locate(rows)
         result: dict[str, np.ndarray] = {"rows": rows, "source": source}
-        for k in np.unique(source).tolist():
+        present = np.unique(source).tolist()
+        if len(self.sources) > 1:
+            result["rows"] = rows.copy()
+            result |= {key: np.zeros((len(rows), *field.shape), dtype=field.dtype) for key, field in self.fields().items()}
+        for k in present:
             here = np.flatnonzero(source == k)
             part = self.sources[self.source_names[k]].rows(ids[here], rows[here])
-            if len(here) == len(rows):
+            if len(self.sources) == 1:
                 return result | part
             self._merge(result, part, here, k)
         return result
 
     def _merge(self, result: dict[str, np.ndarray], part: Mapping[str, np.ndarray], here: np.ndarray, k: int) -> None:
-        filled = set(result) - {"rows", "source"}
-        if filled and filled != set(part):
-            raise UserError(f"data source {self.source_names[k]} gives {', '.join(sorted(part))}; others give {', '.join(sorted(filled))}: they cannot be mixed")
         for key, values in part.items():
             if key not in result:
                 result[key] = np.zeros((len(result["rows"]), *values.shape[1:]), dtype=values.dtype)

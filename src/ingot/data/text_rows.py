@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..core.seams import Field
+from .source._rows import text_fields
 from .store.token_store import TokenStore
 
 
@@ -17,6 +19,10 @@ class TextRows:
 
     def __len__(self) -> int:
         return len(self.pack)
+
+    def fields(self) -> dict[str, Field]:
+        """tokens, segments, positions."""
+        return text_fields(self.sequence)
 
     def rows(self, ids: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """tokens (B, T) int64, segments (B, T) int32 from 1 (0 is padding), positions (B, T) int64."""

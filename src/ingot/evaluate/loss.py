@@ -31,8 +31,10 @@ class Loss:
         self.layout = layout
 
     def __call__(self, model: nn.Module, *, windows: Iterable[list[dict[str, Tensor]]], objective: Any, token_bytes: Tensor | None) -> dict[str, float]:
-        """Returns loss (nats per unit), perplexity, bits_per_byte (causal text only), units, rows."""
-        sums = torch.zeros(4, dtype=torch.float64)
+        """Returns loss (per unit), perplexity (where tokens are scored), bits_per_byte (causal text only), units, rows, and the means
+        over scored rows of what the objective's ``scores`` gives."""
+        sums, tokens = torch.zeros(5, dtype=torch.float64), False
+        scores: dict[str, Tensor] = {}
         with evaluating(model):
             for window in windows:
                 for micro in window:
@@ -42,12 +44,18 @@ class Loss:
                     sums[0] += losses[real].double().sum().cpu()
                     sums[1] += batch["units"][real].sum().cpu()
                     sums[2] += real.sum().cpu()
+                    tokens = tokens or "targets" in batch
+                    scored = real & (batch["units"] > 0)
+                    sums[4] += scored.sum().cpu()
+                    for name, value in model(batch, ask="scores").items() if hasattr(objective, "scores") else ():
+                        scores[name] = scores.get(name, torch.zeros((), dtype=torch.float64)) + value[scored].double().sum().cpu()
                     if token_bytes is not None and objective.causal and "targets" in batch:
                         targets = batch["targets"][real]
                         sums[3] += token_bytes[targets[targets >= 0].cpu()].sum()
-        total, units, rows, size = self.layout.total(sums).tolist()
+        total, units, rows, size, scored_rows = self.layout.total(sums).tolist()
         loss = total / units if units else math.nan
-        result = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "units": units, "rows": rows}
+        result = {"loss": loss} | ({"perplexity": math.exp(min(loss, 700.0))} if tokens else {}) | {"units": units, "rows": rows}
+        result |= {name: float(self.layout.total(value)) / max(1.0, scored_rows) for name, value in sorted(scores.items())}
         return result | ({"bits_per_byte": total / (math.log(2) * size)} if size else {})
 
 

@@ -63,7 +63,7 @@ class FlopCount(TorchDispatchMode):
     def __enter__(self) -> FlopCount:
         self._mark()
         self._pretending = detect_fake_mode() is not None
-        for name, child in self._model.named_children() if self._model is not None else ():
+        for name, child in _components(self._model) if self._model is not None else ():
             self._handles.append(child.register_forward_pre_hook(lambda *_, name=name: self._enter_component(name)))
             self._handles.append(child.register_forward_hook(lambda *_: self._leave_component(), always_call=True))
         return super().__enter__()
@@ -131,6 +131,15 @@ class FlopCount(TorchDispatchMode):
         node = torch._C._current_autograd_node()
         index = bisect_right(self._starts, node._sequence_nr()) - 1 if node is not None else -1
         return (self._owners[index] if index >= 0 else None) or phase
+
+
+def _components(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The model's children; of a dictionary of modules, which is never called itself, those of each entry under the entry's name."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.ModuleDict):
+            yield from ((f"{name}.{entry}", module) for entry, held in child.items() for module in held.children())
+        else:
+            yield name, child
 
 
 def _inside_checkpoint() -> bool:

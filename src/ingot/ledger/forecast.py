@@ -16,7 +16,8 @@ the tokenizer) is not part of the figure.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,10 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from .flops import FlopCount
+from .flops import OTHER, FlopCount
 from .live import LiveBytes, storage_bytes, tensors_in
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+# (optimizer, phase) -> what surrounds the last backward of a window, such as train.fused_backward's updating
+Surround = Callable[[torch.optim.Optimizer, Callable[[str], Any]], Callable[[], AbstractContextManager[None]]]
 # What a process takes beyond live tensors. Fixed: code and tables that the first step loads, scratch inside kernels. Share: of the
 # activations, lost to the allocator's fragmentation. The CPU figures are a fit to glibc's (residuals 3 % at 1 to 3 GB); those of
 # CUDA are an allowance, not measured.
@@ -40,7 +43,11 @@ UTILIZATION = {("cpu", torch.float32): 0.55, ("cpu", torch.bfloat16): 0.4, ("cud
 
 @dataclass(frozen=True)
 class Forecast:
-    """One optimizer step on one rank. peak: bytes, the sum of by_kind. flops: of the whole step, recomputation apart."""
+    """One optimizer step on one rank. peak: bytes, the sum of by_kind. flops: of the whole step, recomputation apart.
+
+    active_parameters: those that compute a position, on average; fewer than all where a router chooses. gradients: their bytes when
+    there are most of them, which is often not at the peak: activations are at their most before the first gradient is there.
+    """
 
     peak: int
     by_kind: Mapping[str, int]
@@ -50,6 +57,8 @@ class Forecast:
     micro_rows: int
     parameters: int
     largest_block: int = 0
+    active_parameters: int = 0
+    gradients: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return {key: dict(value) if isinstance(value, Mapping) else value for key, value in vars(self).items()}
@@ -71,12 +80,14 @@ class _Pretended:
 
 
 def forecast(
-    model: nn.Module, batch: Mapping[str, Tensor], make_optimizer: MakeOptimizer, *, micro_batches: int = 1, device: str = "cpu", compiled: bool = False
-) -> Forecast:
+    model: nn.Module, batch: Mapping[str, Tensor], make_optimizer: MakeOptimizer, *, micro_batches: int = 1, device: str = "cpu", compiled: bool = False,
+    last_backward: Surround | None = None, copies: int = 0,
+) -> Forecast:  # fmt: skip
     """Pretend two optimizer steps of `micro_batches` micro-batches each; nothing is allocated and `model` is left as it is.
 
     model: on the meta device or real; called as ``model(batch)``, giving losses by name. batch: one prepared micro-batch, of any
-    device. make_optimizer: builds the optimizer of a model. The second step is the dearer one: the optimizer's state exists.
+    device. make_optimizer: builds the optimizer of a model. last_backward: what surrounds the last backward. The second step is the
+    dearer one: the optimizer's state exists. copies: tensors as large as the weights that hooks keep.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     twin = _pretended_model(model, mode, device)
@@ -87,24 +98,26 @@ def forecast(
         with torch.compiler.set_stance("force_eager"), LiveBytes(held.kinds) as live:
             live.hold([*twin.parameters(), *twin.buffers(), *held.batch])
             held.optimizer = make_optimizer(twin)
-            for repeat in range(2):
-                with FlopCount(twin) as count:
-                    _accumulate(twin, inputs, min(2, micro_batches))
-                with FlopCount(twin, lambda: "optimizer") as update:
-                    held.optimizer.step()
-                if repeat == 0:
-                    held.optimizer.zero_grad(set_to_none=True)
+            getattr(held.optimizer, "stand_at_dearest", lambda: None)()  # of steps that do not cost the same
+            # The first step is there for the state that it leaves: one micro-batch is enough.
+            held.optimizer.step(_closure(held, inputs, 1, ["optimizer"], last_backward))
+            held.optimizer.zero_grad(set_to_none=True)
+            phases = ["optimizer"]
+            with FlopCount(twin, lambda: phases[-1], frozenset({"optimizer"})) as count:
+                held.optimizer.step(_closure(held, inputs, min(2, micro_batches), phases, last_backward))
         kinds = live.at_peak
     kind = torch.device(device).type
     activations = max(0, live.peak - sum(kinds.values()))
+    kept_by_hooks = copies * sum(parameter.nbytes for parameter in model.parameters())
     slack = FIXED.get(kind, 0) + int(SHARE.get(kind, 0.1) * activations) + (COMPILED if compiled else 0)
-    kinds |= {"activations": activations, "workspace": slack}
+    kinds |= {"activations": activations, "workspace": slack} | ({"hooks": kept_by_hooks} if copies else {})
     scale = micro_batches / min(2, micro_batches)
-    components = {name: flops * scale for name, flops in count.by_component.items()} | {name: float(flops) for name, flops in update.by_component.items()}
+    components = {name: flops * (1.0 if name == "optimizer" else scale) for name, flops in count.by_component.items()}
     return Forecast(
-        peak=live.peak + slack, by_kind=kinds, flops=sum(components.values()), flops_by_component=components, recomputed=count.recomputed * scale,
+        peak=live.peak + slack + kept_by_hooks, by_kind=kinds, flops=sum(components.values()), flops_by_component=components, recomputed=count.recomputed * scale,
         micro_rows=next(iter(batch.values())).shape[0] if batch else 0, parameters=sum(parameter.numel() for parameter in model.parameters()),
-        largest_block=max(_block_bytes(model), default=0),
+        largest_block=max(_block_bytes(model), default=0), active_parameters=active_parameters(model),
+        gradients=_most_gradients(model, last_backward is not None and micro_batches == 1),
     )  # fmt: skip
 
 
@@ -118,11 +131,43 @@ def _pretended_model(model: nn.Module, mode: FakeTensorMode, device: str) -> nn.
     return copy.deepcopy(model, replaced).train(model.training)
 
 
-def _accumulate(model: nn.Module, batch: dict[str, Tensor], times: int) -> None:
-    for _ in range(times):
-        total = torch.stack([loss.sum() for loss in model(batch).values()]).sum()
-        total.backward()
-        del total
+def _closure(held: _Pretended, batch: dict[str, Tensor], times: int, phases: list[str], surround: Surround | None) -> Callable[[], Tensor]:
+    """What the optimizer's step calls: the gradient of so many micro-batches. phases: the innermost phase comes last."""
+
+    @contextmanager
+    def phase(name: str) -> Iterator[None]:
+        phases.append(name)
+        yield
+        phases.pop()
+
+    def closure() -> Tensor:
+        assert held.optimizer is not None
+        held.optimizer.zero_grad(set_to_none=True)
+        last = surround(held.optimizer, phase) if surround else nullcontext
+        with torch.enable_grad(), phase(OTHER):
+            for index in range(times):
+                total = torch.stack([loss.sum() for loss in held.model(batch).values()]).sum()
+                with last() if index == times - 1 else nullcontext():
+                    total.backward()  # type: ignore[no-untyped-call]
+                del total
+        return torch.zeros(())
+
+    return closure
+
+
+def _most_gradients(model: nn.Module, one_by_one: bool) -> int:
+    """Bytes of gradients when there are most of them."""
+    sizes = [parameter.nbytes for parameter in model.parameters() if parameter.requires_grad]
+    return max(sizes, default=0) if one_by_one else sum(sizes)
+
+
+def active_parameters(model: nn.Module) -> int:
+    """Parameters that compute a position, on average: a module whose own are used in part says so by ``active_share``."""
+    seen: dict[int, float] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            seen.setdefault(id(parameter), parameter.numel() * float(getattr(module, "active_share", 1.0)))
+    return round(sum(seen.values()))
 
 
 def _block_bytes(model: nn.Module) -> Iterable[int]:
@@ -197,7 +242,7 @@ def sharded(now: Forecast, ranks: int) -> Forecast:
     Two blocks are whole at a time: the one that runs and the one that is being gathered; the gradient of one waits to be reduced.
     """
     kinds = dict(now.by_kind)
-    for kind in ("weights", "gradients", "optimizer_state"):
+    for kind in ("weights", "gradients", "optimizer_state", *(("hooks",) if "hooks" in kinds else ())):
         kinds[kind] = -(-kinds.get(kind, 0) // ranks)
     kinds["activations"] += 3 * now.largest_block if ranks > 1 else 0
-    return replace(now, peak=sum(kinds.values()), by_kind=kinds, flops=now.flops)
+    return replace(now, peak=sum(kinds.values()), by_kind=kinds, gradients=-(-now.gradients // ranks))

@@ -5,6 +5,7 @@ B rows   T positions   H heads of keys   d features of a head   S positions in t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +22,7 @@ class Cache:
         self.capacity = capacity
         self.length = 0
         self._held: dict[str, tuple[Tensor, Tensor]] = {}
+        self._fixed: dict[str, tuple[Tensor, Tensor]] = {}
 
     def extend(self, name: str, k_BHTd: Tensor, v_BHTd: Tensor) -> tuple[Tensor, Tensor]:
         """Store this forward's keys and values of a layer; returns all of them, (B, H, S, d)."""
@@ -35,6 +37,12 @@ class Cache:
         values[:, :, self.length : end] = v_BHTd
         return keys[:, :, :end], values[:, :, :end]
 
+    def keep(self, name: str, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Keys and values that do not grow, such as those of a decoder's memory: made once per layer."""
+        if name not in self._fixed:
+            self._fixed[name] = make()
+        return self._fixed[name]
+
     def advance(self, positions: int) -> None:
         """Count the positions that every layer has stored."""
         self.length += positions
@@ -47,21 +55,51 @@ class Context:
     positions_BT: position within the segment.  segments_BT: document number from 1, 0 is padding; None where every row is one
     document.  causal: whether a position sees only those before it.  rows_B, key: what row-wise randomness is drawn from.
     shared: what layers compute once per forward and share, such as the angles of rotary positions.
+    ids_BT: the token ids that were embedded, where the input is ids.
+    memory_BSD, memory_segments_BS: what a decoder attends to.  hidden: positions to hide and the vector to put there.
+
+    The embedding is called before the positions are known: what it leaves None is filled in by ``settle``.
     """
 
-    positions_BT: Tensor
+    positions_BT: Tensor | None = None
     segments_BT: Tensor | None = None
     causal: bool = True
     rows_B: Tensor | None = None
     key: Tensor | None = None
     cache: Cache | None = None
     shared: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    ids_BT: Tensor | None = None
+    memory_BSD: Tensor | None = None
+    memory_segments_BS: Tensor | None = None
+    hidden: tuple[Tensor, Tensor] | None = None
 
+    def place(self, batch: dict[str, Tensor], like_BT: Tensor) -> None:
+        """Positions and segments of tokens as the batch has them, those already set excepted; for embeddings of tokens."""
+        if self.positions_BT is None:
+            self.positions_BT = batch.get("positions")
+            if self.segments_BT is None:
+                self.segments_BT = batch.get("segments")
+        self.settle(like_BT)
 
-def context_of(batch: dict[str, Tensor], x_BTD: Tensor, *, causal: bool, cache: Cache | None = None) -> Context:
-    """The context of a batch (see core/seams.py for its keys) whose embedded values are x."""
-    start = cache.length if cache is not None else 0
-    positions = batch.get("positions")
-    if positions is None:
-        positions = torch.arange(start, start + x_BTD.shape[1], device=x_BTD.device).expand(x_BTD.shape[0], -1)
-    return Context(positions, batch.get("segments"), causal, batch.get("rows"), batch.get("key"), cache)
+    def settle(self, like_BT: Tensor) -> None:
+        """Positions 0 .. T-1 (on from the cache's end) where none are set yet."""
+        if self.positions_BT is None:
+            start = self.cache.length if self.cache is not None else 0
+            self.positions_BT = torch.arange(start, start + like_BT.shape[1], device=like_BT.device).expand(like_BT.shape[0], -1)
+
+    def hide(self, x_BTD: Tensor) -> Tensor:
+        """x with the hidden positions' vectors replaced; an embedding calls it on its values, before it adds positions."""
+        if self.hidden is None:
+            return x_BTD
+        masked_BT, vector_D = self.hidden
+        return torch.where(masked_BT[..., None], vector_D.to(x_BTD.dtype), x_BTD)
+
+    def keep(self, kept_BK: Tensor, leading: int = 0) -> Tensor:
+        """Leave only some positions; returns the indices to gather with, the leading positions included, (B, leading + K)."""
+        assert self.positions_BT is not None
+        first = torch.arange(leading, device=kept_BK.device).expand(kept_BK.shape[0], -1)
+        index = torch.cat([first, kept_BK + leading], dim=1)
+        self.positions_BT = self.positions_BT.gather(1, index)
+        self.segments_BT = None if self.segments_BT is None else self.segments_BT.gather(1, index)
+        self.ids_BT = None if self.ids_BT is None or leading else self.ids_BT.gather(1, index)
+        return index

@@ -39,5 +39,6 @@ class Dropout(nn.Module):
 def name_layers(model: nn.Module) -> None:
     """Give every layer with its own randomness the salt of its path."""
     for path, module in model.named_modules():
-        if isinstance(module, Dropout):
-            module.salt.fill_(salt_of(path))
+        salt = getattr(module, "salt", None)
+        if isinstance(salt, Tensor):
+            salt.fill_(salt_of(path))

@@ -113,6 +113,7 @@ class MaskedLM(VocabularyObjective):
         few = replace(
             context, shared={}, positions_BT=context.positions_BT.gather(1, order_BK),
             segments_BT=segments_BT.gather(1, order_BK).masked_fill(~there_BK, 0),
+            ids_BT=None if context.ids_BT is None else context.ids_BT.gather(1, order_BK),
         )  # fmt: skip
         start_BKD = x_BTD.gather(1, index_BKD)
         early_BKD = model.encoder.run(start_BKD, few, 0, self.late)  # type: ignore[union-attr, operator]

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 from .attention import MASKED, attended_pairs
 from .cross_entropy import IGNORED
+from .grouped import flops_of_matmul, flops_of_outer
 
 _ATEN = torch.ops.aten
 _FUSED = (
@@ -40,6 +41,8 @@ def register() -> None:
     flop_registry[own.blocked_attention_backward] = _blocked(own.blocked_attention_backward.default, 2)
     flop_registry[own.linear_cross_entropy] = _cross_entropy
     flop_registry[own.linear_cross_entropy_backward] = _nothing
+    flop_registry[own.grouped_matmul] = flops_of_matmul
+    flop_registry[own.grouped_outer] = flops_of_outer
 
 
 def _bound(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

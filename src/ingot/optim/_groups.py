@@ -14,7 +14,7 @@ State is declared per parameter by ``state_layout``: its keys, each with how it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Lt
@@ -88,7 +88,22 @@ def local_gradient(weight: Tensor) -> Tensor:
 
 
 class StatefulOptimizer(torch.optim.Optimizer):
-    """A torch optimizer whose state can be created ahead, described and priced. Subclasses give the four methods below."""
+    """A torch optimizer whose state can be created ahead, described and priced. Subclasses give the four methods below.
+
+    whole_gradient: why no weight can be updated before the gradients of all are there; empty where ``update_one`` may be called
+    inside the backward pass.   around_closure: what the optimizer does to the model while the gradient is taken; such an optimizer
+    cannot be the inner one of another, which takes the gradient itself.   closure_calls: how often a step takes the gradient.
+    phase: a word for what the cost of the coming step depends on, where it is not the same in every step.   state_powers: by
+    state key, how it follows the gradient: 1 (a momentum), 2 (a second moment), 0 (does not), "weight" (follows the weight itself);
+    growth carries only keys that are here, or whole weights that are copied.
+    """
+
+    state_powers: ClassVar[dict[str, int | str]] = {"exp_avg": 1, "exp_avg_sq": 2, "momentum": 1, "momentum_buffer": 1, "step": 0}
+
+    whole_gradient: str = ""
+    around_closure: str = ""
+    closure_calls: int = 1
+    phase: str = ""
 
     def state_layout(self, axes: Axes | None, shape: tuple[int, ...]) -> dict[str, Layout]:
         """The state keys of a parameter and how each is laid out."""
@@ -105,6 +120,12 @@ class StatefulOptimizer(torch.optim.Optimizer):
     def update(self, group: Group, weights: list[Tensor]) -> None:
         """Update the weights of one group in place; all of them have gradients and state."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def update_one(self, group: Group, weight: Tensor) -> None:
+        """Update one weight of a group by its gradient, its state created where it has none: a step's work, weight by weight."""
+        self.ensure_state(weight, group)
+        self.update(group, [weight])
 
     def init_state(self) -> None:
         """Create the missing state of every parameter and change no weight; needed before a checkpoint is loaded into it."""

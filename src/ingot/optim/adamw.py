@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from ..core.axes import Axes
 from ..core.parts import NonNegative, Positive, part
@@ -50,3 +51,11 @@ class AdamW(torch.optim.AdamW, StatefulOptimizer):
     def new_state(self, weight: Tensor, group: Group) -> dict[str, Tensor]:
         step = torch.zeros((), dtype=torch.float32, device=weight.device if group["fused"] else "cpu")
         return {"step": step, "exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
+
+    def update(self, group: Group, weights: list[Tensor]) -> None:
+        """torch's update of some weights of a group, to the bit that of its step."""
+        steps, first, second = ([self.state[weight][key] for weight in weights] for key in ("step", "exp_avg", "exp_avg_sq"))
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        beta1, beta2 = group["betas"]
+        adamw(weights, gradients, first, second, [], steps, fused=group["fused"], foreach=group["foreach"], amsgrad=False, beta1=beta1, beta2=beta2,
+              lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"], maximize=False)  # fmt: skip

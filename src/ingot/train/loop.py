@@ -104,9 +104,9 @@ class Loop:
                     _close(windows)
                     windows = None
                     continue
-                if windows is None or size != stage.rows_per_step:
+                if windows is None or size != stage.rows_read:
                     _close(windows)
-                    size = stage.rows_per_step
+                    size = stage.rows_read
                     windows = stage.open(state.progress.rows, size, stage.micro_rows)
                     stream = iter(windows)
                 try:
@@ -150,15 +150,15 @@ class Loop:
                     for hook in stage.hooks.values():
                         if hasattr(hook, "select"):
                             window = hook.select(state, window)
-                outcome = step(state, window, self.layout, side_weights=stage.side, hooks=stage.hooks, judge=lambda found: self._judge(state, found),
+                outcome = step(state, window, self.layout, side_weights=stage.side, hooks=stage.hooks, fused_backward=stage.fused_backward, judge=lambda found: self._judge(state, found),
                                stop=lambda: bool(self.interrupted), phase=self.meter.phase)  # fmt: skip
         spent = self.meter.finish()
         flops, seconds = self.layout.total(torch.tensor([spent.flops, spent.step_seconds / self.layout.ranks], dtype=torch.float64)).tolist()
         state.extra["step_flops"], state.extra["meter"] = flops, self.meter.state_dict()
-        rows = stage.rows_per_step
+        rows, trained = stage.rows_read, stage.rows_per_step  # budgets and schedules in tokens count what is trained on, in rows what is read
         state.progress.advance(rows=rows, tokens=outcome.tokens, flops=flops, seconds=seconds,
-                               epochs=stage.position(state.progress.rows + rows), audio_seconds=rows * stage.seconds_per_row)  # fmt: skip
-        log = self._line(state, outcome, spent, rows, flops, seconds)
+                               epochs=stage.position(state.progress.rows + rows), audio_seconds=trained * stage.seconds_per_row)  # fmt: skip
+        log = self._line(state, outcome, spent, trained, flops, seconds) | ({"read_rows": rows} if rows != trained else {})
         for hook in stage.hooks.values():
             if hasattr(hook, "stepped"):
                 hook.stepped(state, log)
@@ -189,7 +189,7 @@ class Loop:
     def _roll_back(self, stage: Stage, state: State) -> None:
         """Back to the last checkpoint; the window that spoiled it is passed over when its rows come again."""
         progress = state.progress
-        bad = [progress.stage, progress.rows - stage.rows_per_step, progress.rows]
+        bad = [progress.stage, progress.rows - stage.rows_read, progress.rows]
         skipped = [*state.extra.get("skipped_rows", []), bad]
         found = self.program.restore(state)
         if found is None:
@@ -245,7 +245,10 @@ class Loop:
         return float(state.extra.get("step_flops", 0.0))
 
     def _shape_key(self, stage: Stage, state: State) -> str:
-        return f"{state.progress.stage}/{stage.rows_per_step}/{stage.micro_rows}"
+        """Names all that the FLOPs of the coming step depend on; a read window that is larger than the step is one of it."""
+        read = [stage.rows_read] if stage.rows_read != stage.rows_per_step else []
+        costs = [hook.cost(state) for hook in stage.hooks.values() if hasattr(hook, "cost")]
+        return "/".join(map(str, (state.progress.stage, stage.rows_per_step, stage.micro_rows, *read, *costs))) + getattr(state.optimizer, "phase", "")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class Stage:
     hooks: Mapping[str, Any] = field(default_factory=dict)
     knobs: list[Knob] = field(default_factory=list)
     side: Mapping[str, float] = field(default_factory=dict)
+    fused_backward: bool = False
     seconds_per_row: float = 0.0  # of audio
     evaluate: Callable[[], dict[str, dict[str, float]]] | None = None
     sample: Callable[[], list[dict[str, str]]] | None = None
@@ -53,16 +55,21 @@ class Stage:
 
     @property
     def rows_per_step(self) -> int:
-        """Global rows of the coming step, after a scheduled batch factor."""
+        """Global rows that the coming step trains on, after a scheduled batch factor."""
         return max(1, round(self.batch_rows * self.batch_factor))
+
+    @property
+    def rows_read(self) -> int:
+        """Global rows that the coming step reads: more than it trains on where hooks choose among them. The position moves by these."""
+        return round(self.rows_per_step * math.prod(getattr(hook, "reads", 1.0) for hook in self.hooks.values()))
 
     def per_step(self, progress: Progress, flops: float) -> dict[str, float]:
         """What the coming step is expected to spend, by unit; tokens and seconds follow what was measured so far."""
-        rows = self.rows_per_step
-        tokens = rows * (progress.tokens / progress.rows if progress.rows else self.tokens_per_row)
+        rows = self.rows_read
+        tokens = rows * progress.tokens / progress.rows if progress.rows else self.rows_per_step * self.tokens_per_row
         seconds = progress.seconds / progress.steps if progress.steps else 1.0  # a guess for the first step
         return {"steps": 1, "rows": rows, "tokens": tokens, "flops": flops, "seconds": seconds,
-                "epochs": self.position(rows), "audio_seconds": rows * self.seconds_per_row}  # fmt: skip
+                "epochs": self.position(rows), "audio_seconds": self.rows_per_step * self.seconds_per_row}  # fmt: skip
 
     def spent(self, progress: Progress, flops: float) -> bool:
         """Whether one more step would leave the budget further away than stopping here; at least one step is always made."""

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..core.errors import UserError
 from ..core.progress import Progress
@@ -118,6 +120,31 @@ class State:
         if self.hooks:
             self.attach_hooks(self.hooks)
 
+    # -- growing ---------------------------------------------------------------------------------------------------------------
+
+    def whole(self, keep: bool = True) -> dict[str, Tensor]:
+        """Every tensor, gathered from all ranks and copied to the CPU; collective. Where it is not to be kept, an empty dict."""
+        found = {}
+        for name, tensor in self.tensors().items():
+            full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if keep:
+                found[name] = full.detach().to("cpu", copy=True).contiguous()
+        return found
+
+    def fill_optimizer(self, values: Mapping[str, Tensor], stored: Mapping[str, Shape], plain: Mapping[str, Mapping[str, Any]]) -> None:
+        """Give a fresh optimizer the state of its parameters; collective.
+
+        values: whole tensors by name on rank 0, nothing elsewhere. stored: their dtypes and shapes, on all ranks. plain: what is not
+        a tensor, by parameter and key. Parameters that are not named keep no state, and get it as in a first step.
+        """
+        targets = self._optimizer_receivers(stored, plain)
+        for name in sorted(targets):
+            put(targets[name], values.get(name))
+        parameters = dict(self._trained())
+        for name, held in plain.items():
+            live = self.optimizer.state[parameters[name]]
+            live.update({key: _like(value, live.get(key)) for key, value in held.items()})
+
     def create_optimizer_state(self) -> None:
         """Make a lazy optimizer allocate its state: one step on zero gradients, after which weights and groups are put back exactly."""
         parameters = [parameter for _, parameter in self._trained()]
@@ -207,6 +234,24 @@ class State:
                     held[key] = torch.zeros_like(parameter, dtype=dtype) if alike else torch.zeros(shape, dtype=dtype, device=parameter.device)
                 found[path] = held[key]
         return found
+
+
+def put(live: Tensor, value: Tensor | None) -> None:
+    """Copy rank 0's whole tensor into a live one, on every rank that holds a piece of it; collective."""
+    with torch.no_grad():
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            assert value is not None
+            value = value.to(live.device, live.dtype)
+            live.copy_(distribute_tensor(value, live.device_mesh, live.placements) if isinstance(live, DTensor) else value)
+            return
+        local = live.to_local() if isinstance(live, DTensor) else live
+        whole = torch.empty(live.shape, dtype=live.dtype, device=local.device) if value is None else value.to(local.device, live.dtype)
+        if isinstance(live, DTensor):
+            live.copy_(distribute_tensor(whole, live.device_mesh, live.placements))
+            return
+        moved = whole.cuda() if "nccl" in dist.get_backend() and not whole.is_cuda else whole.contiguous()
+        dist.broadcast(moved, src=0)
+        live.copy_(moved)
 
 
 def put_back_shards(model: nn.Module) -> None:

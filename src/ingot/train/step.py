@@ -1,20 +1,30 @@
 """One optimizer step over one window: loss sums, one division, gradients, the guard's verdict, the update.
 
 The window is drawn, prepared and selected once, outside the closure; an optimizer may call the closure again (SAM), and what a
-second call would log is dropped.
+second call would log is dropped. Hooks see the gradients of the last call, which the update is made of.
+
+What a layer leaves in ``self.side`` during a forward, by name:
+
+    name         (B,)    one value per row; a weighted one enters the loss as its mean over the real rows of the whole step and ranks,
+                         so accumulation and ranks do not change it.   ()   a measure for the ledger, which cannot be weighted
+    count/name   any     summed over the window and all ranks and given to the layer's ``counted(totals) -> {log name: number}``,
+                         once per applied step: what a router's bias or a usage statistic is kept from
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..core.errors import RunError
 from ..ledger.memory import gradient_bytes
+from .fused_backward import FusedBackward
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,6 +49,7 @@ class Outcome:
     tokens: int = 0
     rows: list[tuple[int, int, float]] = field(default_factory=list)  # this rank's (row, source, loss per unit)
     side: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     hooks: dict[str, float] = field(default_factory=dict)
     gradient_bytes: int = 0
     verdict: Any = None
@@ -63,17 +74,29 @@ def clear_side(model: nn.Module) -> None:
             setattr(module, "side", None)  # noqa: B010
 
 
+@dataclass
+class Pass:
+    """What one forward-backward over a window found on this rank.
+
+    shares: each loss, already divided by its units. side: values of layers, averaged. counts: summed, by layer. rows: loss per unit of every row.
+    """
+
+    shares: dict[str, Tensor] = field(default_factory=dict)
+    side: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    rows: list[Tensor] = field(default_factory=list)
+
+
 def forward_backward(
-    model: nn.Module, window: Sequence[Micro], layout: Layout, side_weights: Mapping[str, float]
-) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Tensor]]:
+    model: nn.Module, window: Sequence[Micro], layout: Layout, side_weights: Mapping[str, float], last: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Pass:
     """Accumulate the window's gradient: the sum of every loss over rows, divided once by its units over window and ranks.
 
-    Returns this rank's share of each loss (already divided), the side values averaged over micro-batches, and the loss per row.
+    last: what surrounds the last backward.
     """
-    shares: dict[str, Tensor] = {}
-    side_means: dict[str, Tensor] = {}
-    per_row: list[Tensor] = []
+    found = Pass()
     units: dict[str, Tensor] = {}
+    real_rows = layout.total(torch.stack([(micro["rows"] >= 0).sum() for micro in window]).sum().double()).clamp(min=1)
     for index, micro in enumerate(window):
         clear_side(model)
         with layout.syncing(index == len(window) - 1):
@@ -82,27 +105,49 @@ def forward_backward(
                 units = loss_units(window, list(losses), layout)
             weights = micro.get("weights")
             row_loss = torch.stack([(loss if weights is None else loss * weights) / units[name].to(loss.dtype) for name, loss in losses.items()])
-            total = row_loss.sum()
-            for side in collect_side(model).values():
-                for name, value in side.items():
-                    if name in side_weights:
-                        total = total + side_weights[name] * value / (len(window) * layout.ranks)
-                    if value.dim() == 0:
-                        side_means[name] = side_means.get(name, torch.zeros_like(value)) + value.detach() / len(window)
-            total.backward()  # type: ignore[no-untyped-call]
-        for name, share in zip(losses, row_loss.detach().sum(dim=1).double(), strict=True):
-            shares[name] = shares.get(name, torch.zeros_like(share)) + share
-        per_row.append(torch.stack([loss.detach().float() for loss in losses.values()]).sum(dim=0) / micro["units"].clamp(min=1))
+            total = row_loss.sum() + _side_loss(found, collect_side(model), micro, side_weights, real_rows, len(window) * layout.ranks)
+            with last() if index == len(window) - 1 else nullcontext():
+                total.backward()  # type: ignore[no-untyped-call]
+        for name, share in zip(losses, row_loss.detach().sum(dim=1), strict=True):
+            found.shares[name] = found.shares.get(name, torch.zeros_like(share)) + share
+        found.rows.append(torch.stack([loss.detach().float() for loss in losses.values()]).sum(dim=0) / micro["units"].clamp(min=1))
     clear_side(model)
     layout.reduce()
-    return shares, side_means, per_row
+    return found
+
+
+def _side_loss(
+    found: Pass, sides: dict[str, dict[str, Tensor]], micro: Micro, weights: Mapping[str, float], real_rows: Tensor, forwards: int
+) -> Tensor | float:
+    """Note what the layers left, and return the part of the loss that is made of it."""
+    total: Tensor | float = 0.0
+    for path, side in sides.items():
+        for name, value in side.items():
+            if name.startswith("count/"):
+                counts = found.counts.setdefault(path, {})
+                counts[name[6:]] = counts.get(name[6:], 0) + value.detach()
+                continue
+            if value.dim() == 1:
+                share = value[micro["rows"] >= 0].sum() / real_rows.to(value.dtype)
+                if name in weights:
+                    total = total + weights[name] * share
+            elif name in weights:
+                raise RunError(f"{path} leaves {name!r} as one number for a whole micro-batch, so it cannot be weighted: accumulation would change it")
+            else:
+                share = value / forwards
+            share = share.detach()
+            found.side[name] = found.side.get(name, torch.zeros_like(share)) + share
+    return total
 
 
 def step(
     state: State, window: Sequence[Micro], layout: Layout, *, side_weights: Mapping[str, float], hooks: Mapping[str, Any],
-    judge: Callable[[Outcome], bool], stop: Callable[[], bool], phase: Callable[[str], Any],
+    judge: Callable[[Outcome], bool], stop: Callable[[], bool], phase: Callable[[str], Any], fused_backward: bool = False,
 ) -> Outcome:  # fmt: skip
-    """Run one optimizer step. judge decides from the outcome whether the update is applied; stop is asked once and shared by all ranks."""
+    """Run one optimizer step. judge decides from the outcome whether the update is applied; stop is asked once and shared by all ranks.
+
+    fused_backward: the updates are made inside the last backward, so judge can only take note.
+    """
     outcome = Outcome()
     calls = 0
 
@@ -110,42 +155,69 @@ def step(
         nonlocal calls
         calls += 1
         state.optimizer.zero_grad(set_to_none=True)
+        fused = FusedBackward(state.optimizer, phase) if fused_backward else None
         with torch.enable_grad(), phase("forward_backward"):
-            shares, side, per_row = forward_backward(state.model, window, layout, side_weights)
-        if calls == 1:
-            with phase("hooks"):
-                _describe(outcome, shares, side, per_row, window, layout, stop())
-                outcome.gradient_norm = float(layout.clip_norm(state.model.parameters()))
-                state.extra["gradient_norm"] = outcome.gradient_norm
-                applied = judge(outcome)
-                if not applied:
+            found = forward_backward(state.model, window, layout, side_weights, fused.updating if fused else nullcontext)
+        with phase("hooks"):
+            norm = float(layout.clip_norm(state.model.parameters()))
+            if fused:
+                norm, outcome.gradient_bytes = math.hypot(norm, fused.norm()), fused.bytes
+            if calls == 1:
+                _describe(outcome, found, window, layout, stop())
+            if calls == 1 or not math.isfinite(norm):
+                outcome.gradient_norm = norm
+                if not judge(outcome):
                     raise SkipStep
-                for name, hook in hooks.items():
-                    if hasattr(hook, "grads"):
-                        outcome.hooks |= {f"{name}.{key}": float(value) for key, value in (hook.grads(state) or {}).items()}
+            if calls == getattr(state.optimizer, "closure_calls", 1):
+                state.extra["gradient_norm"] = norm
+                outcome.hooks |= _hook_gradients(state, hooks)
         return outcome.loss
 
     try:
         with phase("optimizer"):
             state.optimizer.step(closure)
+        with phase("hooks"):
+            _hand_out(outcome, state.model)
     except SkipStep:
         pass
-    outcome.gradient_bytes = gradient_bytes(state.model)
+    outcome.gradient_bytes = max(outcome.gradient_bytes, gradient_bytes(state.model))
     state.optimizer.zero_grad(set_to_none=True)
     return outcome
 
 
-def _describe(
-    outcome: Outcome, shares: dict[str, Tensor], side: dict[str, Tensor], per_row: list[Tensor], window: Sequence[Micro], layout: Layout, stop: bool
-) -> None:
+def _hook_gradients(state: State, hooks: Mapping[str, Any]) -> dict[str, float]:
+    """The hooks' moment on final gradients; what they log, by hook."""
+    found = {name: hook.grads(state) or {} for name, hook in hooks.items() if hasattr(hook, "grads")}
+    return {f"{name}.{key}": float(value) for name, log in found.items() for key, value in log.items()}
+
+
+def _describe(outcome: Outcome, found: Pass, window: Sequence[Micro], layout: Layout, stop: bool) -> None:
+    shares, side = found.shares, found.side
     names, sides = list(shares), sorted(side)
-    tokens = sum(int((micro["segments"] > 0).sum()) if "segments" in micro else int((micro["rows"] >= 0).sum()) for micro in window)
-    local = torch.tensor([*(float(shares[name]) for name in names), *(float(side[name]) / layout.ranks for name in sides), tokens, float(stop)], dtype=torch.float64)
+    tokens = sum(_positions(micro) for micro in window)
+    local = torch.tensor([*(float(shares[name]) for name in names), *(float(side[name]) for name in sides), tokens, float(stop)], dtype=torch.float64)
     values = layout.total(local.to(next(iter(shares.values())).device)).tolist()
     outcome.losses = dict(zip(names, values[: len(names)], strict=True))
     outcome.side = dict(zip(sides, values[len(names) : len(names) + len(sides)], strict=True))
     outcome.tokens, outcome.stop = round(values[-2]), values[-1] > 0
     outcome.loss = sum(outcome.losses.values())
+    outcome.counts = {path: {name: layout.total(value) for name, value in sorted(counts.items())} for path, counts in sorted(found.counts.items())}
     rows = torch.cat([micro["rows"] for micro in window]).tolist()
     sources = torch.cat([micro.get("source", torch.zeros_like(micro["rows"])) for micro in window]).tolist()
-    outcome.rows = [item for item in zip(rows, sources, torch.cat(per_row).tolist(), strict=True) if item[0] >= 0]
+    outcome.rows = [item for item in zip(rows, sources, torch.cat(found.rows).tolist(), strict=True) if item[0] >= 0]
+
+
+def _positions(micro: Micro) -> int:
+    """Positions that are not padding."""
+    if "spent" in micro:
+        return int(micro["spent"].sum())
+    return int((micro["segments"] > 0).sum()) if "segments" in micro else int((micro["rows"] >= 0).sum())
+
+
+def _hand_out(outcome: Outcome, model: nn.Module) -> None:
+    """Give every layer the totals of what it counted; what it says about them joins the side values of the ledger."""
+    for path, totals in outcome.counts.items():
+        layer = model.get_submodule(path)
+        counted: Callable[[dict[str, Tensor]], dict[str, Any] | None] | None = getattr(layer, "counted", None)
+        if counted is not None:
+            outcome.side |= {f"{path}.{name}": float(value) for name, value in (counted(totals) or {}).items()}

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ...core.parts import Fraction, Positive, Slot, part
 from ...nn.context import Context
+from ..recompute import Mode, keeping, refusals
 
 
 @part
@@ -20,16 +20,19 @@ class Transformer(nn.Module):
     """depth: blocks. block: where norms stand. linear: the kind of every projection. dropout: rate on what each layer adds.
 
     final_norm: a norm on the result; when not given, there is one unless the blocks' output is normalized already.
-    checkpointing (an attribute): recompute each block's activations in backward instead of keeping them.
+    checkpointing: which activations are kept for backward, and which are computed again (model/recompute.py); ``auto`` lets the run
+    choose what fits its memory.
     """
 
     def __init__(
         self, width: int, sequence: int, *, depth: Positive[int], mixer: Slot["nn.mixer"], feedforward: Slot["nn.feedforward"] = "gelu",
         norm: Slot["nn.norm"] = "rms", block: Slot["nn.block"] = "pre", linear: Slot["nn.linear"] = "dense",
-        dropout: Fraction = 0.0, final_norm: bool | None = None,
+        dropout: Fraction = 0.0, final_norm: bool | None = None, checkpointing: Mode = "none",
     ):  # fmt: skip
         super().__init__()
-        self.width, self.depth, self.sequence, self.checkpointing = width, depth, sequence, False
+        self.width, self.depth, self.sequence = width, depth, sequence
+        self.checkpointing: str = checkpointing
+        self.automatic = checkpointing == "auto"
         self.blocks = nn.ModuleList()
         for layer in range(depth):
             wiring = {
@@ -49,6 +52,7 @@ class Transformer(nn.Module):
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
         if knobs["final_norm"] and getattr(knobs["block"].target, "normalizes_output", False):
             yield f"block {knobs['block'].name!r} already normalizes its output; final_norm would do it twice"
+        yield from refusals(knobs["checkpointing"], context)
 
     def compile_blocks(self, **options: Any) -> None:
         """Compile each block by itself; activation checkpointing stays outside of it."""
@@ -60,13 +64,15 @@ class Transformer(nn.Module):
 
     def run(self, x_BTD: Tensor, context: Context, start: int, end: int) -> Tensor:
         """The blocks from start up to end, and the final norm where end is the last."""
+        x_BTD = self.through(x_BTD, context, start, end)
+        return x_BTD if self.norm is None or end < self.depth else self.norm(x_BTD)
+
+    def through(self, x_BTD: Tensor, context: Context, start: int, end: int) -> Tensor:
+        """The blocks from start up to end alone."""
         for block in self.blocks:
             # Angles and the like are computed here and not in the first block, so that all blocks compile to one graph.
             if hasattr(block.mixer, "share"):
                 block.mixer.share(context, x_BTD.dtype)
         for block in self.blocks[start:end]:
-            if self.checkpointing and self.training:
-                x_BTD = checkpoint(block, x_BTD, context, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x_BTD = block(x_BTD, context)
-        return x_BTD if self.norm is None or end < self.depth else self.norm(x_BTD)
+            x_BTD = keeping(block, x_BTD, context, self.checkpointing if self.training else "none")
+        return x_BTD

@@ -1,13 +1,16 @@
 """Filling parameters one by one, each from a generator seeded by (seed, its name) alone.
 
 So a parameter's initial value does not depend on which others exist, on their order, on ranks or on the device.
-A module that wants other values than its roles' offers ``initial(name, generator) -> Tensor | None``.
+A module that wants other values than its roles' offers ``initial(name, generator) -> Tensor | None``. A linear that holds a
+matrix in another form (``whole``: axes and shape of that matrix) offers ``draw_whole(generator, std)``: values by name, buffers
+included, such that the matrix has the standard deviation a dense one would get in its place.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +28,10 @@ def fill(model: nn.Module, seed: int, std: Callable[[str, Axes, tuple[int, ...]]
     """Gains become 1, biases 0, all else normal with mean 0 and the given standard deviation; what modules offer goes first."""
     modules, axes = dict(model.named_modules()), axes_of(model)
     with torch.no_grad():
+        done = _draw_wholes(modules, seed, std)
         for name, parameter in model.named_parameters():
+            if name in done:
+                continue
             owner, _, short = name.rpartition(".")
             generator = generator_for(seed, name)
             special: Callable[[str, torch.Generator], Tensor | None] | None = getattr(modules[owner], "initial", None)
@@ -39,13 +45,32 @@ def fill(model: nn.Module, seed: int, std: Callable[[str, Axes, tuple[int, ...]]
                 parameter.copy_(torch.empty(shape).normal_(0.0, std(name, axes[name], shape), generator=generator))
 
 
+def _draw_wholes(modules: Mapping[str, nn.Module], seed: int, std: Callable[[str, Axes, tuple[int, ...]], float]) -> set[str]:
+    """Fill what stands for a dense matrix, each from (seed, its layer's name); returns the names that are done."""
+    done = set()
+    for path, module in modules.items():
+        draw: Callable[[torch.Generator, float], dict[str, Tensor]] | None = getattr(module, "draw_whole", None)
+        if draw is None:
+            continue
+        whole: Any = module.whole
+        wanted = std(f"{path}.weight", Axes(whole.names, "matrix"), whole.shape)
+        for short, values in draw(generator_for(seed, path), wanted).items():
+            getattr(module, short).copy_(values)
+            done.add(f"{path}.{short}")
+    return done
+
+
 def adds_to_residual(axes: Axes) -> bool:
-    """Whether a matrix writes into the residual stream from within a layer: its outputs are the width, its inputs are not."""
-    return axes.role == "matrix" and axes.names[0] == "width" and axes.names[-1] != "width"
+    """Whether a matrix writes into the residual stream from within a layer: its outputs are the width, its inputs are not.
+
+    An experts axis counts such matrices.
+    """
+    names = [name for name in axes.names if name != "experts"]
+    return axes.role == "matrix" and names[0] == "width" and names[-1] != "width"
 
 
 def depth_of(model: nn.Module) -> int:
-    """Blocks over all stacks."""
+    """Blocks of the model's own encoder and decoder together."""
     return sum(
         int(getattr(stack, "depth", 0)) for stack in (getattr(model, "encoder", None), getattr(model, "decoder", None)) if stack is not None
     )

@@ -63,7 +63,12 @@ class MuP:
         return self.base_width / width
 
     def _widening(self, axes: Axes, shape: tuple[int, ...]) -> float:
-        """m for a hidden matrix whose inputs grow with the width, else 1. Inputs and outputs are taken to grow alike."""
-        if axes.role != "matrix" or axes.names[-1] not in WIDTHS or "width" not in axes.names:
+        """m for a hidden matrix whose inputs grow with the width, else 1. Inputs and outputs are taken to grow alike.
+
+        A factor whose inputs are a fixed rank counts as 1, whatever the matrix it is part of.
+        """
+        names, sizes = axes.whole or (axes.names, shape)
+        inputs = axes.names[-1] if len(axes.names) > 1 else names[-1]
+        if axes.role != "matrix" or inputs not in WIDTHS or "width" not in names:
             return 1.0
-        return shape[axes.names.index("width")] / self.base_width
+        return sizes[names.index("width")] / self.base_width

@@ -18,9 +18,11 @@ class Post(Residual):
 
     normalizes_output = True
 
-    def __init__(self, width: int, mixer: nn.Module, feedforward: nn.Module, norm: Spec, dropout: float = 0.0):
-        super().__init__(width, mixer, feedforward, norm, dropout)
+    def __init__(self, width: int, mixer: nn.Module, feedforward: nn.Module, norm: Spec, dropout: float = 0.0, cross: nn.Module | None = None):
+        super().__init__(width, mixer, feedforward, norm, dropout, cross)
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         x_BTD = self.mixer_norm(x_BTD + self.mixer_dropout(self.mixer(x_BTD, context), context))
+        if self.cross is not None:
+            x_BTD = self.cross_norm(x_BTD + self.cross_dropout(self.cross(x_BTD, context), context))
         return self.feedforward_norm(x_BTD + self.feedforward_dropout(self.feedforward(x_BTD, context), context))

@@ -16,9 +16,11 @@ from ._residual import Residual
 class Pre(Residual):
     """x: (B, T, D) -> the same; the residual stream itself is never normalized inside the stack."""
 
-    def __init__(self, width: int, mixer: nn.Module, feedforward: nn.Module, norm: Spec, dropout: float = 0.0):
-        super().__init__(width, mixer, feedforward, norm, dropout)
+    def __init__(self, width: int, mixer: nn.Module, feedforward: nn.Module, norm: Spec, dropout: float = 0.0, cross: nn.Module | None = None):
+        super().__init__(width, mixer, feedforward, norm, dropout, cross)
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         x_BTD = x_BTD + self.mixer_dropout(self.mixer(self.mixer_norm(x_BTD), context), context)
+        if self.cross is not None:
+            x_BTD = x_BTD + self.cross_dropout(self.cross(self.cross_norm(x_BTD), context), context)
         return x_BTD + self.feedforward_dropout(self.feedforward(self.feedforward_norm(x_BTD), context), context)

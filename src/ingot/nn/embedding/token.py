@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.axes import label
+from ...core.errors import UserError
 from ...core.parts import Fraction, NonNegative, Positive, Slot, part
 from ..context import Context
 from ..dropout import Dropout
@@ -37,11 +38,16 @@ class Token(nn.Module):
     dropout: rate on the result. scale: factor on the tokens' vectors (Gemma: the square root of the width).
     """
 
+    reads: tuple[str, ...] = ("tokens",)
+    leading = 0
+
     def __init__(
         self, width: int, vocabulary: int, sequence: int, *, position: Slot["nn.position"] | None = None, norm: Slot["nn.norm"] | None = None,
         types: NonNegative[int] = 0, dropout: Fraction = 0.0, scale: Positive[float] = 1.0,
     ):  # fmt: skip
         super().__init__()
+        if vocabulary is None:
+            raise UserError("an embedding of tokens needs a tokenizer: set data.tokenizer, or model.vocabulary")
         self.width, self.vocabulary, self.scale = width, vocabulary, scale
         self.weight = nn.Parameter(torch.empty(vocabulary, width))
         nn.init.normal_(self.weight, std=0.02)
@@ -57,13 +63,25 @@ class Token(nn.Module):
         if position is not None and not getattr(position.target, "additive", False):
             yield f"position {position.name!r} turns queries and keys; set the mixer's position to it and embedding.position to null"
 
+    def grid(self, batch: dict[str, Tensor]) -> tuple[int, ...]:
+        """(T,)."""
+        return (batch["tokens"].shape[1],)
+
+    def lengths(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """Positions that are not padding."""
+        return (batch["segments"] > 0).sum(dim=1) if "segments" in batch else None
+
     def forward(self, batch: dict[str, Tensor], context: Context) -> Tensor:
         """The values are batch["inputs"] where an objective made them, else batch["tokens"]."""
         ids = batch.get("inputs", batch.get("tokens"))
         assert ids is not None
+        context.place(batch, ids)
+        context.ids_BT = ids
+        assert context.positions_BT is not None
         x_BTD = F.embedding(ids, self.weight)
         if self.scale != 1.0:
             x_BTD = x_BTD * self.scale
+        x_BTD = context.hide(x_BTD)
         if self.position is not None:
             x_BTD = x_BTD + self.position(context.positions_BT)
         if self.segment is not None:

@@ -19,6 +19,8 @@ from ...core.parts import part
 class Dense(nn.Module):
     """x: (..., inputs) -> (..., outputs). Parameters are masters in their own dtype; the product has the dtype of x."""
 
+    exact = True
+
     def __init__(self, inputs: int, outputs: int, bias: bool, axes: tuple[str, str], role: Role = "matrix"):
         super().__init__()
         self.inputs, self.outputs = inputs, outputs
@@ -28,6 +30,10 @@ class Dense(nn.Module):
         label(self, "weight", *axes, role=role)
         if bias:
             label(self, "bias", axes[0], role="bias")
+
+    def effective(self) -> Tensor:
+        """W, (outputs, inputs), as every linear of the slot gives it."""
+        return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))

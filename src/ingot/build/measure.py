@@ -1,0 +1,89 @@
+"""Evaluators at work: which run, what each is given, and under which names their numbers are kept."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..core.errors import UserError
+from ..core.parts import Spec
+from ..core.resolve import spec
+
+if TYPE_CHECKING:
+    from .run import Run
+
+Windows = Iterator[list[dict[str, torch.Tensor]]]
+
+
+def evaluate_streams(run: Run, streams: dict[str, Any], *, plain: dict[str, Any], rows: int | None = None, also: list[Spec] | None = None) -> dict[str, dict[str, float]]:
+    """Per source: the objective's loss, and ``<evaluator>.<metric>`` of those the recipe (or ``also``) names.
+
+    plain: training rows without augmentation, by source. An evaluator runs on the sources that give what it reads; UserError where
+    none does. What an evaluator finds alarming becomes an event.
+    """
+    settings = run.section.evaluate
+    chosen = settings.also if also is None else also
+    results = {name: _loss(run, stream, rows) for name, stream in streams.items()}
+    for item in chosen:
+        evaluator, ran = item.build(layout=run.layout), False
+        for name, stream in streams.items():
+            if [key for key in getattr(evaluator, "reads", ()) if key not in stream.fields()]:
+                continue
+            ran = True
+            found = _call(run, evaluator, stream, plain.get(name) or next(iter(plain.values()), None), rows)
+            results[name] |= {f"{item.name}.{metric}": float(value) for metric, value in found.items()}
+            for message in evaluator.alarms(found) if hasattr(evaluator, "alarms") else ():
+                run.note("alarm", f"{item.name} on {name}: {message}")
+        if streams and not ran:
+            raise UserError(f"evaluate: {item.name} reads {', '.join(evaluator.reads)}, which no validation data of this run gives")
+    return results
+
+
+def _loss(run: Run, stream: Any, rows: int | None) -> dict[str, float]:
+    evaluator = spec("evaluate", "loss").build(layout=run.layout)
+    return dict(_call(run, evaluator, stream, None, rows))
+
+
+def _call(run: Run, evaluator: Any, stream: Any, plain: Any, rows: int | None) -> dict[str, float]:
+    """Give an evaluator what its parameters name."""
+    table = getattr(run.tokenizer, "token_bytes", None)
+    most = rows or run.section.evaluate.rows
+    offered: dict[str, Callable[[], Any]] = {
+        "windows": lambda: windows(run, stream, most), "objective": lambda: run.model.objective,
+        "training": lambda: _training(run, plain), "looks": lambda: _looks(run), "token_bytes": lambda: torch.from_numpy(table()).double() if table else None,
+        "fields": stream.fields, "tokenizer": lambda: run.tokenizer, "seed": lambda: run.section.seed,
+    }  # fmt: skip
+    wanted = [name for name, item in inspect.signature(evaluator).parameters.items() if item.kind is item.KEYWORD_ONLY]
+    strange = [name for name in wanted if name not in offered]
+    if strange:
+        raise UserError(f"evaluate: {type(evaluator).__name__} asks for {', '.join(strange)}; offered are {', '.join(offered)}")
+    found: dict[str, float] = evaluator(run.model, **{name: offered[name]() for name in wanted})
+    return found
+
+
+def _training(run: Run, plain: Any) -> Callable[[int | None], Windows]:
+    if plain is None:
+        raise UserError("evaluate: there are no training rows to learn from")
+    return lambda rows=None: windows(run, plain, min(rows or 10**12, run.section.evaluate.training_rows))
+
+
+def _looks(run: Run) -> Callable[[int], Windows] | None:
+    """Training rows with the views that training sees, where there are several."""
+    data = next(iter(run._data.values()))
+    return (lambda rows: windows(run, data.train, rows)) if any(key.endswith("_1") for key in data.train.fields()) else None
+
+
+def windows(run: Run, stream: Any, rows: int) -> Windows:
+    """This rank's windows of a stream's first rows, at most one epoch of them, as many on every rank."""
+    count = min(rows, stream.rows_per_epoch)
+    per_window = min(count, run.section.evaluate.batch_rows * run.layout.ranks)
+    micro = -(-per_window // run.layout.ranks)
+    for start in range(0, count, per_window):
+        found = run.windows(stream, start=start, rows=min(per_window, count - start), micro_rows=micro)
+        try:
+            yield next(iter(found))
+        finally:
+            found.close()

@@ -1,0 +1,36 @@
+"""Another run's model beside a run's own: frozen, whole on every rank, reading the same token ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import UserError
+from ..core.recipe import load
+from ..core.resolve import spec
+from .check import resolve_run
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+def reference_model(run: Run, path: str) -> Any:
+    """The model of the run or checkpoint at `path`, in evaluation mode. Raises UserError where it cannot judge this run's rows."""
+    from .run import Run
+
+    folder, checkpoint = Path(path), None
+    if folder.parent.name == "checkpoints" and (folder / "manifest.json").is_file():
+        checkpoint, folder = folder, folder.parent.parent
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(f"no run at {path!r} to take the reference from")
+    section = resolve_run(load(folder / "recipe.yaml"))
+    section.device, section.precision = run.section.device, run.section.precision
+    section.layout = spec("parallel.layout", "replicate" if run.layout.ranks > 1 else "single")
+    other = Run(section, folder)
+    if other.tokenizer.identity != run.tokenizer.identity:
+        raise UserError(f"the reference {path!r} has another tokenizer: its losses are not of the same tokens")
+    if section.model.objective.name != run.objective_spec.name:
+        raise UserError(f"the reference {path!r} was trained on {section.model.objective.name!r}, this run is on {run.objective_spec.name!r}")
+    if other.load_weights(checkpoint) is None:
+        raise UserError(f"the reference run {path!r} has no whole checkpoint yet")
+    return other.model.eval().requires_grad_(False)

@@ -1,0 +1,87 @@
+"""What the rows of a run hold, known before or without reading them: fields, positions, example batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..core.errors import UserError
+from ..core.parts import Spec
+from ..core.seams import Field
+from ..data.source._rows import augmented_fields, text_fields
+
+if TYPE_CHECKING:
+    from .run import Run
+    from .schema import Data
+
+
+def leaves(source: Spec) -> Iterator[Spec]:
+    """The sources that give rows: the one itself, or those of a mixture."""
+    for _, spec in source.walk():
+        if spec.slot == "data.source" and not hasattr(spec.target, "order"):
+            yield spec
+
+
+def gives_text(source: Spec) -> bool:
+    """Whether a source needs a tokenizer: it gives documents, or rows that come with text."""
+    return any(hasattr(spec.target, "shards") or getattr(spec.target, "with_text", lambda knobs: False)(spec.knobs) for spec in leaves(source))
+
+
+def gives_only_rows(source: Spec) -> bool:
+    """Whether no source gives documents, so that a row is not a number of tokens."""
+    return not any(hasattr(spec.target, "shards") for spec in leaves(source))
+
+
+def fields_of(data: Data, folder: Path) -> dict[str, Field]:
+    """What a row of the data section holds; sources are only looked into where the recipe does not say it."""
+    found: dict[str, Field] = {}
+    for spec in leaves(data.train):
+        known = getattr(spec.target, "known_fields", None)
+        if hasattr(spec.target, "shards"):
+            fields = text_fields(data.sequence)
+        else:
+            fields = (known(spec.knobs, data.sequence) if known else None) or spec.build(folder=folder).fields()
+            fields |= text_fields(data.sequence) if gives_text(spec) else {}
+        found |= fields
+    return augmented_fields(found, [augment.target for augment in data.augment], data.views)
+
+
+def example_batch(fields: dict[str, Field], rows: int) -> dict[str, torch.Tensor]:
+    """A batch by shape, as the data gives it: zeros, one segment, positions in order."""
+    numbers = torch.arange(rows)
+    batch = {"rows": numbers, "source": torch.zeros_like(numbers), "key": torch.tensor(0)}
+    for key, field in fields.items():
+        batch[key] = torch.zeros(rows, *field.shape, dtype=getattr(torch, field.dtype))
+    if "tokens" in fields:
+        batch |= {"segments": torch.ones_like(batch["segments"]), "positions": torch.arange(fields["tokens"].shape[0]).expand(rows, -1)}
+    if "lengths" in fields:
+        longest = next((fields[key].shape[0] for key in ("waveform", "frames") if key in fields), 1)
+        batch["lengths"] = torch.full_like(batch["lengths"], longest)
+    return batch
+
+
+def positions_per_row(run: Run, index: int) -> int:
+    """Positions that a row of a stage counts as, padding included, for budgets and forecasts in tokens."""
+    from ..model.graph import spent
+    from .plan import meta_model
+
+    data = run.data_section(index)
+    if not gives_only_rows(data.train):
+        return int(data.sequence)
+    return max(1, int(spent(meta_model(run, index, torch.float32), example_batch(run.fields(index), 1))[0]))
+
+
+def seconds_per_row(run: Run, index: int) -> float:
+    """Length of audio in a row. Raises UserError where no source of the stage is sound."""
+    seconds = float(run.data_of(index).train.seconds_per_row)
+    if not seconds:
+        raise UserError(f"stages.{index}.batch: a length of audio needs a source of audio, which this run has not")
+    return seconds
+
+
+def needed(fields: dict[str, Any], reads: tuple[str, ...]) -> list[str]:
+    """Keys that are read and not given."""
+    return [key for key in reads if key not in fields]

@@ -1,0 +1,1 @@
+"""Other looks of a row, drawn anew for every row of training."""

@@ -1,0 +1,30 @@
+"""A few drawn operations of one strength.   Cubuk et al. 2019 (RandAugment), arXiv:1909.13719.
+
+Of fourteen operations (rotation, shear, shift, color, contrast, brightness, sharpness, solarize, posterize, equalize, ...) ``number``
+are drawn with replacement and applied one after another; those with a direction take a drawn sign.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...core.parts import Positive, part
+from ._pixels import OPERATIONS
+
+
+@part
+class RandAugment:
+    """number: operations (the paper's N). magnitude: their strength, 0 to 10 (M). deviation: standard deviation of the strength."""
+
+    reads = "image"
+
+    def __init__(self, *, number: Positive[int] = 2, magnitude: Positive[float] = 9.0, deviation: float = 0.0):
+        self.number, self.magnitude, self.deviation = number, magnitude, deviation
+
+    def __call__(self, value: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+        names = list(OPERATIONS)
+        for _ in range(self.number):
+            name, sign = names[int(draw.integers(len(names)))], 1.0 if draw.random() < 0.5 else -1.0
+            strength = float(np.clip(draw.normal(self.magnitude, self.deviation) / 10, 0, 1)) if self.deviation else min(1.0, self.magnitude / 10)
+            value = OPERATIONS[name](value, strength, sign)
+        return value

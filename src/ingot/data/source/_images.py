@@ -1,0 +1,107 @@
+"""What image sources share: decoding bytes, cutting to one size, labels."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...core.errors import missing_extra
+from ...core.seams import Field
+from ._rows import BadRow, Row, Rows
+
+# Modes whose pixels have 8 bits; others (16 bits, floats) would be squeezed silently.
+PLAIN = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "PA", "La", "RGBa"})
+
+
+def pillow() -> Any:
+    """PIL.Image, or the error that names the extra."""
+    try:
+        from PIL import Image, ImageFile
+    except ImportError:
+        raise missing_extra("pillow", "vision") from None
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES  # half an image is a bad row
+    return Image
+
+
+class Images(Rows):
+    """size: side of the square image that a row holds. channels: 3 or 1. convert: whether an image of other channels is converted,
+    instead of being a bad row. background: gray level behind transparent parts. labels: class of every row, or None."""
+
+    def __init__(self, *, size: int, channels: int, convert: bool, background: int, skip: float):
+        super().__init__(skip=skip)
+        self.size, self.channels, self.convert, self.background = size, channels, convert, background
+        self.labels: np.ndarray | None = None
+        self.classes: int | None = None
+        self.names: list[str] = []
+        pillow()
+
+    def encoded(self, index: int) -> bytes:
+        """The image file's bytes. Raises BadRow."""
+        raise NotImplementedError
+
+    def stored(self) -> dict[str, Field]:
+        fields = image_fields(self.size, self.channels)
+        return fields | ({"label": Field((), "int64", self.classes)} if self.labels is not None else {})
+
+    def row(self, index: int) -> Row:
+        row: Row = {"image": self.decode(self.encoded(index))}
+        return row if self.labels is None else row | {"label": int(self.labels[index])}
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """(H, W, C) uint8. Raises BadRow."""
+        Image = pillow()
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                mode, wanted = image.mode, "L" if self.channels == 1 else "RGB"
+                if mode not in PLAIN:
+                    raise BadRow(f"pixels of mode {mode} do not fit 8 bits")
+                if not self.convert and len(image.getbands()) != self.channels:
+                    raise BadRow(f"has {len(image.getbands())} channels, {self.channels} are wanted (convert: true converts)")
+                if "A" in image.getbands() or "transparency" in image.info:
+                    image = image.convert("RGBA")
+                    ground = Image.new("RGBA", image.size, (self.background,) * 3 + (255,))
+                    image = Image.alpha_composite(ground, image)
+                pixels = np.asarray(image.convert(wanted))
+        except BadRow:
+            raise
+        except Exception as error:  # decoders fail in many ways on damaged bytes
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise BadRow(f"the image cannot be decoded: {reason.partition(' <')[0]}") from None
+        return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+    def finish(self, row: Row) -> Row:
+        return row | {"image": np.ascontiguousarray(squared(row["image"], self.size).transpose(2, 0, 1))}
+
+
+def image_fields(size: int, channels: int) -> dict[str, Field]:
+    """Of rows that hold an image."""
+    return {"image": Field((channels, size, size), "uint8")}
+
+
+def squared(image: np.ndarray, size: int) -> np.ndarray:
+    """The middle of an image, its shorter side brought to ``size``, (size, size, C)."""
+    H, W, _ = image.shape
+    if H == W == size:
+        return image
+    side = min(H, W)
+    return resized(image, ((W - side) // 2, (H - side) // 2, (W - side) // 2 + side, (H - side) // 2 + side), size)
+
+
+def resized(image: np.ndarray, box: tuple[float, float, float, float], size: int) -> np.ndarray:
+    """A box (left, top, right, bottom) of an image as (size, size, C), bicubic with antialiasing."""
+    Image = pillow()
+    flat = image[:, :, 0] if image.shape[2] == 1 else image
+    result = np.asarray(Image.fromarray(flat).resize((size, size), Image.Resampling.BICUBIC, box=box))
+    return result if result.ndim == 3 else result[:, :, None]
+
+
+def numbered(values: Sequence[Any]) -> tuple[np.ndarray, list[str]]:
+    """Labels as class numbers: whole numbers as they are, words in the order of the alphabet."""
+    if all(isinstance(value, int) for value in values):
+        return np.array(values, dtype=np.int64), []
+    names = sorted({str(value) for value in values})
+    place = {name: number for number, name in enumerate(names)}
+    return np.array([place[str(value)] for value in values], dtype=np.int64), names

@@ -1,0 +1,240 @@
+"""What sources of rows share (images, sound, series, tables): decoding in threads, rows that cannot be read, augmentation, views.
+
+A source derives from Rows and says how many rows there are, what one holds (``fields``), how one is read (``row``), where it lies
+(``where``) and how a read value becomes an array of fixed shape (``finish``). Everything here is a function of (id, row number), so
+any row is found at once and a resumed run sees what it would have seen.
+
+A row that cannot be read raises BadRow. Within the allowance ``skip`` (a share of the rows) it becomes padding: its number is -1, it
+is never scored, and a notice naming file and row goes to the ledger; beyond it the source refuses. The allowance counts distinct rows.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ...core.errors import UserError
+from ...core.seams import Field
+from ..order import seed_of
+
+Row = dict[str, Any]
+
+
+class BadRow(Exception):
+    """This row cannot be used; the message says why, without its place."""
+
+
+class Skips:
+    """Rows that were passed over. allowance: the largest share of the rows; 0 refuses the first."""
+
+    def __init__(self, allowance: float, rows: int):
+        self.allowance, self.rows = allowance, rows
+        self.found: dict[int, str] = {}
+        self._fresh: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
+
+    def note(self, row: int, where: str, reason: str) -> None:
+        """Count a row once. Raises UserError where the allowance does not cover it."""
+        with self._lock:
+            if row in self.found:
+                return
+            self.found[row] = message = f"{where}: {reason}"
+            if len(self.found) > self.allowance * self.rows:
+                raise UserError(message if not self.allowance else
+                                f"{message}; {len(self.found)} of {self.rows} rows cannot be used, more than skip allows ({self.allowance:g})")  # fmt: skip
+            self._fresh.append({"name": "skip", "message": f"row passed over: {message}", "skipped": len(self.found)})
+
+    def drain(self) -> list[dict[str, Any]]:
+        """Events since the last call."""
+        with self._lock:
+            fresh, self._fresh = self._fresh, []
+        return fresh
+
+
+class Rows:
+    """See the module's docstring. threads: rows are read by several threads (decoders release the interpreter's lock)."""
+
+    threads = True
+
+    def __init__(self, *, skip: float = 0.0):
+        self.skip = skip
+        self.augments: tuple[Any, ...] = ()
+        self.views, self.seed = 1, 0
+        self._skips: Skips | None = None
+        self._tokens: tuple[list[np.ndarray], int, int] | None = None
+
+    # -- what a source says ---------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def stored(self) -> dict[str, Field]:
+        """Fields of a finished row, before augmentation and tokens."""
+        raise NotImplementedError
+
+    def row(self, index: int) -> Row:
+        """One row as it is stored. Raises BadRow."""
+        raise NotImplementedError
+
+    def where(self, index: int) -> str:
+        """File and row, for people."""
+        raise NotImplementedError
+
+    def finish(self, row: Row) -> Row:
+        """Values in the shapes and dtypes of ``stored``. Raises BadRow."""
+        return row
+
+    def captions(self) -> Sequence[str] | None:
+        """The text of every row, where rows come with one."""
+        return None
+
+    # -- what the opener asks for ---------------------------------------------------------------------------------------------
+
+    def fields(self) -> dict[str, Field]:
+        """Of everything that ``rows`` gives."""
+        length = self._tokens[1] if self._tokens else None
+        return augmented_fields(self.stored() | (text_fields(length) if length else {}), self.augments, self.views)
+
+    def notices(self) -> list[dict[str, Any]]:
+        """Rows passed over since the last call, as events of the ledger."""
+        return self.skips.drain()
+
+    @property
+    def skips(self) -> Skips:
+        if self._skips is None:
+            self._skips = Skips(self.skip, len(self))
+        return self._skips
+
+    def augmented(self, augments: Sequence[Any], views: int, seed: int) -> Rows:
+        """The same rows, changed by augments in this order, each drawn from (seed, row number, view)."""
+        other = copy.copy(self)
+        other._skips = self.skips
+        other.augments, other.views, other.seed = tuple(augments), views, seed
+        fields = self.stored()
+        for augment in augments:
+            if augment.reads not in fields:
+                raise UserError(f"data.augment: {type(augment).__name__} changes {augment.reads!r}, which this source does not give; it gives {', '.join(fields)}")
+            if hasattr(augment, "bind"):
+                augment.bind(fields)
+        return other
+
+    def texts(self) -> Iterator[str] | None:
+        """What a tokenizer may be trained on, where rows come with text."""
+        found = self.captions()
+        return None if found is None else iter(found)
+
+    def with_tokenizer(self, tokenizer: Any, sequence: int) -> Rows:
+        """The same rows with their text as tokens: cut to ``sequence``, closed by the tokenizer's end. Raises UserError for a row without text."""
+        found = self.captions()
+        if found is None:
+            return self
+        empty = next((index for index, text in enumerate(found) if not text.strip()), None)
+        if empty is not None and not self.skip:
+            raise UserError(f"{self.where(empty)}: the text is empty")
+        other = copy.copy(self)
+        other._skips = self.skips
+        other._tokens = (tokenizer.encode(list(found)), sequence, tokenizer.end)
+        return other
+
+    def rows(self, ids: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows by number, stacked, with ``rows`` (-1 where a row is passed over)."""
+        pairs = list(zip(ids.tolist(), numbers.tolist(), strict=True))
+        read = _in_threads(lambda pair: self._whole(*pair), pairs) if self.threads else [self._whole(*pair) for pair in pairs]
+        result = {key: np.zeros((len(ids), *field.shape), dtype=field.dtype) for key, field in self.fields().items()}
+        result["rows"] = np.array(numbers, dtype=np.int64)
+        for at, row in enumerate(read):
+            if row is None:
+                result["rows"][at] = -1
+                continue
+            for key, value in row.items():
+                result[key][at] = value
+        return result
+
+    # -- inside ---------------------------------------------------------------------------------------------------------------
+
+    def _whole(self, index: int, number: int) -> Row | None:
+        """One finished row with all its views and its text; None where it is passed over."""
+        try:
+            row = self.row(index)
+            result = self._view(row, index, number, 0)
+            for view in range(1, self.views):
+                again = self._view(row, index, number, view)
+                result |= {f"{key}_{view}": again[key] for key in viewed(self.augments)}
+            return result | self._text(index)
+        except BadRow as error:
+            self.skips.note(index, self.where(index), str(error))
+            return None
+
+    def _view(self, row: Row, index: int, number: int, view: int) -> Row:
+        draw = np.random.Generator(np.random.Philox(key=[seed_of(self.seed, "augment"), number % 2**64], counter=[0, 0, 0, view]))
+        changed = self._changed(row, draw)
+        for augment in (item for item in self.augments if getattr(item, "mixes", False)):
+            partner = int(draw.integers(len(self)))
+            try:
+                other = self._changed(self.row(partner), draw)
+            except BadRow as error:
+                self.skips.note(partner, self.where(partner), str(error))
+                other = changed
+            changed = augment.mix(changed, other, draw)
+        return changed
+
+    def _changed(self, row: Row, draw: np.random.Generator) -> Row:
+        """A row through the augments that change one value, finished."""
+        row = dict(row)
+        for augment in self.augments:
+            if not getattr(augment, "mixes", False):
+                row[augment.reads] = augment(row[augment.reads], draw)
+        return self.finish(row)
+
+    def _text(self, index: int) -> Row:
+        if self._tokens is None:
+            return {}
+        encoded, length, end = self._tokens
+        ids = encoded[index]
+        if not len(ids):
+            raise BadRow("the text is empty")
+        kept = np.append(ids[: length - 1], end)
+        tokens = np.full(length, end, dtype=np.int64)
+        tokens[: len(kept)] = kept
+        real = np.arange(length) < len(kept)
+        return {"tokens": tokens, "segments": real.astype(np.int32), "positions": np.arange(length) * real}
+
+
+def viewed(augments: Sequence[Any]) -> list[str]:
+    """Keys that differ between views."""
+    return sorted({augment.reads for augment in augments})
+
+
+def augmented_fields(fields: Mapping[str, Field], augments: Sequence[Any], views: int) -> dict[str, Field]:
+    """Fields of augmented rows. augments: parts, or their classes."""
+    result = dict(fields)
+    for augment in augments:
+        result |= getattr(augment, "adds", {})
+    return result | {f"{key}_{view}": fields[key] for view in range(1, views) for key in viewed(augments) if key in fields}
+
+
+def text_fields(sequence: int, vocabulary: int | None = None) -> dict[str, Field]:
+    """Of rows of tokens."""
+    return {"tokens": Field((sequence,), "int64", vocabulary), "segments": Field((sequence,), "int32"), "positions": Field((sequence,), "int64")}
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1), thread_name_prefix="ingot-decode")
+
+
+def _in_threads(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
+    """As map, in a few runs of neighbors, so that handing work over costs little."""
+    workers = min(16, os.cpu_count() or 1)
+    if workers == 1 or len(items) < 4:
+        return [function(item) for item in items]
+    size = -(-len(items) // workers)
+    pieces = [items[start : start + size] for start in range(0, len(items), size)]
+    return [result for piece in _pool().map(lambda piece: [function(item) for item in piece], pieces) for result in piece]

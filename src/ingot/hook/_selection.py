@@ -1,0 +1,94 @@
+"""What hooks that train on a part of what they read share: scoring rows without gradients, choosing over all ranks, splitting anew.
+
+The choice is over every row of the step, whatever the micro-batches and ranks: scores are gathered, all ranks sort them alike, and
+the kept rows are dealt out again in the order of the window, contiguously, in micro-batches of the same size as before. Rows that
+fill up the last ones have row -1, no segment, no target and no unit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ._weights import put_back_shards
+
+if TYPE_CHECKING:
+    from ..core.seams import Layout
+
+Micro = dict[str, Tensor]
+FILLING = {"rows": -1, "targets": -100}
+
+
+@contextmanager
+def judging(model: nn.Module) -> Iterator[None]:
+    """No gradients, no dropout, every token through every layer; the mode each module was in comes back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        put_back_shards(model)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def row_losses(model: nn.Module, window: Iterable[Micro]) -> Tensor:
+    """Loss per scored unit of every row of the window, all its losses together, (rows,) float32 on the CPU."""
+    with judging(model):
+        return torch.cat([sum(loss.float() for loss in model(micro).values()) / micro["units"].clamp(min=1) for micro in window]).cpu()  # type: ignore[misc]
+
+
+def select(window: Sequence[Micro], scores: Tensor, keep: float, layout: Layout | None) -> tuple[list[Micro], dict[str, float]]:
+    """The share `keep` of the window's rows over all ranks with the largest scores; also their smallest score and how many there are.
+
+    scores: of this rank's rows, in order. Equal ones go by row number; what is not finite comes last.
+    """
+    gather: Callable[[Any], list[Any]] = layout.gather if layout is not None else lambda value: [value]
+    rank = layout.rank if layout is not None else 0
+    numbers = torch.cat([micro["rows"] for micro in window]).tolist()
+    told = gather([(score if math.isfinite(score) else -math.inf, number) for score, number in zip(scores.tolist(), numbers, strict=True)])
+    every = [(-score, number, owner, place) for owner, pairs in enumerate(told) for place, (score, number) in enumerate(pairs) if number >= 0]
+    count = max(1, round(keep * len(every)))
+    kept = sorted(every)[:count]
+    mine = sorted(place for _, _, owner, place in kept if owner == rank)
+    return deal(window, mine, layout), {"threshold": -kept[-1][0], "kept": float(count)}
+
+
+def deal(window: Sequence[Micro], mine: Sequence[int], layout: Layout | None) -> list[Micro]:
+    """The rows at these places of this rank's window, and those that other ranks give, evenly over ranks again."""
+    size = window[0]["rows"].shape[0]
+    rows = {name: torch.cat([micro[name] for micro in window])[torch.tensor(mine, dtype=torch.int64, device=value.device)]
+            for name, value in window[0].items() if value.dim()}  # fmt: skip
+    if layout is not None and layout.ranks > 1:
+        parts = layout.gather({name: value.cpu() for name, value in rows.items()})
+        total = sum(len(part["rows"]) for part in parts)
+        each, more = divmod(total, layout.ranks)
+        start = layout.rank * each + min(layout.rank, more)
+        here = slice(start, start + each + (layout.rank < more))
+        rows = {name: torch.cat([part[name] for part in parts])[here].to(value.device) for name, value in rows.items()}
+        micros = -(-(each + (more > 0)) // size)
+    else:
+        micros = -(-len(mine) // size)
+    filled = {name: _filled(name, value, micros * size) for name, value in rows.items()}
+    plain = {name: value for name, value in window[0].items() if not value.dim()}
+    return [{name: value[at * size : (at + 1) * size] for name, value in filled.items()} | plain for at in range(micros)]
+
+
+def _filled(name: str, value: Tensor, rows: int) -> Tensor:
+    filling = value.new_full((rows - value.shape[0], *value.shape[1:]), FILLING.get(name, 0))
+    return torch.cat([value, filling])
+
+
+def refusals(context: dict[str, Any]) -> Iterator[str]:
+    """Why rows of this run cannot be chosen one by one."""
+    run = context.get("run")
+    objectives = [] if run is None else [run.model.objective, *(stage.objective for stage in run.stages if stage.objective is not None)]
+    for objective in objectives:
+        if getattr(objective.target, "couples_batch", False):
+            yield f"objective {objective.name!r} couples the rows of a batch: a row has no loss of its own to be chosen by"

@@ -1,0 +1,1 @@
+"""Stacks that attend to an encoder's output."""

@@ -1,0 +1,1 @@
+"""Which expert computes which position."""

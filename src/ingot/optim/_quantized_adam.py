@@ -1,0 +1,47 @@
+"""AdamW whose moments are kept in few bits: what adam8bit and adam4bit share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import sqrt
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..core.axes import Axes
+from ._declared import STEP, DeclaredOptimizer, Held, number
+from ._groups import Group, local, local_gradient, prepare_groups
+from ._quantize import Codec, by_rows, codecs, held_moment, moments
+
+
+class QuantizedAdam(DeclaredOptimizer):
+    """bits: of a code."""
+
+    bits: ClassVar[int]
+
+    def __init__(self, params: Iterable[Any], *, lr: float, weight_decay: float, **knobs: Any):
+        super().__init__(prepare_groups(params, lr=lr, weight_decay=weight_decay), knobs)
+
+    def kept(self, shape: tuple[int, ...]) -> dict[str, Codec]:
+        """Codecs of the moments of a weight; none for a vector or a small one."""
+        small = len(shape) < 2 or torch.Size(shape).numel() < self.defaults["smallest"]
+        return {} if small else codecs(self.bits, self.defaults["block"])
+
+    def declare(self, axes: Axes | None, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Held]:
+        held, kept = {"step": STEP}, self.kept(shape)
+        for key in ("exp_avg", "exp_avg_sq"):
+            held |= held_moment(key, shape, dtype, "elementwise", kept.get(key))
+        return held
+
+    def update(self, group: Group, weights: list[Tensor]) -> None:
+        beta1, beta2 = group["betas"]
+        for weight in weights:
+            state, own = self.state[weight], local(weight)
+            state["step"] += 1
+            step = number(state["step"], 1)
+            gradient, kept = local_gradient(weight), self.kept(tuple(weight.shape))
+            for rows, part in by_rows(state, gradient, kept):
+                first, second = moments(part, gradient[rows], (beta1, beta2), kept)
+                root = second.sqrt().div_(sqrt(1 - beta2**step)).add_(group["eps"])
+                own[rows].mul_(1 - group["lr"] * group["weight_decay"]).addcdiv_(first, root, value=-group["lr"] / (1 - beta1**step))

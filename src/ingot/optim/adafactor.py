@@ -1,0 +1,90 @@
+r"""Adafactor: the second moment by its row and column means, no first moment.   Shazeer & Stern 2018, arXiv:1804.04235, Algorithms 4 and 5.
+
+    b_t = 1 - t^beta2_decay
+    R_t = b_t R_{t-1} + (1 - b_t) mean_columns(g^2)      C_t = b_t C_{t-1} + (1 - b_t) mean_rows(g^2)
+    V_t = R_t C_t^T / mean(R_t)                          vectors: V_t = b_t V_{t-1} + (1 - b_t) g^2
+    u_t = g / sqrt(max(V_t, eps1^2))                     u^_t = u_t / max(1, RMS(u_t) / clip)
+    w_t = w_{t-1} (1 - lr weight_decay) - max(eps2, RMS(w_{t-1})) min(lr, 1 / sqrt(t)) u^_t
+
+It is torch.optim.Adafactor to rounding: lr is relative to each weight's own size, and eps1 is the dtype's epsilon where it is None.
+Weights of three and more dimensions are factored in their last two.
+
+Shapes: g, u, V as w; R (..., rows), C (..., columns).
+State: rows + columns numbers per matrix, one tensor per vector, and a step count.   Cost: 2 rows columns FLOPs per matrix.
+Sharding: C and the three means are summed over ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar
+
+import torch
+from annotated_types import Le
+from torch import Tensor
+
+from ..core.axes import Axes
+from ..core.parts import NonNegative, Positive, part
+from ._declared import STEP, DeclaredOptimizer, Held, gathered, number, scattered, total
+from ._groups import Group, local, local_gradient, prepare_groups
+
+
+@part
+class Adafactor(DeclaredOptimizer):
+    """lr: relative step. beta2_decay: exponent of the averaging. eps: floors of the second moment and of the weight's size. clip: of RMS(u)."""
+
+    state_powers: ClassVar[dict[str, int | str]] = DeclaredOptimizer.state_powers | {"variance": 2}
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        lr: Positive[float],
+        beta2_decay: Annotated[float, Le(0)] = -0.8,
+        eps: tuple[Positive[float] | None, NonNegative[float]] = (None, 1e-3),
+        clip: Positive[float] = 1.0,
+        weight_decay: NonNegative[float] = 0.0,
+    ):
+        super().__init__(prepare_groups(params, lr=lr, weight_decay=weight_decay), {"beta2_decay": beta2_decay, "eps": eps, "clip": clip})
+
+    def declare(self, axes: Axes | None, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Held]:
+        if len(shape) < 2:
+            return {"step": STEP, "variance": Held("elementwise" if shape else "scalar", shape, dtype)}
+        return {"step": STEP, "row": Held("per_axis", shape[:-1], dtype), "column": Held("per_axis", (*shape[:-2], shape[-1]), dtype)}
+
+    def update(self, group: Group, weights: list[Tensor]) -> None:
+        for weight in weights:
+            state, own, gradient = self.state[weight], local(weight), local_gradient(weight)
+            state["step"] += 1
+            step = number(state["step"], 1)
+            share = step ** group["beta2_decay"]
+            floor = group["eps"][0] or torch.finfo(weight.dtype).eps
+            if weight.dim() > 1:
+                estimate = _factored(state, weight, gradient, share, floor)
+            else:
+                estimate = local(state["variance"]).lerp_(gradient.square(), share).clone()
+            update = estimate.clamp_(min=floor * floor).rsqrt_().mul_(gradient)
+            size = max(group["eps"][1], _rms(own, weight)) * min(group["lr"], step**-0.5)
+            own.mul_(1 - group["lr"] * group["weight_decay"])
+            own.add_(update, alpha=-size / max(1.0, _rms(update, weight) / group["clip"]))
+
+
+def _factored(state: dict[str, Any], weight: Tensor, gradient: Tensor, share: float, floor: float) -> Tensor:
+    """This rank's rows of V."""
+    row, column = local(state["row"]), local(state["column"])
+    rows, columns = weight.shape[-2:]
+    squared = gradient.square()  # many times faster on a CPU than norms along columns
+    row.lerp_(squared.mean(-1), share)
+    squares = squared.sum(-2)
+    if weight.dim() > 2:  # cut between its matrices, if at all
+        column.lerp_(squares.div_(rows), share)
+        return row[..., :, None] * column[..., None, :] / row.mean(-1)[..., None, None].clamp(min=floor)
+    column.lerp_(scattered(squares, weight).div_(rows), share)
+    mean = total(row.sum(), weight) / rows
+    return row[:, None] * gathered(column, columns, weight)[None, :] / mean.clamp(min=floor)
+
+
+def _rms(values: Tensor, weight: Tensor) -> float:
+    """Root mean square of a value shaped as the weight, of which this rank has a piece."""
+    norm = number(total(torch.linalg.vector_norm(values).square(), weight).sqrt(), 1)
+    return norm / float(weight.numel()) ** 0.5

@@ -1,0 +1,226 @@
+"""Running a race to its verdict: look at the arms, run what is missing, judge, write the page, the verdict and a line of results."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..build.session import commit, installed_version
+from ..core.errors import RunError, UserError
+from ..core.recipe import digest
+from ..ledger.ledger import plain
+from ..report.text import duration
+from .arms import check_arms, trial_tree
+from .course import Course, survey_course
+from .page import write_page
+from .pool import Pool, Processes
+from .reference import calibrate
+from .spec import BASELINE, CONTROL, Race
+from .statistics import student
+from .trials import Store, Trial, read_json, read_lines, write_whole
+from .verdict import judge
+
+Say = Callable[[str], None]
+TRIES = 3  # times that a trial may die without a result before the race gives up
+
+
+def default_jobs(race: Race) -> int:
+    """Trials at once: one where seconds are the budget, since trials would take them from each other; else a core each."""
+    wanted = race.section.parallel
+    return wanted if isinstance(wanted, int) else 1 if race.section.budget.unit == "seconds" else max(1, os.cpu_count() or 1)
+
+
+def conduct(race: Race, *, folder: str | Path = "runs/races", results: str | Path | None = "results", jobs: int | None = None, pool: Pool | None = None, say: Say = print) -> dict[str, Any]:
+    """Run the race, or what is left of it, and return its verdict as plain data. A pool that is given stays open. Raises UserError and
+    RunError."""
+    student()  # scipy is wanted at the end: better to know now
+    notes = check_arms(race)
+    folder = Path(folder)
+    place, store = folder / race.name, Store(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    own = pool is None
+    pool = pool or Processes(jobs or default_jobs(race))
+    try:
+        identities = {arm: found["identities"] for arm, found in surveys(race, folder, pool).items()}
+        rates = _rates(place)
+        course = _run(race, store, identities, pool, folder, say)
+    finally:
+        if own:
+            pool.close()
+    verdict = judge(race, store, course, notes=notes)
+    verdict |= {"machine_rates": rates, "commit": commit(), "version": installed_version(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "identity": race.identity,
+                "jobs": pool.size, "folder": str(place)}  # fmt: skip
+    verdict = plain(verdict)
+    write_whole(place / "verdict.json", verdict)
+    write_page(verdict, place / "race.html")
+    if results is not None:
+        append_result(Path(results) / f"{race.name}.jsonl", verdict)
+    return verdict
+
+
+def surveys(race: Race, folder: Path, pool: Pool, *, forecast: bool = False) -> dict[str, dict[str, Any]]:
+    """Prepare every arm's data and look at it; with `forecast`, also what a trial will take. Raises UserError for what cannot be read."""
+    places: dict[Path, str] = {}
+    for arm, entrant in race.entrants.items():
+        if entrant.arm.command is not None:
+            continue
+        seed = race.section.first_seed
+        what = {"recipe": trial_tree(race, arm, seed=seed), "shared": trial_tree(race, BASELINE, seed=seed)}
+        place = folder / "surveys" / digest({"race": race.name, "arm": arm})[:20]
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        write_whole(place / "trial.json", {"kind": "survey", "arm": arm, "what": what, "cwd": os.getcwd(), "forecast": forecast})
+        places[place] = arm
+    waiting, running = list(places), 0
+    while waiting or running:
+        while waiting and running < pool.size:
+            pool.start(waiting.pop(0).resolve())
+            running += 1
+        for place, status in pool.wait():
+            if place not in {one.resolve() for one in places}:
+                continue  # of an earlier race with the same pool
+            running -= 1
+            if status:
+                raise UserError(f"{places.get(_relative(place, places), 'an arm')}: {_error_of(place)}")
+    return {arm: read_json(place / "survey.json") or {} for place, arm in places.items()}
+
+
+def _relative(place: Path, places: dict[Path, str]) -> Path:
+    return next((one for one in places if one.resolve() == place), place)
+
+
+def _error_of(place: Path) -> str:
+    with contextlib.suppress(OSError):
+        return (place / "error.txt").read_text(encoding="utf-8").strip()
+    return f"died without a word; its output is in {place / 'log.txt'}"
+
+
+def _run(race: Race, store: Store, identities: dict[str, Any], pool: Pool, folder: Path, say: Say) -> Course:
+    """Start what is waiting until nothing is."""
+    running: dict[Path, Trial] = {}
+    deaths: dict[str, int] = {}
+    began, done = time.monotonic(), 0
+    while True:
+        course = survey_course(race, store, identities)
+        busy = {trial.key for trial in running.values()}
+        fresh = [trial for trial in {trial.key: trial for trial in course.waiting}.values() if trial.key not in busy]
+        while fresh and len(running) < pool.size:
+            trial = fresh.pop(0)
+            place = _prepare(race, store, trial, folder).resolve()
+            pool.start(place)
+            running[place] = trial
+        if not running:
+            if not course.waiting:
+                return course
+            continue
+        for place, status in pool.wait():
+            if place not in running:
+                continue
+            trial = running.pop(place)
+            result = store.result(trial)
+            if result is None:
+                deaths[trial.key] = deaths.get(trial.key, 0) + 1
+                if status in (1, 2) or deaths[trial.key] >= TRIES:
+                    raise RunError(f"{trial.label}: {_error_of(place)}")
+                say(f"{trial.label}: died (status {status}), is started again")
+                continue
+            done += 1
+            tell(trial, result, survey_course(race, store, identities), store, (time.monotonic() - began) / done, say)
+
+
+def tell(trial: Trial, result: dict[str, Any], course: Course, store: Store, pace: float, say: Say) -> None:
+    """A progress line: how many trials are done, what this one gave, and when the rest will be."""
+    counted = [one for trials in course.tuning_trials.values() for one in trials] + [one for runs in course.trials.values() for one in runs.values()]
+    ready = sum(store.result(one) is not None for one in counted)
+    outcome = f"{result['metric'].replace('_', ' ')} {result['final']:.4f}" if result["status"] == "done" and result["final"] is not None else f"failed: {result['reason']}"
+    left = f"; about {duration(pace * (course.expected - ready))} left" if ready < course.expected else ""
+    say(f"{ready}/{course.expected}  {trial.label}: {outcome}, {duration(result['spent']['seconds'])}{left}")
+
+
+def _prepare(race: Race, store: Store, trial: Trial, folder: Path) -> Path:
+    """The trial's folder with all it needs; a program is given the baseline's rows."""
+    from .command_arm import export_rows
+
+    extra: dict[str, Any] = {"cwd": os.getcwd(), "metric": race.section.metric}
+    place = store.write(trial, extra)
+    (place / "error.txt").unlink(missing_ok=True)
+    if "command" not in trial.what:
+        return place
+    rows = folder / "rows" / digest(trial.what["rows_of"])[:20]
+    if not (rows / "rows" / "data.json").exists():
+        rows.mkdir(parents=True, exist_ok=True)
+        export = {"kind": "export", "arm": trial.arm, "what": {"recipe": trial.what["rows_of"]}, "cwd": os.getcwd(), "rows": rows_wanted(race)}
+        write_whole(rows / "trial.json", export)
+        here = os.getcwd()
+        try:
+            export_rows(rows.resolve(), export, 1)
+        finally:
+            os.chdir(here)
+    what = trial.what | {"data": str((rows / "rows").resolve())}
+    write_whole(place / "trial.json", {"kind": "command", "arm": trial.arm, "purpose": trial.purpose, "seed": trial.seed, "factor": trial.factor, "what": what} | extra)
+    return place
+
+
+def rows_wanted(race: Race) -> int:
+    """How many rows of training data a program is given: the budget's, or all of an epoch where the budget does not count them."""
+    budget = race.section.budget
+    sequence = int(race.entrants[BASELINE].tree["data"].get("sequence", 512))
+    return {"tokens": int(budget.value / sequence) + 1, "rows": int(budget.value)}.get(budget.unit, 10**9)
+
+
+def _rates(place: Path) -> dict[str, Any]:
+    """This machine's calibrated rates, measured once per race folder."""
+    kept = read_json(place / "rates.json")
+    if kept is None:
+        kept = calibrate().as_dict()
+        write_whole(place / "rates.json", kept)
+    return kept
+
+
+def append_result(path: Path, verdict: dict[str, Any]) -> None:
+    """A line for the race, unless the last line of the same race says the same."""
+    line = {key: verdict[key] for key in ("race", "sentence", "time", "commit", "version", "identity", "budget", "metric", "seeds", "margin", "machine", "jobs")}
+    line["arms"] = {name: {key: arm[key] for key in ("verdict", "effect", "mean", "spent", "tuning", "factor", "peak_memory") if key in arm} for name, arm in verdict["arms"].items()}
+    before = [one for one in read_lines(path) if one.get("identity") == line["identity"]]
+    if before and before[-1].get("arms") == json.loads(json.dumps(line["arms"])):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def forecast(race: Race, *, folder: str | Path = "runs/races", jobs: int | None = None) -> dict[str, Any]:
+    """What the race would run and take: trials by arm, how many are done, seconds by the plan of each arm on an idle machine."""
+    notes = check_arms(race)
+    folder = Path(folder)
+    pool = Processes(jobs or default_jobs(race))
+    try:
+        found = surveys(race, folder, pool, forecast=True)
+    finally:
+        pool.close()
+    store = Store(folder)
+    course = survey_course(race, store, {arm: one["identities"] for arm, one in found.items()})
+    section = race.section
+    seeds = course.seeds or section.pilot
+    arms, total = {}, 0.0
+    for arm in race.entrants:
+        plan = found.get(arm, {})
+        tuning = section.tuning.trials if section.tuning.trials > 1 else 0
+        done = sum(store.result(trial) is not None for trial in [*course.tuning_trials.get(arm, []), *course.trials.get(arm, {}).values()])
+        count = tuning + seeds
+        seconds = section.budget.value if section.budget.unit == "seconds" else plan.get("seconds")
+        arms[arm] = {"trials": count, "done": done, "seconds": seconds, "flops": plan.get("flops"), "parameters": plan.get("parameters")}
+        total = math.nan if seconds is None else total + seconds * ((tuning * section.tuning.budget) + seeds) * max(0.0, 1 - done / count)
+    if section.control:
+        done = sum(store.result(trial) is not None for trial in course.trials.get(CONTROL, {}).values())
+        arms[CONTROL] = arms[BASELINE] | {"trials": seeds, "done": done}
+        total += (arms[BASELINE]["seconds"] or math.nan) * (seeds - done)
+    return {"race": race.name, "arms": arms, "trials": sum(one["trials"] for one in arms.values()), "done": sum(one["done"] for one in arms.values()), "jobs": pool.size,
+            "seconds": total / pool.size if math.isfinite(total) else None, "notes": notes}  # fmt: skip

@@ -1,0 +1,133 @@
+"""Where trials run: worker processes on this machine, or a Ray cluster. Both only need the trials' folders, on a disk that all see."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..core.errors import RunError, missing_extra
+from ..core.parts import ROOT
+
+DIED = -1
+
+
+class Pool(Protocol):
+    """size: trials at once. start: begin one. wait: block until some have ended; (folder, status) of each. close: kill what still runs."""
+
+    size: int
+
+    def start(self, folder: Path) -> None: ...
+    def wait(self) -> list[tuple[Path, int]]: ...
+    def close(self) -> None: ...
+
+
+def environment(threads: int) -> dict[str, str]:
+    """In which a trial computes with so many threads, and imports this very package."""
+    path = os.pathsep.join(filter(None, (str(ROOT.parent), os.environ.get("PYTHONPATH", ""))))
+    return os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": path}
+
+
+class Processes:
+    """`size` workers of this machine's cores, each loading torch once."""
+
+    def __init__(self, size: int, threads: int | None = None):
+        self.size = size
+        self.threads = threads or max(1, (os.cpu_count() or 1) // size)
+        self._idle: list[subprocess.Popen[bytes]] = []
+        self._busy: dict[subprocess.Popen[bytes], Path] = {}
+
+    def start(self, folder: Path) -> None:
+        worker = self._idle.pop() if self._idle else self._worker()
+        assert worker.stdin is not None
+        try:
+            worker.stdin.write(f"{folder}\n".encode())
+            worker.stdin.flush()
+        except BrokenPipeError:
+            raise RunError("a worker of the race has died before it was given a trial") from None
+        self._busy[worker] = folder
+
+    def _worker(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-m", "ingot.race.worker", str(self.threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(self.threads), start_new_session=True)
+
+    def wait(self) -> list[tuple[Path, int]]:
+        ended = []
+        with selectors.DefaultSelector() as selector:
+            for worker in self._busy:
+                assert worker.stdout is not None
+                selector.register(worker.stdout, selectors.EVENT_READ, worker)
+            for key, _ in selector.select():
+                worker = key.data
+                line = worker.stdout.readline()
+                folder = self._busy.pop(worker)
+                if line:
+                    self._idle.append(worker)
+                    ended.append((folder, int(json.loads(line)["status"])))
+                else:
+                    worker.wait()
+                    ended.append((folder, DIED))
+        return ended
+
+    def close(self) -> None:
+        """Closing a worker's input makes it kill its trial and leave."""
+        for worker in [*self._idle, *self._busy]:
+            for pipe in (worker.stdin, worker.stdout):
+                with contextlib.suppress(OSError):
+                    assert pipe is not None
+                    pipe.close()
+        for worker in [*self._idle, *self._busy]:
+            try:
+                worker.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+        self._idle, self._busy = [], {}
+
+
+class Cluster:
+    """A Ray cluster (``cluster`` extra) whose machines see the races' folder under the same path."""
+
+    def __init__(self, address: str, size: int | None = None, threads: int = 1):
+        try:
+            import ray
+        except ImportError:
+            raise missing_extra("ray", "cluster") from None
+        self.ray: Any = ray
+        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+        self.threads = threads
+        self.size = size or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
+        self._remote = ray.remote(num_cpus=threads, max_retries=0)(run_apart)
+        self._busy: dict[Any, Path] = {}
+
+    def start(self, folder: Path) -> None:
+        self._busy[self._remote.remote(str(folder), self.threads)] = folder
+
+    def wait(self) -> list[tuple[Path, int]]:
+        ready, _ = self.ray.wait(list(self._busy), num_returns=1)
+        ended = []
+        for reference in ready:
+            folder = self._busy.pop(reference)
+            try:
+                ended.append((folder, int(self.ray.get(reference))))
+            except self.ray.exceptions.RayError:
+                ended.append((folder, DIED))
+        return ended
+
+    def close(self) -> None:
+        for reference in self._busy:
+            self.ray.cancel(reference, force=True)
+        self._busy = {}
+
+
+def run_apart(folder: str, threads: int) -> int:
+    """One trial through a worker of its own; what a node of a cluster does."""
+    pool = Processes(1, threads)
+    try:
+        pool.start(Path(folder))
+        return pool.wait()[0][1]
+    finally:
+        pool.close()

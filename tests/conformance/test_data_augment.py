@@ -1,0 +1,51 @@
+"""What every augmentation keeps: drawn from its generator alone, the row itself untouched, values of the kind that was given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ingot.core.resolve import spec
+
+SLOTS = ["data.augment"]
+
+# What a row holds under the keys that augmentations change, as a source reads it.
+VALUES: dict[str, Any] = {"image": np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)}
+
+
+def value_of(case: Any) -> Any:
+    if case.target.reads not in VALUES:
+        pytest.fail(f"data.augment {case.name!r} changes {case.target.reads!r}: add such a value to VALUES of {__file__}")
+    return VALUES[case.target.reads]
+
+
+def applied(case: Any, seed: int) -> Any:
+    part, draw = case.build(), np.random.default_rng(seed)
+    value = value_of(case)
+    if getattr(part, "mixes", False):
+        row = {case.target.reads: np.ascontiguousarray(value.transpose(2, 0, 1)), "label": 1}
+        return part.mix(row, {case.target.reads: 255 - row[case.target.reads], "label": 2}, draw)[case.target.reads]
+    return part(value, draw)
+
+
+def test_is_a_function_of_the_value_and_the_generator(case: Any) -> None:
+    kept, state = value_of(case).copy(), np.random.get_state()[1].copy()
+    looks = [applied(case, seed) for seed in range(30)]
+    assert all(np.array_equal(look, applied(case, seed)) for seed, look in enumerate(looks))
+    assert np.array_equal(kept, value_of(case)) and np.array_equal(state, np.random.get_state()[1])
+    assert all(look.dtype == kept.dtype for look in looks) and len({look.tobytes() for look in looks}) > 1
+
+
+def test_a_whole_source_goes_through_it(case: Any) -> None:
+    reads = case.target.reads
+    if reads != "image":
+        pytest.skip(f"its source gives {reads}")
+    source = spec("data.source", "synthetic_images", count=16, size=12).build()
+    part = case.build()
+    augmented = source.augmented([part], 1, seed=1)
+    ids = np.arange(16)
+    found = augmented.rows(ids, ids)
+    assert found[reads].shape == source.rows(ids, ids)[reads].shape and set(found) - {"rows"} == set(augmented.fields())
+    assert not np.array_equal(found[reads], source.rows(ids, ids)[reads])

@@ -1,0 +1,113 @@
+"""ViT against transformers with random weights: logits, gradients, tensors both ways, a bare model, what cannot be said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from ingot.build.graph import build_model
+from ingot.build.schema import Graph
+from ingot.convert.hf import family_for, load_into, read_folder, write_folder
+from ingot.core.errors import UserError
+from ingot.core.recipe import Recipe
+from ingot.core.resolve import resolve
+from ingot.core.seams import Field
+from ingot.model.graph import Model
+
+transformers = pytest.importorskip("transformers")
+
+SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 80, "image_size": 32, "patch_size": 8, "num_labels": 5, "initializer_range": 0.1}
+CASES: dict[str, dict[str, Any]] = {"plain": SMALL, "odd": SMALL | {"qkv_bias": False, "num_channels": 1, "patch_size": 16, "layer_norm_eps": 1e-6, "hidden_act": "gelu_new", "num_labels": 3}}
+
+
+def theirs(case: str) -> Any:
+    torch.manual_seed(3)
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(**CASES[case], attn_implementation="eager")).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def build(section: dict[str, Any]) -> Model:
+    fields = {"image": Field((3, 32, 32), "uint8"), "label": Field((), "int64", 5)}
+    return build_model(resolve(Recipe(section), Graph), vocabulary=None, sequence=8, specials={}, dtype=torch.float32, fields=fields).eval()
+
+
+def ours(folder: Path) -> tuple[Model, dict[str, Any]]:
+    section, state, _, _ = read_folder(folder)
+    model = build(section)
+    model.load_state_dict(state, strict=True)
+    return model, section
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_gradients_and_round_trip(case: str, tmp_path: Path) -> None:
+    reference = theirs(case)
+    reference.save_pretrained(tmp_path / "in")
+    model, section = ours(tmp_path / "in")
+    pixels = torch.randn(3, CASES[case].get("num_channels", 3), 32, 32, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([0, 2, 1])
+    expected, found = reference(pixels).logits, model.logits(model.features({"image": pixels}))
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
+    F.cross_entropy(expected, labels).backward()
+    F.cross_entropy(found, labels).backward()
+    gradients = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    twin = theirs(case)
+    with torch.no_grad():
+        for name, parameter in twin.named_parameters():
+            parameter.copy_(gradients[name])
+    twin.save_pretrained(tmp_path / "gradients")
+    wanted = read_folder(tmp_path / "gradients")[1]
+    scale = max(float(gradient.norm()) for gradient in wanted.values())
+    assert wanted.keys() == dict(model.named_parameters()).keys()
+    for name, parameter in model.named_parameters():
+        assert float((parameter.grad - wanted[name]).norm()) < 1e-4 * max(float(wanted[name].norm()), 1e-2 * scale), name
+
+    assert write_folder(model, section, tmp_path / "out") == "vit"
+    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("in", "out"))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    again = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
+    torch.testing.assert_close(again(pixels).logits, expected)
+
+
+def test_a_recipes_own_model_is_written_with_what_the_data_decided(tmp_path: Path) -> None:
+    section = {"width": 16, "embedding": {"name": "patch", "patch": 8, "class_token": True},
+               "encoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2, "position": None, "bias": True}, "feedforward": {"name": "gelu", "bias": True}, "norm": "layer"},
+               "objective": {"name": "classification", "pooling": "first", "smoothing": 0.1}}  # fmt: skip
+    model = build(section)
+    write_folder(model, section, tmp_path, sequence=512)
+    reference = transformers.ViTForImageClassification.from_pretrained(tmp_path).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(reference(pixels).logits, model.logits(model.features({"image": pixels})))
+    with pytest.raises(UserError, match="pooling='mean'"):
+        family_for(section | {"embedding": section["embedding"] | {"image": 32, "channels": 3}, "objective": {"name": "classification", "classes": 5}})
+
+
+def test_a_bare_model_leaves_the_classifier_to_be_trained(tmp_path: Path) -> None:
+    theirs("plain").save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    expected = read_folder(tmp_path)[1]
+    bare = {name.removeprefix("vit."): tensor for name, tensor in tensors.items() if not name.startswith("classifier")} | {"pooler.dense.weight": torch.ones(2, 2)}
+    save_file(bare, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    section, state, _, _ = read_folder(tmp_path)
+    assert state.keys() == {name for name in expected if not name.startswith("objective.")}
+    model = build(section)
+    before = model.objective.head.weight.clone()
+    load_into(model, section, tmp_path)
+    assert torch.equal(model.objective.head.weight, before) and torch.equal(model.encoder.norm.weight, expected["encoder.norm.weight"])
+
+
+def test_wrong_tensors_are_named(tmp_path: Path) -> None:
+    theirs("plain").save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = "vit.embeddings.patch_embeddings.projection.weight"
+    save_file(tensors | {name: tensors[name][:, :2].contiguous()}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"projection.weight has shape \(48, 2, 8, 8\), the configuration wants \(48, 3, 8, 8\)"):
+        read_folder(tmp_path)

@@ -1,0 +1,39 @@
+"""RandAugment: its operations one by one, none at strength nil, all of them drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ingot.core.resolve import spec
+from ingot.data.augment._pixels import OPERATIONS, equalize, rotate, shift
+
+IMAGE = np.random.default_rng(0).integers(0, 200, (16, 16, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_every_operation_keeps_the_form(name: str) -> None:
+    for channels in (3, 1):
+        found = OPERATIONS[name](IMAGE[:, :, :channels], 0.7, -1.0)
+        assert found.shape == (16, 16, channels) and found.dtype == np.uint8
+    if name not in ("identity",):
+        assert not np.array_equal(OPERATIONS[name](IMAGE, 0.7, -1.0), IMAGE)
+    if name not in ("autocontrast", "equalize"):
+        assert np.array_equal(OPERATIONS[name](IMAGE, 0.0, 1.0), IMAGE)
+
+
+def test_geometry() -> None:
+    assert np.array_equal(rotate(IMAGE, 90), IMAGE.transpose(1, 0, 2)[:, ::-1]) or np.array_equal(rotate(IMAGE, 90), IMAGE.transpose(1, 0, 2)[::-1])
+    moved = shift(IMAGE, 0.25, 0)
+    assert np.array_equal(moved[:, :12], IMAGE[:, 4:]) and (moved[:, 12:] == 128).all()
+
+
+def test_equalized_levels_are_spread() -> None:
+    narrow = (100 + IMAGE // 20).astype(np.uint8)
+    assert equalize(narrow).std() > 5 * narrow.std()
+
+
+def test_draws_all_operations() -> None:
+    augment, draw = spec("data.augment", "rand_augment", number=1, magnitude=9, deviation=0.5).build(), np.random.default_rng(0)
+    distinct = {augment(IMAGE, draw).tobytes() for _ in range(300)}
+    assert len(distinct) > 100 and IMAGE.tobytes() in distinct

@@ -1,0 +1,51 @@
+"""Images in folders: a folder per class, and what is missing or damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ingot.core.errors import UserError
+from ingot.core.resolve import spec
+
+Image = pytest.importorskip("PIL.Image")
+
+
+def folder(place: Path) -> Path:
+    for number, kind in enumerate(("cat", "dog")):
+        (place / "train" / kind).mkdir(parents=True)
+        for index in range(3):
+            Image.new("RGB", (8, 8), (100 * number, index, 0)).save(place / "train" / kind / f"{index}.png")
+    return place
+
+
+def source(place: Path, **knobs: Any) -> Any:
+    return spec("data.source", "image_folder", **({"paths": ["train"], "size": 8, "labels": "folder"} | knobs)).build(folder=place)
+
+
+def test_classes_are_folders_in_the_order_of_the_alphabet(tmp_path: Path) -> None:
+    built = source(folder(tmp_path))
+    found = built.rows(np.arange(6), np.arange(6))
+    assert found["label"].tolist() == [0, 0, 0, 1, 1, 1] and built.names == ["cat", "dog"] and built.fields()["label"].values == 2
+    assert found["image"][:, :2, 0, 0].tolist() == [[0, 0], [0, 1], [0, 2], [100, 0], [100, 1], [100, 2]]
+    assert "label" not in source(tmp_path, labels=None).fields()
+
+
+def test_identity_follows_the_files(tmp_path: Path) -> None:
+    before = source(folder(tmp_path)).identity
+    assert source(tmp_path).identity == before
+    Image.new("RGB", (8, 8)).save(tmp_path / "train" / "dog" / "9.png")
+    assert source(tmp_path).identity != before
+
+
+def test_what_is_wrong_is_named(tmp_path: Path) -> None:
+    folder(tmp_path)
+    (tmp_path / "train" / "dog" / "1.png").write_bytes(b"\x89PNG broken")
+    with pytest.raises(UserError, match=r"dog/1.png: the image cannot be decoded"):
+        source(tmp_path).rows(np.arange(6), np.arange(6))
+    assert source(tmp_path, skip=0.2).rows(np.arange(6), np.arange(6))["rows"].tolist() == [0, 1, 2, 3, -1, 5]
+    with pytest.raises(UserError, match="no such file or directory"):
+        source(tmp_path, paths=["nowhere"])

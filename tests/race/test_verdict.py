@@ -1,0 +1,129 @@
+"""From invented results to verdicts, notes, the sentence and the claim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ingot.core.errors import UserError
+from ingot.race.claim import NOT, PART, SEEN, card, cards_page, read_cards, write_card, write_cards_page
+from ingot.race.course import survey_course
+from ingot.race.spec import Race
+from ingot.race.trials import Store, Trial, write_whole
+from ingot.race.verdict import front, judge
+
+Make = Callable[..., Race]
+NOISE = [0.0, 0.004, -0.003, 0.002, -0.001, 0.003]
+Outcome = Callable[[Trial], dict[str, Any]]
+
+
+def judged(race: Race, folder: Path, outcome: Outcome) -> dict[str, Any]:
+    """The verdict when every trial gives what `outcome` says."""
+    store, seen = Store(folder), set()
+    while (course := survey_course(race, store, {})).waiting:
+        for trial in course.waiting:
+            assert trial.key not in seen, "a trial was asked for again"
+            write_whole(store.write(trial, {"cwd": str(folder), "metric": "auto"}) / "result.json", outcome(trial))
+        seen |= {trial.key for trial in course.waiting}
+    return judge(race, store, course, notes=[])
+
+
+def loss(trial: Trial, effect: float = -0.03, best: float = 1.0) -> float:
+    """A metric that depends on the seed, and lower for the arm `other`, whose best multiplier is `best`."""
+    seed = trial.seed % 6
+    factor = trial.factor / best if trial.arm == "other" else trial.factor
+    return 4.0 * (1 + NOISE[seed]) * (1 + (effect + NOISE[-seed] / 4 if trial.arm == "other" else 0.0)) * (1 + 0.1 * abs(factor - 1))
+
+
+def test_better_with_tuning_counted_apart(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    race = make_race("seeds: 5\ntuning: {trials: 4}")
+    verdict = judged(race, tmp_path, lambda trial: invented(loss(trial, best=2.0)))
+    other = verdict["arms"]["other"]
+    assert other["verdict"] == "better" and other["effect"]["mean"] == pytest.approx(-0.03, abs=0.003) and other["effect"]["n"] == 5
+    assert other["factor"] == 2.0 and verdict["arms"]["baseline"]["factor"] == 1.0
+    assert other["tuning"]["trials"] == verdict["arms"]["baseline"]["tuning"]["trials"] == 4
+    assert other["tuning"]["tokens"] == 4 * 5120 and other["spent"]["tokens"] == 5120
+    assert verdict["arms"]["control"]["verdict"] in ("no difference", "not resolved") and verdict["arms"]["control"]["tuning"]["trials"] == 0
+    assert "other reaches" in verdict["sentence"] and "lower bits per byte" in verdict["sentence"] and "5 paired seeds" in verdict["sentence"] and "4 trials each" in verdict["sentence"]
+    assert verdict["pareto"]["flops"] == ["other"]
+
+
+def test_a_failed_run_is_not_left_out(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    verdict = judged(make_race(), tmp_path, lambda trial: invented(None if trial.arm == "other" and trial.seed == 1 else loss(trial), status="failed" if trial.arm == "other" and trial.seed == 1 else "done", curve=[6.0, 5.0]))
+    assert verdict["arms"]["other"]["verdict"] == "failed" and verdict["arms"]["other"]["effect"] is None
+    assert any("seed 1 failed" in note for note in verdict["notes"]) and "failed in 1 of 3" in verdict["sentence"]
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(5120 * 1.005, "better"), (5120 * 1.02, "off budget"), (5120 * 0.97, "off budget")])
+def test_an_arm_off_the_budget_is_not_compared(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path, tokens: float, expected: str) -> None:
+    verdict = judged(make_race("seeds: 5"), tmp_path, lambda trial: invented(loss(trial), tokens=tokens if trial.arm == "other" else 5120.0))
+    assert verdict["arms"]["other"]["verdict"] == expected
+    assert any("off the stated budget" in note for note in verdict["notes"]) == (expected == "off budget")
+
+
+def test_memory_is_a_cap(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    race = make_race("memory: 4 MB")
+    verdict = judged(race, tmp_path, lambda trial: invented(loss(trial), memory=2e6 if trial.arm == "other" else 1e6))
+    assert verdict["arms"]["other"]["verdict"] == "off budget" and not verdict["arms"]["baseline"]["off_budget"]
+
+
+def test_seeds_follow_the_pilot(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    quiet = judged(make_race("seeds: auto"), tmp_path / "a", lambda trial: invented(loss(trial)))
+    loud = judged(make_race("seeds: auto"), tmp_path / "b", lambda trial: invented(loss(trial) * (1 + 0.004 * (trial.arm == "other") * (trial.seed % 3))))
+    hopeless = judged(make_race("seeds: auto"), tmp_path / "c", lambda trial: invented(loss(trial) * (1 + 0.1 * (trial.arm == "other") * (trial.seed % 3))))
+    assert quiet["seeds"] == 3 and 3 < loud["seeds"] <= 12 and hopeless["seeds"] == 3
+    assert hopeless["arms"]["other"]["verdict"] == "not resolved" and hopeless["recommend"]["seeds"] is None
+    assert loud["chosen"]
+
+
+def test_a_loser_stops_early_and_keeps_its_place(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    race = make_race("seeds: 6\nearly_stopping: true\ncontenders: {bad: {set: {stages: {0: {optimizer: {lr: 1e-5}}}}}}")
+    verdict = judged(race, tmp_path, lambda trial: invented(loss(trial) * (1.3 if trial.arm == "bad" else 1.0)))
+    assert verdict["arms"]["bad"]["stopped"] == 3 and verdict["arms"]["bad"]["runs"] == 3 and verdict["arms"]["bad"]["verdict"] == "worse"
+    assert verdict["arms"]["other"]["runs"] == 6 and verdict["arms"]["other"]["verdict"] == "better"
+
+
+def test_two_arms_with_one_recipe_share_their_runs(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    race = make_race("contenders: {same: {set: {model: {encoder: {feedforward: relu2}}}}}\ncontrol: false")
+    verdict = judged(race, tmp_path, lambda trial: invented(4.0 + trial.seed / 100))
+    assert verdict["arms"]["same"]["verdict"] == "no difference" and len(list((tmp_path / "trials").iterdir())) == 2 * 3
+    assert "control" not in verdict["arms"]
+
+
+def test_front() -> None:
+    assert front({"a": (1.0, 5.0), "b": (2.0, 4.0), "c": (2.0, 5.0), "d": (None, 1.0)}) == ["a", "b"]
+
+
+CLAIM = "seeds: 5\nclaim: {method: Other One, contender: other, paper: A 2020, says: it wins, parts: [{what: loss, wants: lower, by: BY}, {what: optimizer state, wants: lower, by: 0.5}]}"
+
+
+@pytest.mark.parametrize(("by", "effect", "memory", "expected"), [(0.01, -0.03, 4e5, SEEN), (0.1, -0.03, 4e5, PART), (0.01, -0.03, 1e6, PART), (0.01, 0.0, 1e6, NOT), (0.01, 0.03, 1e6, NOT)])
+def test_claims(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path, by: float, effect: float, memory: float, expected: str) -> None:
+    race = make_race(CLAIM.replace("BY", str(by)))
+    verdict = judged(race, tmp_path, lambda trial: invented(loss(trial, effect), memory=memory if trial.arm == "other" else 1e6))
+    found = card(verdict)
+    assert found["verdict"] == expected
+    assert found["pair"] == ["model.encoder.feedforward: 'gelu' -> 'relu2'"]
+    write_whole(tmp_path / "verdict.json", verdict)
+    path, _ = write_card(tmp_path, tmp_path / "cards")
+    assert path.name == "other_one.yaml" and read_cards(tmp_path / "cards")[0]["verdict"] == expected
+    page = write_cards_page(tmp_path / "cards").read_text()
+    assert "Other One" in page and expected in page and "a &lt;cpu&gt;" in page and "<script" not in page
+
+
+def test_equal_and_cost_claims(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    claim = "seeds: 5\nclaim: {method: m, contender: other, paper: p, says: s, parts: [{what: loss, wants: equal, by: 0.01}, {what: flops to target, wants: lower, by: 0.3}]}"
+    verdict = judged(make_race(claim), tmp_path, lambda trial: invented(loss(trial, 0.0), flops=5e8 if trial.arm == "other" else 1e9, curve=[6.0, 4.0 * 1.01, 3.9, loss(trial, 0.0)]))
+    parts = card(verdict)["parts"]
+    assert [part["verdict"] for part in parts] == [SEEN, SEEN] and parts[1]["found"].startswith("0.5")
+
+
+def test_no_claim_and_no_race(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no claim to judge"):
+        card(judged(make_race(), tmp_path, lambda trial: invented(loss(trial))))
+    with pytest.raises(UserError, match="no finished race"):
+        write_card(tmp_path / "nowhere", tmp_path)
+    assert "0 methods" in cards_page([])
