@@ -19,7 +19,7 @@ from ingot.build.fit import settle_naively
 from ingot.core.recipe import Recipe
 from ingot.ledger.memory import process_peak
 
-ROWS, SEQUENCE = 64, 256
+ROWS, SEQUENCE = 40, 256
 
 
 def recipe(folder: Path, cap: int) -> Recipe:

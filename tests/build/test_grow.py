@@ -124,6 +124,18 @@ def test_the_first_stage_can_grow_what_the_run_starts_from(tiny_recipe: Any) -> 
     assert run.checkpoints.manifest(run.checkpoints.latest())["parents"][0]["path"].startswith("runs/dense")
 
 
+def test_a_run_from_before_there_were_transforms_resumes(tiny_recipe: Any) -> None:
+    from ingot.core.recipe import dump, load
+
+    recipe = tiny_recipe({"stages": {0: {"budget": "2 steps"}}})
+    run = ingot.build(recipe)
+    run.train()
+    tree = load(run.folder / "recipe.yaml").tree
+    del tree["stages"][0]["transforms"]
+    (run.folder / "recipe.yaml").write_text(dump(tree))
+    assert ingot.build(recipe).train()["step"] == 2
+
+
 @pytest.mark.parametrize(("transform", "edit", "where", "words"), [
     ("identity_depth", {"encoder": {"block": "post"}}, "stages.1.transforms.0", "normalizes what passes"),
     ({"name": "widen", "hidden": 0.5}, {}, "stages.1.transforms.0.hidden", "at least 1"),

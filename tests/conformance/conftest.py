@@ -59,6 +59,11 @@ KNOBS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("nn.mixer", "cross_attention"): [{}, {"heads": 4, "kv_heads": 2, "bias": True, "qk_norm": "rms", "scale": 0.3}],
     ("nn.embedding", "patch"): [{"patch": 4}, {"patch": 2, "class_token": True, "position": "sincos", "norm": "layer", "dropout": 0.2, "mean": [0.4, 0.5, 0.6]}],
     ("nn.embedding", "stems"): [{"stems": {"image": {"name": "patch", "patch": 4}, "text": {"name": "token", "position": "learned"}}}],
+    ("objective", "contrastive"): [{"outputs": 8, "pooling": "first"}, {"outputs": 8, "layers": 3, "norm": None, "temperature": 0.2}],
+    ("objective", "self_distillation"): [{"outputs": 12, "bottleneck": 8, "teacher_temperature": 0.1, "pooling": "first"}, {"outputs": 12, "bottleneck": 8, "layers": 2, "hidden": 10, "teacher_temperature": 0.1, "whole": 1}],
+    ("objective", "masked_patches"): [{}, {"rate": 0.5, "norm": False, "position": "learned"}],
+    ("objective", "latent_prediction"): [{"size": 0.1}],
+    ("objective", "clip"): [{"outputs": 8}], ("objective", "siglip"): [{"pooling": "attention", "heads": 2}, {"outputs": 8, "pooling": "first", "bias": -1.0}],
     ("objective", "classification"): [{}, {"smoothing": 0.1, "pooling": "first", "norm": "layer", "causal": False}],
     ("objective", "regression"): [{}, {"huber": 0.5, "mean": [1.5, 0.5], "std": 2.0}],
     ("model.encoder", "tread"): [{"depth": 3}, {"depth": 3, "dropout": 0.2, "end": 3, "share": 0.3, "checkpointing": "full"}],
@@ -66,6 +71,15 @@ KNOBS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("objective", "masked_lm"): [{"rate": 0.4}, {"rate": 0.4, "tied": False, "bias": True, "transform": "layer"}],
     ("objective", "span_corruption"): [{"rate": 0.4, "sentinels": SENTINELS}, {"rate": 0.4, "sentinels": SENTINELS, "form": "causal", "tied": False},
                                        {"rate": 0.4, "mean": 1.5, "sentinels": SENTINELS, "scaled": True, "start": 0, "z_loss": 0.01}],
+    ("objective", "fill_in_the_middle"): [{"rate": 0.9, "shortest": 5, "prefix": 20, "suffix": 21, "middle": 22}],
+    ("objective", "masked_diffusion"): [{"least": 0.2}, {"even": False, "least": 0.2, "tied": False, "bias": True}],
+    ("objective", "multi_token"): [{"heads": 3, "layer": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}}}],
+    ("objective", "replaced_token"): [
+        {"rate": 0.4, "weight": 2.0, "generator": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}}, "generator_width": 8},
+        {"rate": 0.4, "contexts": 3},
+    ],
+    ("objective", "weighted"): [{"objectives": {"masked": {"name": "masked_lm", "rate": 0.4}, "causal": "causal_lm"}, "weights": {"causal": 0.5}}],
+    ("objective", "by_source"): [{"objectives": {"first": {"name": "masked_lm", "rate": 0.4}, "second": "causal_lm"}}],
     ("objective", "mixture_of_denoisers"): [{"sentinels": SENTINELS, "modes": {"regular": 0, "sequential": 3, "extreme": 19}}, {"sentinels": SENTINELS, "form": "causal"}],
     ("data.tokenizer", "bpe"): [{"vocabulary": 300}, {"vocabulary": 300, "specials": ["pad", "mask"], "sentinels": 2}],
     ("data.tokenizer", "pretrained"): [{"path": "tokenizer"}],
@@ -97,6 +111,11 @@ KNOBS: dict[tuple[str, str], list[dict[str, Any]]] = {
 IMAGES = {"embedding": {"name": "patch", "patch": 2, "class_token": True}}
 DECODED = {"decoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}, "cross": {"name": "cross_attention", "heads": 2}}}
 MODELS: dict[str, dict[str, Any]] = {"span_corruption": DECODED, "mixture_of_denoisers": DECODED, "classification": IMAGES, "regression": IMAGES}
+LIGHT = IMAGES | {"decoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2, "position": None}, "cross": None, "inner": 8}}
+PAIRS = IMAGES | {"towers": {"text": {"width": 12, "embedding": "token", "encoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}}}}}
+MODELS |= {"contrastive": IMAGES, "self_distillation": IMAGES, "masked_patches": LIGHT, "latent_prediction": LIGHT, "clip": PAIRS, "siglip": PAIRS}
+# Keys that an objective uses where rows have them, beside those it reads.
+ALSO = {"contrastive": ("image_1",), "self_distillation": ("image_1", "image_2")}
 USUAL: dict[str, Any] = {"width": WIDTH, "embedding": "token", "encoder": {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2}}}
 
 
@@ -185,7 +204,7 @@ def keys_of(section: Graph) -> list[str]:
     if any(embedding.name == "stems" for embedding in embeddings):
         embeddings += [stem for embedding in embeddings if embedding.name == "stems" for stem in embedding.knobs["stems"].values()]
     read = [key for embedding in embeddings for key in (() if embedding.name == "stems" else embedding.target.reads)]
-    return [*read, *getattr(section.objective.target, "reads", ())]
+    return [*read, *getattr(section.objective.target, "reads", ()), *ALSO.get(section.objective.name, ())]
 
 
 Build = Callable[..., Any]

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ingot.core.axes import axes_of
 from ingot.core.resolve import spec
 from ingot.nn.context import Cache, Context
+from ingot.ops.attention import attention
 
 SLOTS = ["nn.mixer", "nn.feedforward", "nn.norm", "nn.block", "nn.linear", "nn.position", "nn.embedding", "model.encoder", "model.decoder"]
 MIXING = ["nn.mixer", "nn.block", "model.encoder", "model.decoder"]
@@ -47,6 +48,9 @@ class Layer(nn.Module):
         if self.slot == "nn.position" and getattr(type(self.part), "rotates", False):
             heads = x_BTD.view(*x_BTD.shape[:2], 2, 8).transpose(1, 2)
             return self.part(heads, self.part.angles(context.positions_BT, x_BTD.dtype)).transpose(1, 2).reshape(x_BTD.shape)
+        if self.slot == "nn.position" and getattr(type(self.part), "biases", False):
+            heads, bias = x_BTD.view(*x_BTD.shape[:2], 2, 8).transpose(1, 2), self.part.bias(context, x_BTD.dtype)
+            return attention(heads, heads, heads, causal=context.causal, segments_BT=context.segments_BT, bias_HTS=bias).transpose(1, 2).reshape(x_BTD.shape)
         if self.slot == "nn.position":
             return x_BTD + self.part(context.positions_BT).to(x_BTD.dtype)
         return self.part(x_BTD) if self.slot in ("nn.norm", "nn.linear") else self.part(x_BTD, context)

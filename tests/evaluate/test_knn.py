@@ -13,7 +13,7 @@ from ingot.core.resolve import spec
 def test_votes_are_scikit_learns(setting: Any) -> None:
     neighbors = pytest.importorskip("sklearn.neighbors")
     draw = torch.Generator().manual_seed(0)
-    known, x, classes = (torch.randn(size, 6, generator=draw, dtype=torch.float64) for size in (60, 25, 1))
+    known, x = (torch.randn(size, 6, generator=draw, dtype=torch.float64) for size in (60, 25))
     label = torch.randint(0, 4, (60,), generator=draw)
     votes = spec("evaluate", "knn", k=7, temperature=0.2).build(layout=setting.layout).votes(x, known, label, 4)
     theirs = neighbors.KNeighborsClassifier(7, metric="cosine", weights=lambda distance: _closeness(distance)).fit(known.numpy(), label.numpy())

@@ -30,6 +30,7 @@ MAKES: dict[str, dict[str, Any]] = {
     },
     "hybrid": {**PLAIN, "encoder": {**PLAIN["encoder"], "block": "hybrid", "norm": "layer"}},
     "post": {**PLAIN, "encoder": {**PLAIN["encoder"], "block": "post", "norm": "layer", "feedforward": "gelu"}},
+    "relative positions": {**PLAIN, "encoder": {**PLAIN["encoder"], "mixer": {"name": "attention", "heads": 2, "position": "relative"}}},
     "masked": {**PLAIN, "objective": {"name": "masked_lm", "rate": 0.4, "transform": "layer", "bias": True}},
     "width transfer": {**PLAIN, "init": {"name": "mup", "base_width": 8}},
 }  # fmt: skip

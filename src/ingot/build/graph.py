@@ -18,7 +18,8 @@ def build_model(graph: Graph, *, vocabulary: int | None, sequence: int, specials
                 fields: dict[str, Field] | None = None, context: dict[str, Any] | None = None) -> Model:  # fmt: skip
     """Build the components under the current default device. objective replaces the graph's own; context adds wiring.
 
-    sequence: longest row of text; where an embedding gives another number of positions (``longest``), its encoder is told that one.
+    sequence: longest row of text; where an embedding gives another number of positions (``longest``), its encoder is told that one, or
+    that of a document where a row of the embedding always holds several (``within``).
     fields: what a row of the data holds.
     """
     from ..model.graph import Model, Tower
@@ -31,7 +32,7 @@ def build_model(graph: Graph, *, vocabulary: int | None, sequence: int, specials
     behind = shared | {"memory_width": graph.width, "linear": linear}
     target = graph.target_embedding.build(**behind) if graph.target_embedding else None
     decoder = graph.decoder.build(**behind | {"sequence": getattr(target or embedding, "longest", sequence)}) if graph.decoder else None
-    head = (objective or graph.objective).build(**shared, linear=linear, embedding=View(embedding), decoder_width=getattr(decoder, "width", graph.width),
+    head = (objective or graph.objective).build(**shared, linear=linear, embedding=View(embedding), encoder=View(encoder), decoder_width=getattr(decoder, "width", graph.width),
                                                 tower_widths={name: tower.width or graph.width for name, tower in graph.towers.items()})  # fmt: skip
     model = Model(embedding=embedding, encoder=encoder, target_embedding=target, decoder=decoder, objective=head, towers=towers)
     model.compute_dtype = dtype
@@ -41,7 +42,7 @@ def build_model(graph: Graph, *, vocabulary: int | None, sequence: int, specials
 def _encoder(graph: Graph | TowerSection, shared: dict[str, Any]) -> tuple[Any, Any]:
     """Embedding and encoder of the model or of a tower."""
     embedding = graph.embedding.build(**shared, linear=graph.encoder.knobs.get("linear") or dense())
-    return embedding, graph.encoder.build(**shared | {"sequence": getattr(embedding, "longest", shared["sequence"])})
+    return embedding, graph.encoder.build(**shared | {"sequence": getattr(embedding, "within", getattr(embedding, "longest", shared["sequence"]))})
 
 
 def dense() -> Spec:

@@ -25,7 +25,7 @@ def evaluate_streams(run: Run, streams: dict[str, Any], *, plain: dict[str, Any]
     none does. What an evaluator finds alarming becomes an event.
     """
     settings = run.section.evaluate
-    chosen = settings.also if also is None else also
+    chosen = [item for item in (settings.also if also is None else also) if item.name != "loss"]  # which is measured in any case
     results = {name: _loss(run, stream, rows) for name, stream in streams.items()}
     for item in chosen:
         evaluator, ran = item.build(layout=run.layout), False
@@ -81,9 +81,12 @@ def windows(run: Run, stream: Any, rows: int) -> Windows:
     count = min(rows, stream.rows_per_epoch)
     per_window = min(count, run.section.evaluate.batch_rows * run.layout.ranks)
     micro = -(-per_window // run.layout.ranks)
+    known = next(iter(run._data.values())).train.source_names  # a held-out stream has one source: its rows say which of the run's it is
+    place = known.index(stream.source_names[0]) if len(stream.source_names) == 1 and stream.source_names[0] in known else 0
     for start in range(0, count, per_window):
         found = run.windows(stream, start=start, rows=min(per_window, count - start), micro_rows=micro)
         try:
-            yield next(iter(found))
+            window = next(iter(found))
+            yield [micro | {"source": micro["source"] + place} for micro in window] if place else window
         finally:
             found.close()

@@ -15,6 +15,7 @@ from ..ledger.lineage import described
 from ..model.graph import spent
 from ..train.stage import Knob, Stage
 from ..train.state import NOT_VALUES, State
+from .annotate import annotate
 from .fit import fitting, stacks
 from .groups import parameter_groups
 from .grow import grow
@@ -66,9 +67,13 @@ class Program:
         section = run.section.stages[index]
         if state.progress.entering:
             self._begin(state, section, index)
+            if hasattr(run.model.objective, "begin"):  # such as a teacher that starts as a copy
+                run.model.objective.begin(run.model)
         if section.fused_backward is True and run.layout.ranks > 1:
             raise UserError(f"stages.{index}.fused_backward: gradients cross {run.layout.ranks} ranks after backward, so updates cannot be made inside it")
         data = run.data_of(index)
+        if said := annotate(run, state.extra, index, entering=state.progress.entering):
+            self.say({"kind": "event", "step": state.progress.total_steps, "name": "annotate", "message": said})
         state.extra.setdefault("rows", {}).setdefault(str(run.data_index(index)), data.identity)
         sequence, rows = positions_per_row(run, index), run.batch_rows(index)
         self._state = state

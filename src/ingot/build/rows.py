@@ -44,7 +44,7 @@ def fields_of(data: Data, folder: Path) -> dict[str, Field]:
             fields = text_fields(data.sequence)
         else:
             fields = (known(spec.knobs, data.sequence) if known else None) or spec.build(folder=folder).fields()
-            fields |= text_fields(data.sequence) if gives_text(spec) else {}
+            fields |= getattr(spec.target, "text_fields", text_fields)(data.sequence) if gives_text(spec) else {}
         found |= fields
     return augmented_fields(found, [augment.target for augment in data.augment], data.views)
 

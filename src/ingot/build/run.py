@@ -18,11 +18,12 @@ from ..core.errors import Problem, RunError, UserError
 from ..core.parts import Spec, plain, signature
 from ..core.progress import Progress
 from ..core.recipe import Recipe, difference, digest, load
-from ..core.resolve import spec
+from ..core.resolve import spec, try_resolve
 from ..core.seams import Field
 from ..ops.flops import register
 from ..train.checkpoint import Checkpoints
 from ..train.state import State
+from .annotate import annotate, annotated_fields
 from .check import batch_rows, resolve_run
 from .device import choose_device, choose_layout, choose_precision
 from .graph import build_model
@@ -59,6 +60,7 @@ class Run:
         self.objective_spec: Spec = section.model.objective
         self.messages: list[str] = []
         self._data: dict[int, Any] = {}
+        self._extra: dict[str, Any] = {}  # of the checkpoint whose weights are in use
 
     # -- data ---------------------------------------------------------------------------------------------------------------
 
@@ -82,8 +84,9 @@ class Run:
         key = self.data_index(index)
         if key in self._data:
             found: dict[str, Field] = self._data[key].train.fields()
-            return found
-        return fields_of(self.data_section(index), Path.cwd())
+        else:
+            found = fields_of(self.data_section(index), Path.cwd())
+        return found if found.keys() >= annotated_fields(self, index, found).keys() else found | annotated_fields(self, index, found)
 
     @cached_property
     def has_text(self) -> bool:
@@ -247,7 +250,9 @@ class Run:
         """Put a checkpoint's weights into the model, for evaluation and sampling; the newest by default."""
         path = path or self.checkpoints.latest()
         if path is not None:
-            self.stand_at(self.checkpoints.manifest(path)["progress"]["stage"])
+            manifest = self.checkpoints.manifest(path)
+            self._extra = manifest["plain"].get("extra", {})
+            self.stand_at(manifest["progress"]["stage"])
             self.checkpoints.load_model(self.model, path)
         return path
 
@@ -259,8 +264,9 @@ class Run:
 
     def evaluate(self, checkpoint: Path | None = None, rows: int | None = None, also: list[Spec] | None = None) -> dict[str, dict[str, float]]:
         """Held-out loss of a checkpoint, and the recipe's other evaluators (or ``also``), over every validation row unless rows says fewer."""
-        self.load_weights(checkpoint)
+        path = self.load_weights(checkpoint)
         data = self.data_of(0)
+        annotate(self, dict(self._extra), self.checkpoints.manifest(path)["progress"]["stage"] if path else 0, entering=False)
         return self.evaluate_streams(data.validation, rows or 10**12, **({} if also is None else {"also": also}))
 
     def evaluate_streams(self, streams: dict[str, Any], rows: int | None = None, also: list[Spec] | None = None) -> dict[str, dict[str, float]]:
@@ -314,7 +320,9 @@ def refuse_changed(run: Run) -> None:
     stored = run.folder / "recipe.yaml"
     if not stored.exists() or not run.checkpoints.all():
         return
-    before = load(stored).tree
+    # Resolved again, so that a knob that the run was started without, because it did not exist yet, has its default.
+    section, _ = try_resolve(load(stored), RunSection)
+    before = load(stored).tree if section is None else json.loads(json.dumps(plain(section)))
     now = {key: value for key, value in json.loads(json.dumps(run.resolved)).items() if key not in OF_THE_MACHINE}
     changes = difference({key: value for key, value in before.items() if key not in OF_THE_MACHINE}, now)
     if changes:

@@ -57,6 +57,8 @@ class Standing:
         if not self.budgets:
             return 0.0
         budget = self.budgets[self.stage]
+        if budget.unit in ("epochs", "audio_seconds"):  # the line has them for the stage
+            return self.share / max(1.0, self.line.get("step", 0) - self.entered["steps"])
         spent = self.line.get(f"step_{budget.unit}", 1 if budget.unit == "steps" else self.line.get("batch_rows", 0) if budget.unit == "rows" else 0)
         return spent / budget.value if budget.value else 0.0
 

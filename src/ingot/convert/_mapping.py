@@ -48,6 +48,8 @@ class Family:
     names: complete section -> tensors.  ignored: patterns of tensors that hold nothing we need.
     twins: their names that repeat another: name -> (name it must equal, whether it may be absent or equal only if tied).
     heads: what names of a head start with; they never have the prefix. auto: the class of transformers that opens the whole model.
+    dropped: patterns of our names that only training needs; they are not written. varies: places of the section where the
+    family's models have one part or another, or where a part is training's alone.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Family:
     renamed: tuple[tuple[str, str], ...] = ()
     heads: tuple[str, ...] = ("lm_head.", "cls.")
     auto: str = ""
+    dropped: tuple[str, ...] = ()
+    varies: tuple[str, ...] = ()
 
 
 def same(theirs: str, ours: str, *leaves: str) -> list[Held]:
@@ -129,7 +133,7 @@ def scatter(family: Family, section: Section, ours: Mapping[str, Tensor]) -> dic
         tensor = tensor if rule.shape is None else tensor.reshape(rule.shape)
         theirs[rule.theirs] = (tensor.T if rule.transposed else tensor).contiguous()
         used |= set(rule.ours)
-    if extra := [name for name in ours if name not in used]:
+    if extra := [name for name in ours if name not in used and not any(re.search(pattern, name) for pattern in family.dropped)]:
         raise UserError(f"{family.name} has no place for {', '.join(extra[:8])}")
     return theirs
 

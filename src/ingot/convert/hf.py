@@ -22,7 +22,7 @@ from ._section import BEHIND, SLOTS, complete, differences, specs
 
 SHARD_BYTES = 5 * 10**9
 # The least that any family's configuration has to say, for asking what all models of a family have in common.
-PROBE = {"hidden_size": 2, "intermediate_size": 2, "num_hidden_layers": 1, "num_attention_heads": 1, "n_embd": 2, "n_layer": 1, "n_head": 1}
+PROBE = {"hidden_size": 2, "embedding_size": 2, "intermediate_size": 2, "num_hidden_layers": 1, "num_attention_heads": 1, "n_embd": 2, "n_layer": 1, "n_head": 1}
 
 
 @cache
@@ -60,7 +60,8 @@ def read_section(folder: str | Path) -> tuple[Section, dict[str, Any]]:
     """
     folder = Path(folder)
     config = _config(folder)
-    family = next((item for item in families().values() if config.get("model_type") in item.model_types), None)
+    fitting = [item for item in families().values() if config.get("model_type") in item.model_types]
+    family = next((item for item in fitting if item.architecture in (config.get("architectures") or ())), next(iter(fitting), None))
     if family is None:
         known = ", ".join(kind for item in families().values() for kind in item.model_types)
         raise UserError(f"{folder}: a model of type {config.get('model_type')!r} cannot be read; known are {known}")
@@ -183,7 +184,7 @@ def expected_shapes(section: Section, *, sequence: int, vocabulary: int | None) 
     """Name and shape of every parameter of the model that the section describes; nothing is allocated."""
     width = section["width"]
     linear = specs(section, "encoder").knobs["linear"]
-    wiring = {"width": width, "sequence": sequence, "vocabulary": vocabulary, "specials": {"mask": 0}, "fields": {}, "linear": linear, "memory_width": width}
+    wiring = {"width": width, "sequence": sequence, "vocabulary": vocabulary, "specials": {"mask": 0, "sentinel_0": 0}, "fields": {}, "linear": linear, "memory_width": width}
     towers = section.get("towers") or {}
     with torch.device("meta"):
         parts = {name: specs(section, name).build(**wiring) for name in ("embedding", "encoder", *BEHIND) if section.get(name) is not None}
@@ -198,7 +199,7 @@ def expected_shapes(section: Section, *, sequence: int, vocabulary: int | None) 
 def _inexpressible(family: Family, wanted: Section, sequence: int) -> list[str]:
     """What the section loses on its way through the family's configuration."""
     skeleton = complete(family.read(PROBE)[0], sequence)
-    if other_parts := _other_parts(wanted, skeleton):
+    if other_parts := [item for item in _other_parts(wanted, skeleton) if not item.startswith(family.varies)]:
         return other_parts
     try:
         back, _ = family.read(family.write(wanted, sequence, 1))

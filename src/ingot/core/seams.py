@@ -5,7 +5,8 @@ The loop and the builder know parts only through these. A batch is a flat ``dict
     rows       (B,) int64     global row number in the stage's stream; -1 marks padding rows, which are never scored
     source     (B,) int64     index of the row's source in the mixture
     key        () int64       the seed of this run's row-wise randomness
-    units      (B,) int64     scored units per row, added by Objective.prepare; a loss named x may bring its own as units/x
+    units      (B,) int64     scored units per row, added by Objective.prepare; a loss named x may bring its own as units/x,
+                              and all that are named a/x together as units/a
     spent      (B,) int64     positions the row counts as; added by the builder where there are no segments to count
 
 What a row holds, by modality; a source gives those it has, an embedding names those it needs as ``reads``:
@@ -23,8 +24,10 @@ What a row holds, by modality; a source gives those it has, an embedding names t
     categories (B, J) int64   categorical columns of a table; id 0 is a missing value
     label      (B,) int64     class, -100 where there is none;  label_other, label_share: a mixed row's second class, and the share
                               (B,) float of the first
+    concept    (B,) int64     what the row shows, where several rows show the same: retrieval counts a hit by it
     values     (B, K) float   targets of regression, NaN where there is none
     transcript (B, U) int64   ids of what was said, -100 is padding
+    codes      (B, N) int64   units of sound over time that an annotator found, evenly over the row's length; -100 is padding
     x_1, x_2   as x           further augmented views of the same row: image_1 is the second view of image
 
 What an objective may add in prepare:
@@ -114,6 +117,18 @@ class Augment(Protocol):
     def __call__(self, value: np.ndarray, draw: np.random.Generator) -> np.ndarray: ...
 
 
+class Annotator(Protocol):
+    """data.annotate. key: of the column. values(x, rate): (F, M) of a whole clip, or, where ``layer`` is set, the model's own are taken ·
+    fit(values): what assignment needs · assign(values, fitted) -> (F,) · hop(knobs, rate, stride), known_fields(knobs, samples, rate,
+    stride), static: samples between two entries, and what rows get. build/annotate.py runs it on entering a stage and keeps what it found.
+    """
+
+    key: str
+
+    def fit(self, values_NM: np.ndarray) -> np.ndarray: ...
+    def assign(self, values_NM: np.ndarray, centers_CM: np.ndarray) -> np.ndarray: ...
+
+
 class Embedding(Protocol):
     """nn.embedding. reads: batch keys it needs, all of them. __call__(batch, context) -> x (B, T, D): a context whose positions and
     segments are still None, for the embedding to set where its positions are not simply 0 .. T-1 of one document (padded audio).
@@ -141,13 +156,14 @@ class Tokenizer(Protocol):
 
 
 class Objective(Protocol):
-    """objective. causal: whether the encoder may look ahead. couples_batch: losses that need all rows at once (contrastive).
+    """objective. causal: whether the encoder may look ahead. couples_batch: losses that need all rows at once (contrastive); these are
+    couple(represent(model, batch), batch), see train/coupled.py.
 
     prepare: corrupts a batch (random draws through ops.random keyed by batch["rows"], batch["key"]) and adds units.
     __call__: {name: (B,) loss sums per row}; the loop alone divides by units.
     Optional: logits(model, h) · features(model, batch) -> (B, D), what probes and neighbors compare; pooled positions otherwise ·
     scores(model, batch) -> {metric: (B,)}, per row of a prepared batch, averaged in evaluations ·
-    stepped(state, log), called after each update · reads: the batch keys it needs beside its embedding's.
+    stepped(state, log), called after each update, begin(model), on entering a stage afresh · reads: the batch keys it needs beside its embedding's.
     """
 
     causal: bool
@@ -297,6 +313,7 @@ SLOTS: dict[str, SlotInfo] = {
     "data.source": SlotInfo("where rows come from", {"folder": "directory that relative paths start from"}),
     "data.tokenizer": SlotInfo("text to token ids", {"texts": "callable giving an iterator of sample texts, for trained ones", "folder": "directory that relative paths start from"}),
     "data.pack": SlotInfo("documents to rows of a fixed length", {"lengths": "(documents,) tokens per document", "sequence": "T", "cache": "folder for a computed index, or None"}),
+    "data.annotate": SlotInfo("columns of rows that are found, not given", {}),
     "data.augment": SlotInfo("another look of the same row", {}),
     "nn.embedding": SlotInfo("values to vectors", {"width": "D", "vocabulary": "number of ids, None without a tokenizer", "sequence": "longest T of text", "linear": "Spec of nn.linear", "fields": "key -> Field of a row", "memory_width": "D of the encoder, for a target embedding"}),
     "nn.mixer": SlotInfo("mixes positions", _LAYER | {"memory_width": "D of the encoder that a decoder attends to"}),
@@ -304,12 +321,12 @@ SLOTS: dict[str, SlotInfo] = {
     "nn.router": SlotInfo("which expert computes which position", {"width": "D", "experts": "number of experts E", "layer": "index of the block", "capacity": "most choices of an expert, over the mean load; absent: all"}),
     "nn.block": SlotInfo("places norms and residuals around mixer and feed-forward", _LAYER | {"mixer": "module", "feedforward": "module", "norm": "Spec of nn.norm", "dropout": "rate on what a layer adds", "cross": "module that attends to the encoder, in a decoder"}),
     "nn.norm": SlotInfo("normalizes vectors", {"width": "features", "axis": "name of the normalized axis"}),
-    "nn.position": SlotInfo("tells positions apart", {"width": "D", "head_dim": "features of a head", "sequence": "longest T", "grid": "how positions are arranged, such as (14, 14)", "leading": "special positions in front"}),
+    "nn.position": SlotInfo("tells positions apart", {"width": "D", "head_dim": "features of a head", "sequence": "longest T", "grid": "how positions are arranged, such as (14, 14)", "leading": "special positions in front", "heads": "H", "layer": "index of the block"}),
     "nn.linear": SlotInfo("a projection", {"inputs": "in features", "outputs": "out features", "bias": "bool", "axes": "(output axis, input axis)", "role": "Role of the weight"}),
     "model.encoder": SlotInfo("a stack of blocks", {"width": "D", "sequence": "longest T"}),
     "model.decoder": SlotInfo("a stack attending to the encoder", {"width": "D", "sequence": "longest T", "memory_width": "D of the encoder"}),
     "model.init": SlotInfo("initial values and per-parameter learning rates", {}),
-    "objective": SlotInfo("heads, corruption, losses", {"width": "D", "vocabulary": "number of ids", "linear": "Spec of nn.linear", "specials": "tokenizer's special ids by name", "fields": "key -> Field of a row", "embedding": "view of the built embedding: grid, lengths, values", "tower_widths": "tower -> D", "decoder_width": "D of the decoder", "sequence": "longest T of text"}),
+    "objective": SlotInfo("heads, corruption, losses", {"width": "D", "vocabulary": "number of ids", "linear": "Spec of nn.linear", "specials": "tokenizer's special ids by name", "fields": "key -> Field of a row", "embedding": "view of the built embedding: grid, lengths, values", "encoder": "view of the built encoder", "tower_widths": "tower -> D", "decoder_width": "D of the decoder", "sequence": "longest T of text"}),
     "optim": SlotInfo("update rule", {"params": "torch parameter groups; each also holds names, axes, lr_scale"}),
     "schedule": SlotInfo("a factor on a knob, from progress", {"moment": "core.progress.Moment"}),
     "hook": SlotInfo("acts in the step at one of three moments", {"layout": "the run's layout", "batch_rows": "rows of the stage's batch before its schedule", "sequence": "T", "open_model": "callable: folder of a run or checkpoint -> its model, frozen"}),

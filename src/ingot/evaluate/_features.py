@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from ..core.seams import Layout
 
 
-def features(model: nn.Module, windows: Iterable[list[dict[str, Tensor]]], layout: Layout, *keys: str) -> tuple[Tensor, ...]:
-    """(N, D) float64 features of the real rows, and each key's values, (N, ...), in the order of the rows' numbers; equal on all ranks."""
+def features(model: nn.Module, windows: Iterable[list[dict[str, Tensor]]], layout: Layout, *keys: str, ask: Any = "features") -> tuple[Tensor, ...]:
+    """(N, D) float64 features of the real rows (or what else is asked of the model, see Model.forward), and each key's values, (N, ...), in the order of the rows' numbers; equal on all ranks."""
     found: list[list[Tensor]] = [[] for _ in range(2 + len(keys))]
     with evaluating(model):
         for window in windows:
             for micro in window:
                 real = micro["rows"] >= 0
-                values = [micro["rows"], model(micro, ask="features"), *(micro[key] for key in keys)]
+                values = [micro["rows"], model(micro, ask=ask), *(micro[key] for key in keys)]
                 for store, value in zip(found, values, strict=True):
                     store.append(value[real].cpu())
     parts = [torch.cat(store) if store else torch.zeros(0) for store in found]

@@ -52,7 +52,7 @@ class FineTune:
         with torch.enable_grad():
             twin, head, loss = self._trained(model, learn, classes, seed)
         with evaluating(twin):
-            scores = torch.cat([head(twin.features(part).float()) for part in pieces(judge, torch.arange(len(judge["rows"])), self.batch)])
+            scores = torch.cat([head(twin.features(batch).float()) for batch in pieces(judge, torch.arange(len(judge["rows"])), self.batch)])
         real = (judge["label"] >= 0).cpu()
         return {"accuracy": accuracy(scores.argmax(dim=1).cpu()[real], judge["label"].cpu()[real]), "train_loss": loss}
 
@@ -70,11 +70,11 @@ class FineTune:
         step, losses = 0, []
         for epoch in range(self.epochs):
             losses = []
-            for part in pieces(learn, torch.randperm(len(learn["rows"]), generator=order), self.batch):
+            for batch in pieces(learn, torch.randperm(len(learn["rows"]), generator=order), self.batch):
                 for group, lr in zip(optimizer.param_groups, base, strict=True):
                     group["lr"] = lr * min(1.0, (step + 1) / (0.1 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
-                part["rows"] = part["rows"] + epoch * 1_000_003  # dropout is drawn by row: another one in every epoch
-                loss = F.cross_entropy(head(twin.features(part).float()), part["label"], ignore_index=-100)
+                batch["rows"] = batch["rows"] + epoch * 1_000_003  # dropout is drawn by row: another one in every epoch
+                loss = F.cross_entropy(head(twin.features(batch).float()), batch["label"], ignore_index=-100)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

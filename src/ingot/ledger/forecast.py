@@ -99,22 +99,21 @@ def forecast(
             live.hold([*twin.parameters(), *twin.buffers(), *held.batch])
             held.optimizer = make_optimizer(twin)
             getattr(held.optimizer, "stand_at_dearest", lambda: None)()  # of steps that do not cost the same
-            # The first step is there for the state that it leaves: one micro-batch is enough.
-            held.optimizer.step(_closure(held, inputs, 1, ["optimizer"], last_backward))
+            # The first step is there for the state that it leaves: where nothing happens inside its backward, it needs none.
+            held.optimizer.step(_closure(held, inputs if last_backward else None, False, ["optimizer"], last_backward))
             held.optimizer.zero_grad(set_to_none=True)
             phases = ["optimizer"]
             with FlopCount(twin, lambda: phases[-1], frozenset({"optimizer"})) as count:
-                held.optimizer.step(_closure(held, inputs, min(2, micro_batches), phases, last_backward))
+                held.optimizer.step(_closure(held, inputs, micro_batches > 1, phases, last_backward))
         kinds = live.at_peak
     kind = torch.device(device).type
     activations = max(0, live.peak - sum(kinds.values()))
     kept_by_hooks = copies * sum(parameter.nbytes for parameter in model.parameters())
     slack = FIXED.get(kind, 0) + int(SHARE.get(kind, 0.1) * activations) + (COMPILED if compiled else 0)
     kinds |= {"activations": activations, "workspace": slack} | ({"hooks": kept_by_hooks} if copies else {})
-    scale = micro_batches / min(2, micro_batches)
-    components = {name: flops * (1.0 if name == "optimizer" else scale) for name, flops in count.by_component.items()}
+    components = {name: flops * (1.0 if name == "optimizer" else float(micro_batches)) for name, flops in count.by_component.items()}
     return Forecast(
-        peak=live.peak + slack + kept_by_hooks, by_kind=kinds, flops=sum(components.values()), flops_by_component=components, recomputed=count.recomputed * scale,
+        peak=live.peak + slack + kept_by_hooks, by_kind=kinds, flops=sum(components.values()), flops_by_component=components, recomputed=count.recomputed * float(micro_batches),
         micro_rows=next(iter(batch.values())).shape[0] if batch else 0, parameters=sum(parameter.numel() for parameter in model.parameters()),
         largest_block=max(_block_bytes(model), default=0), active_parameters=active_parameters(model),
         gradients=_most_gradients(model, last_backward is not None and micro_batches == 1),
@@ -131,8 +130,9 @@ def _pretended_model(model: nn.Module, mode: FakeTensorMode, device: str) -> nn.
     return copy.deepcopy(model, replaced).train(model.training)
 
 
-def _closure(held: _Pretended, batch: dict[str, Tensor], times: int, phases: list[str], surround: Surround | None) -> Callable[[], Tensor]:
-    """What the optimizer's step calls: the gradient of so many micro-batches. phases: the innermost phase comes last."""
+def _closure(held: _Pretended, batch: dict[str, Tensor] | None, later: bool, phases: list[str], surround: Surround | None) -> Callable[[], Tensor]:
+    """What the optimizer's step calls: the gradient of the window's last micro-batch. later: earlier ones have left theirs; batch None:
+    there is nothing but gradients. phases: the innermost phase comes last."""
 
     @contextmanager
     def phase(name: str) -> Iterator[None]:
@@ -143,13 +143,15 @@ def _closure(held: _Pretended, batch: dict[str, Tensor], times: int, phases: lis
     def closure() -> Tensor:
         assert held.optimizer is not None
         held.optimizer.zero_grad(set_to_none=True)
-        last = surround(held.optimizer, phase) if surround else nullcontext
-        with torch.enable_grad(), phase(OTHER):
-            for index in range(times):
+        if later or batch is None:
+            for parameter in held.model.parameters():
+                parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+        if batch is not None:
+            last = surround(held.optimizer, phase) if surround else nullcontext
+            with torch.enable_grad(), phase(OTHER):
                 total = torch.stack([loss.sum() for loss in held.model(batch).values()]).sum()
-                with last() if index == times - 1 else nullcontext():
+                with last():
                     total.backward()  # type: ignore[no-untyped-call]
-                del total
         return torch.zeros(())
 
     return closure

@@ -109,3 +109,75 @@ def choose(scores_V: Tensor, draws: torch.Generator, *, temperature: float, top_
     probabilities = probabilities.masked_fill(before >= top_p, 0.0) if top_p < 1 else probabilities
     probabilities[0] = probabilities[0].clamp(min=1e-300)
     return ids[torch.multinomial(probabilities, 1, generator=draws)].squeeze(0)
+
+
+def speculate(model: Model, tokens: Sequence[int], *, max_new: int, end: int | None = None) -> Iterator[int]:
+    """Yield the ids that greedy ``generate`` yields, several per forward: a ``multi_token`` model's further heads propose, its next-token head
+    verifies all proposals at once and the longest right start is kept (Stern et al. 2018, arXiv:1811.03115).
+
+    Raises UserError for an empty prompt or a model without further heads or with mixers that keep no past.
+    """
+    objective: Any = model.objective
+    if len(tokens) == 0 or not hasattr(objective, "ahead") or not caches(model.encoder) or not all(caches(layer) for layer in objective.further):
+        raise UserError("speculation wants a prompt, and a multi_token model whose mixers all keep keys and values")
+    held = [Cache(len(tokens) + max_new + len(objective.further)) for _ in range(1 + len(objective.further))]
+    fresh, known, given = list(tokens), len(tokens), 0
+    while given < max_new:
+        truth, guesses = _verified(model, fresh, held)
+        at = known - 1
+        while at + 1 < len(fresh) and fresh[at + 1] == truth[at]:
+            at += 1
+        for token in [*fresh[known : at + 1], truth[at]]:
+            if token == end or given == max_new:
+                return
+            given += 1
+            yield token
+        for cache in held:
+            cache.length += at + 1
+        fresh, known = [truth[at], *(guess[at] for guess in guesses)][: max(1, max_new - given)], 1
+
+
+@torch.no_grad()
+def _verified(model: Model, fresh: list[int], held: Sequence[Cache]) -> tuple[list[int], list[list[int]]]:
+    """The likeliest next id after each fresh position, and the further heads' guesses there. The caches' ends stay where they are."""
+    objective: Any = model.objective
+    training = model.training
+    model.eval()
+    try:
+        batch = {"tokens": torch.tensor([fresh], device=next(model.parameters()).device)}
+        trunk, h, context = objective.trunk(model, batch, held[0])
+        ahead = objective.ahead(trunk, context, held[1:])
+        truth, *guesses = (model.logits(found[0]).argmax(dim=-1).tolist() for found in (h, *ahead))
+        return truth, guesses
+    finally:
+        model.train(training)
+
+
+@torch.no_grad()
+def unmask(model: Model, tokens: Sequence[int], *, new: int, steps: int, temperature: float = 1.0, order: str = "random", seed: int = 0) -> list[int]:
+    """The prompt with ``new`` further ids, written by a ``masked_diffusion`` model: all begin as mask tokens and are filled in over ``steps``.
+
+    order: ``random`` fills each with the same probability (MDLM's ancestral sampling, in equal numbers per step), ``confident`` the surest
+    first (LLaDA). temperature: 0 takes the likeliest id. Raises UserError for another kind of model.
+    """
+    mask = getattr(model.objective, "mask", None)
+    if mask is None or not hasattr(model.objective, "times") or order not in ("random", "confident"):
+        raise UserError("unmasking wants a masked_diffusion model, and the order random or confident")
+    device, draws, training = next(model.parameters()).device, torch.Generator().manual_seed(seed), model.training
+    row = torch.tensor([*tokens, *[mask] * new])
+    rank = torch.rand(len(row), generator=draws)
+    model.eval()
+    for step in range(steps):
+        hidden = (row == mask).nonzero()[:, 0]
+        hidden = hidden[hidden >= len(tokens)]
+        take = len(hidden) - new * (steps - step - 1) // steps
+        if take <= 0:
+            continue
+        scores_NV = model.logits(model.encode({"tokens": row[None].to(device)}, causal=False)[0, hidden.to(device)]).cpu()
+        scores_NV[:, mask] = -torch.inf
+        found = torch.stack([choose(scores_V, draws, temperature=temperature) for scores_V in scores_NV])
+        sure = rank[hidden] if order == "random" else scores_NV.softmax(dim=-1).gather(1, found[:, None])[:, 0]
+        chosen = sure.argsort(descending=True, stable=True)[:take]
+        row[hidden[chosen]] = found[chosen]
+    model.train(training)
+    return [int(token) for token in row]

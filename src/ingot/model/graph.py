@@ -6,7 +6,7 @@ wherever a batch is encoded, and without it the model's own embedding and encode
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -51,23 +51,25 @@ class Model(nn.Module):
         self.compute_dtype = torch.float32
         name_layers(self)
 
-    def forward(self, batch: dict[str, Tensor], *, ask: str = "losses") -> Any:
-        """Losses by name, (B,) sums per row each. ask: ``features`` (see there) or the objective's ``scores`` instead; the one way in,
-        since a sharded model's weights are whole only inside of this call."""
+    def forward(self, batch: dict[str, Tensor], *, ask: str | Callable[[Any, dict[str, Tensor]], Any] = "losses") -> Any:
+        """Losses by name, (B,) sums per row each. ask: ``features`` (see there), or a method of the objective such as ``scores``, or a
+        function of model and batch instead; the one way in, since a sharded model's weights are whole only inside of this call."""
+        if callable(ask):
+            return ask(self, batch)
         if ask == "features":
             return self.features(batch)
         return self.objective(self, batch) if ask == "losses" else getattr(self.objective, ask)(self, batch)
 
-    def tower(self, name: str | None = None) -> Tower:
-        """Where embedding and encoder are: a further tower by name, or the model itself."""
-        if name is None:
-            return cast(Tower, self)
+    def tower(self, name: str | nn.Module | None = None) -> Tower:
+        """Where embedding and encoder are: a further tower by name, the model itself, or a module that has both (an averaged teacher)."""
+        if name is None or isinstance(name, nn.Module):
+            return cast(Tower, self if name is None else name)
         if self.towers is None or name not in self.towers:
             raise KeyError(f"the model has no tower {name!r}; it has {', '.join(self.towers or ()) or 'only its own'}")
         return cast(Tower, self.towers[name])
 
     def embed(
-        self, batch: dict[str, Tensor], causal: bool, cache: Cache | None = None, *, tower: str | None = None, hide: Tensor | None = None
+        self, batch: dict[str, Tensor], causal: bool, cache: Cache | None = None, *, tower: str | nn.Module | None = None, hide: Tensor | None = None
     ) -> tuple[Tensor, Context]:
         """The encoder's input, (B, T, D) in compute_dtype, and the context to call it with.
 
@@ -84,7 +86,7 @@ class Model(nn.Module):
         return x_BTD, context
 
     def encoded(
-        self, batch: dict[str, Tensor], causal: bool, cache: Cache | None = None, *, tower: str | None = None, hide: Tensor | None = None
+        self, batch: dict[str, Tensor], causal: bool, cache: Cache | None = None, *, tower: str | nn.Module | None = None, hide: Tensor | None = None
     ) -> tuple[Tensor, Context]:
         """The encoder's output, (B, T, D) in compute_dtype, with the context that says where its positions stand and which are padding."""
         x_BTD, context = self.embed(batch, causal, cache, tower=tower, hide=hide)
@@ -94,7 +96,7 @@ class Model(nn.Module):
         return h_BTD, context
 
     def encode(
-        self, batch: dict[str, Tensor], causal: bool, cache: Cache | None = None, *, tower: str | None = None, hide: Tensor | None = None
+        self, batch: dict[str, Tensor], causal: bool, cache: Cache | None = None, *, tower: str | nn.Module | None = None, hide: Tensor | None = None
     ) -> Tensor:
         """The encoder's output alone."""
         return self.encoded(batch, causal, cache, tower=tower, hide=hide)[0]

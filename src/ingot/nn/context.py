@@ -57,6 +57,7 @@ class Context:
     shared: what layers compute once per forward and share, such as the angles of rotary positions.
     ids_BT: the token ids that were embedded, where the input is ids.
     memory_BSD, memory_segments_BS: what a decoder attends to.  hidden: positions to hide and the vector to put there.
+    even: every row is this many documents of equal length, one after another, without padding; None where that is not known.
 
     The embedding is called before the positions are known: what it leaves None is filled in by ``settle``.
     """
@@ -72,6 +73,7 @@ class Context:
     memory_BSD: Tensor | None = None
     memory_segments_BS: Tensor | None = None
     hidden: tuple[Tensor, Tensor] | None = None
+    even: int | None = None
 
     def place(self, batch: dict[str, Tensor], like_BT: Tensor) -> None:
         """Positions and segments of tokens as the batch has them, those already set excepted; for embeddings of tokens."""
@@ -97,6 +99,7 @@ class Context:
     def keep(self, kept_BK: Tensor, leading: int = 0) -> Tensor:
         """Leave only some positions; returns the indices to gather with, the leading positions included, (B, leading + K)."""
         assert self.positions_BT is not None
+        self.even = None
         first = torch.arange(leading, device=kept_BK.device).expand(kept_BK.shape[0], -1)
         index = torch.cat([first, kept_BK + leading], dim=1)
         self.positions_BT = self.positions_BT.gather(1, index)

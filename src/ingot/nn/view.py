@@ -13,6 +13,10 @@ class View:
     def __init__(self, module: nn.Module):
         self._held = (module,)
 
+    def module(self) -> nn.Module:
+        """The module itself, for what copies it."""
+        return self._held[0]
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # also while being copied, when there is nothing to look at yet
             raise AttributeError(name)

@@ -28,7 +28,7 @@ from .trials import Store, Trial, read_json, read_lines, write_whole
 from .verdict import judge
 
 Say = Callable[[str], None]
-TRIES = 3  # times that a trial may die without a result before the race gives up
+TRIES = 3  # times that a trial may be killed without a result before the race gives up
 
 
 def default_jobs(race: Race) -> int:
@@ -127,9 +127,9 @@ def _run(race: Race, store: Store, identities: dict[str, Any], pool: Pool, folde
             result = store.result(trial)
             if result is None:
                 deaths[trial.key] = deaths.get(trial.key, 0) + 1
-                if status in (1, 2) or deaths[trial.key] >= TRIES:
+                if status > 0 or deaths[trial.key] >= TRIES:
                     raise RunError(f"{trial.label}: {_error_of(place)}")
-                say(f"{trial.label}: died (status {status}), is started again")
+                say(f"{trial.label}: was killed (status {status}), is started again")
                 continue
             done += 1
             tell(trial, result, survey_course(race, store, identities), store, (time.monotonic() - began) / done, say)

@@ -168,8 +168,8 @@ class Loop:
 
     def _line(self, state: State, outcome: Outcome, spent: Spent, rows: int, flops: float, seconds: float) -> dict[str, Any]:
         progress = state.progress
-        return {"kind": "step", "stage": progress.stage, "step": progress.total_steps, "rows": progress.total_rows, "tokens": progress.total_tokens,
-                "flops": progress.total_flops, "seconds": progress.total_seconds, "loss": outcome.loss, "losses": outcome.losses,
+        return {"kind": "step", "stage": progress.stage, "step": progress.total_steps, "rows": progress.total_rows, "tokens": progress.total_tokens, "epochs": progress.epochs,
+                "flops": progress.total_flops, "seconds": progress.total_seconds, **({"audio_seconds": progress.audio_seconds} if progress.audio_seconds else {}), "loss": outcome.loss, "losses": outcome.losses,
                 "lr": state.optimizer.param_groups[0]["lr"], "grad_norm": outcome.gradient_norm, "batch_rows": rows, "step_tokens": outcome.tokens,
                 "step_flops": flops, "step_recomputed": spent.recomputed, "step_seconds": seconds, "phases": spent.phases, "flops_by_component": spent.flops_by_component,
                 "tokens_per_second": outcome.tokens / seconds if seconds else 0.0, "utilization": flops / (seconds * self.matmul_rate * self.layout.ranks) if seconds and self.matmul_rate else None,

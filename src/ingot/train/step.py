@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..core.errors import RunError
 from ..ledger.memory import gradient_bytes
+from .coupled import coupling
 from .fused_backward import FusedBackward
 
 if TYPE_CHECKING:
@@ -58,8 +59,17 @@ class Outcome:
 
 def loss_units(window: Sequence[Micro], names: Sequence[str], layout: Layout) -> dict[str, Tensor]:
     """Scored units of each loss over the whole window and all ranks, at least 1, as float64 scalars."""
-    local = torch.stack([torch.stack([micro.get(f"units/{name}", micro["units"]).sum() for micro in window]).sum() for name in names])
+    local = torch.stack([torch.stack([_units(micro, name).sum() for micro in window]).sum() for name in names])
     return dict(zip(names, layout.total(local.double()).clamp(min=1), strict=True))
+
+
+def _units(micro: Micro, name: str) -> Tensor:
+    """Scored units per row of one loss: its own (units/x), those of all losses under its prefix (units/a for a/x), or the batch's."""
+    while name:
+        if f"units/{name}" in micro:
+            return micro[f"units/{name}"]
+        name = name.rpartition("/")[0]
+    return micro["units"]
 
 
 def collect_side(model: nn.Module) -> dict[str, dict[str, Tensor]]:
@@ -97,20 +107,22 @@ def forward_backward(
     found = Pass()
     units: dict[str, Tensor] = {}
     real_rows = layout.total(torch.stack([(micro["rows"] >= 0).sum() for micro in window]).sum().double()).clamp(min=1)
+    coupled = coupling(model, window, layout)
     for index, micro in enumerate(window):
         clear_side(model)
         with layout.syncing(index == len(window) - 1):
-            losses = model(micro)
+            losses, pull = (model(micro), 0.0) if coupled is None else coupled.again(index)
             if not units:
                 units = loss_units(window, list(losses), layout)
             weights = micro.get("weights")
             row_loss = torch.stack([(loss if weights is None else loss * weights) / units[name].to(loss.dtype) for name, loss in losses.items()])
-            total = row_loss.sum() + _side_loss(found, collect_side(model), micro, side_weights, real_rows, len(window) * layout.ranks)
+            total = row_loss.sum() + pull + _side_loss(found, collect_side(model), micro, side_weights, real_rows, len(window) * layout.ranks)
             with last() if index == len(window) - 1 else nullcontext():
                 total.backward()  # type: ignore[no-untyped-call]
         for name, share in zip(losses, row_loss.detach().sum(dim=1), strict=True):
             found.shares[name] = found.shares.get(name, torch.zeros_like(share)) + share
         found.rows.append(torch.stack([loss.detach().float() for loss in losses.values()]).sum(dim=0) / micro["units"].clamp(min=1))
+        del losses, row_loss, total  # else what is left of this graph lies scattered where the next forward wants room: a fifth more memory
     clear_side(model)
     layout.reduce()
     return found

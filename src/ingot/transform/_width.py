@@ -116,7 +116,8 @@ def copies_between(snapshot: Snapshot, target: Target, *, split: float) -> Copie
     if times > 1:
         index, share = copies(kv_heads, kv_heads * times, split=split, seed=salted(target.seed, "heads"))
         made.add("kv_heads", index, share, head_dim)
-        made.add("heads", torch.arange(heads).repeat(times), share.repeat_interleave(heads // kv_heads), head_dim)
+        for axis, each in (("heads", head_dim), ("n_heads", 1)):
+            made.add(axis, torch.arange(heads).repeat(times), share.repeat_interleave(heads // kv_heads), each)
     return made
 
 
@@ -139,8 +140,8 @@ def grown_tree(tree: dict[str, Any], *, width: int, heads: int, hidden: float) -
 
 def refuse(tree: dict[str, Any]) -> None:
     """ValueError for what copies of features cannot be carried through."""
-    if tree.get("decoder") or tree.get("target_embedding"):
-        raise ValueError("only models without a decoder can be widened")
+    if tree.get("decoder") or tree.get("target_embedding") or tree.get("towers"):
+        raise ValueError("only models without a decoder or further towers can be widened")
     encoder, objective = tree["encoder"], innermost(tree)[0]
     if not {"mixer", "feedforward"} <= encoder.keys():
         raise ValueError(f"the encoder {encoder['name']!r} has no mixer and feed-forward to widen")

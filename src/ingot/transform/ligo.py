@@ -96,6 +96,9 @@ class _Mapping:
             else:
                 found[name] = self._widened(name, self.snapshot.axes[name], self.snapshot.weights[name])
         for kind, names in stacks.items():
+            if len(names) < self.depths[0]:  # what the blocks share, such as relative positions, is held by one of them
+                found |= {name: self._widened(name, self.snapshot.axes[name], self.snapshot.weights[name]) for name in names.values()}
+                continue
             old = torch.stack([self.snapshot.weights[names[layer]] for layer in range(self.depths[0])])
             for layer, weight in enumerate(torch.einsum("lk,k...->l...", self.factors[f"depth/{kind}"], old)):
                 found[f"encoder.blocks.{layer}.{kind}"] = self._widened(names[layer % self.depths[0]], self.snapshot.axes[names[0]], weight)

@@ -22,18 +22,18 @@ from ...core.seams import Field
 from ._files import absent, bad, find_files
 from ._fingerprint import Range, digest, fingerprints
 from ._images import Images, image_fields, numbered
-from ._rows import BadRow, text_fields
+from ._rows import BadRow, Row, text_fields
 from .parquet import _line, _opened
 
 
 @part
 class ImagesParquet(Images):
     """paths: files, directories or globs. size: side of the square image. image, label, caption: columns; a list of texts gives the
-    first. classes: how many there are, where a recipe must be planned without its files. rows: only the first of each file. channels,
+    first. concept: a column of names that several rows may share, as numbers under the key concept (retrieval counts a hit by it). classes: how many there are, where a recipe must be planned without its files. rows: only the first of each file. channels,
     convert, background: how pixels are read; skip: share of rows that may be unreadable. hold: memory for encoded images."""
 
     def __init__(
-        self, folder: Path, *, paths: list[str], size: Positive[int], image: str = "image", label: str | None = None, caption: str | None = None,
+        self, folder: Path, *, paths: list[str], size: Positive[int], image: str = "image", label: str | None = None, caption: str | None = None, concept: str | None = None,
         classes: Positive[int] | None = None, rows: Positive[int] | None = None, channels: Literal[1, 3] = 3, convert: bool = True,
         background: Positive[int] = 255, skip: Fraction = 0.0, hold: Bytes = "2 GiB",
     ):  # fmt: skip
@@ -43,12 +43,14 @@ class ImagesParquet(Images):
         self.groups: list[tuple[Path, int, int, int]] = []  # file, row group, first row in the file, rows
         labels: list[Any] = []
         self._captions: list[str] | None = [] if caption else None
+        concepts: list[Any] = []
         for path in self.files:
-            self._index(path, image, label, caption, rows, labels)
+            self._index(path, image, label, caption, concept, rows, labels, concepts)
         self.starts = np.cumsum([0, *(count for *_, count in self.groups)])
         if not self.groups:
             raise bad(self.files[0], "holds no row")
-        self.identity = digest("images_parquet", 1, fingerprints([Range(path, 0, path.stat().st_size) for path in self.files]), image, label, caption, rows)
+        self.identity = digest("images_parquet", 1, fingerprints([Range(path, 0, path.stat().st_size) for path in self.files]), image, label, caption, rows, *([concept] if concept else []))
+        self.concepts = numbered([str(value) for value in concepts])[0] if concept else None
         if label:
             self._number(label, labels, classes)
         self._held: OrderedDict[int, Any] = OrderedDict()
@@ -69,12 +71,13 @@ class ImagesParquet(Images):
         if knobs["label"] and knobs["classes"] is None:
             return None
         fields = image_fields(knobs["size"], knobs["channels"]) | ({"label": Field((), "int64", knobs["classes"])} if knobs["label"] else {})
+        fields |= {"concept": Field((), "int64")} if knobs["concept"] else {}
         return fields | (text_fields(sequence) if knobs["caption"] else {})
 
-    def _index(self, path: Path, image: str, label: str | None, caption: str | None, rows: int | None, labels: list[Any]) -> None:
+    def _index(self, path: Path, image: str, label: str | None, caption: str | None, concept: str | None, rows: int | None, labels: list[Any], concepts: list[Any]) -> None:
         with _opened(path) as file:
             names = file.schema_arrow.names
-            for name in filter(None, (image, label, caption)):
+            for name in filter(None, (image, label, caption, concept)):
                 if name not in names:
                     raise bad(path, f"has no column {name!r}; it has {', '.join(names)}. {nearest(name, names)}".strip())
             left, first = rows if rows is not None else file.metadata.num_rows, 0
@@ -83,9 +86,11 @@ class ImagesParquet(Images):
                 if count > 0:
                     self.groups.append((path, group, first, count))
                 first, left = first + count, left - count
-            beside = file.read(columns=list(filter(None, {label, caption})))
+            beside = file.read(columns=list(filter(None, {label, caption, concept})))
         if label:
             labels += beside.column(label).slice(0, first).to_pylist()
+        if concept:
+            concepts += beside.column(concept).slice(0, first).to_pylist()
         if caption and self._captions is not None:
             self._captions += [_text(value) for value in beside.column(caption).slice(0, first).to_pylist()]
 
@@ -103,6 +108,12 @@ class ImagesParquet(Images):
 
     def captions(self) -> Sequence[str] | None:
         return self._captions
+
+    def stored(self) -> dict[str, Field]:
+        return super().stored() | ({} if self.concepts is None else {"concept": Field((), "int64")})
+
+    def row(self, index: int) -> Row:
+        return super().row(index) | ({} if self.concepts is None else {"concept": int(self.concepts[index])})
 
     def where(self, index: int) -> str:
         at = int(np.searchsorted(self.starts, index, side="right")) - 1

@@ -63,7 +63,10 @@ class Transformer(nn.Module):
             block.compile(**options)
 
     def forward(self, x_BUD: Tensor, context: Context) -> Tensor:
-        x_BUD = x_BUD if self.enter is None else self.enter(x_BUD)
+        return self.through(x_BUD if self.enter is None else self.enter(x_BUD), context)
+
+    def through(self, x_BUD: Tensor, context: Context) -> Tensor:
+        """The blocks and the final norm, for input that has the width of the stack already."""
         for block in self.blocks:
             # Angles and the like are computed here and not in the first block, so that all blocks compile to one graph.
             if hasattr(block.mixer, "share"):

@@ -80,5 +80,5 @@ class Tread(Transformer):
     def _few(context: Context, order_BK: Tensor) -> Context:
         assert context.positions_BT is not None
         ids, segments = context.ids_BT, context.segments_BT
-        return replace(context, shared={}, positions_BT=context.positions_BT.gather(1, order_BK), ids_BT=None if ids is None else ids.gather(1, order_BK),
+        return replace(context, shared={}, even=None, positions_BT=context.positions_BT.gather(1, order_BK), ids_BT=None if ids is None else ids.gather(1, order_BK),
                        segments_BT=None if segments is None else segments.gather(1, order_BK))  # fmt: skip

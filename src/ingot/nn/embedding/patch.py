@@ -94,7 +94,7 @@ class Patch(nn.Module):
         if image.dtype == torch.uint8:
             image = (image.to(wide) / 255 - self.mean.to(wide)) / self.std.to(wide)
         B, C, H, W = image.shape
-        if C != self.channels:
+        if self.channels != C:
             raise UserError(f"the model reads images of {self.channels} channels, the data gives {C}")
         p = self.patch
         return image.view(B, C, H // p, p, W // p, p).permute(0, 2, 4, 1, 3, 5).reshape(B, (H // p) * (W // p), C * p * p)

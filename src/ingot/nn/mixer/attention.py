@@ -28,7 +28,7 @@ class Attention(nn.Module):
     """heads: H. kv_heads: heads of keys and values, H when not given. head_dim: d, width / H when not given.
 
     window: how many positions, itself included, a position sees on its left (and right, when not causal). position: what turns
-    queries and keys; none for additive positions. qk_norm: norm on each head's query and key. bias: on query, key and value;
+    queries and keys, or biases their scores; none for additive positions. qk_norm: norm on each head's query and key. bias: on query, key and value;
     output_bias: on the output, as bias when not given. scale: on the scores, d^-1/2 when not given. softcap: bound on the scores.
     caches: past keys and values may be kept in ``context.cache``.
     """
@@ -55,7 +55,8 @@ class Attention(nn.Module):
         self.output = projection(heads * self.head_dim, width, bias if output_bias is None else output_bias, ("width", "heads"))
         self.query_norm = qk_norm.build(width=self.head_dim, axis="head_dim") if qk_norm else None
         self.key_norm = qk_norm.build(width=self.head_dim, axis="head_dim") if qk_norm else None
-        self.position = position.build(head_dim=self.head_dim) if position else None
+        self.position = position.build(head_dim=self.head_dim, heads=heads, layer=layer) if position else None
+        self.biased = bool(getattr(self.position, "biases", False))
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
@@ -67,7 +68,7 @@ class Attention(nn.Module):
         position = knobs["position"]
         if position is None:
             return
-        if not getattr(position.target, "rotates", False):
+        if not getattr(position.target, "rotates", False) and not getattr(position.target, "biases", False):
             yield f"position {position.name!r} is added to the embedding; set embedding.position to it and the mixer's position to null"
         head_dim = knobs["head_dim"] or (width // heads if width is not None else None)
         if getattr(position.target, "rotates", False) and head_dim is not None and head_dim % 2:
@@ -75,7 +76,9 @@ class Attention(nn.Module):
 
     def share(self, context: Context, dtype: torch.dtype) -> None:
         """Compute what all layers of this kind have in common, once per forward."""
-        if self.position is not None and self.position.name not in context.shared:
+        if self.biased:
+            self.position.bias(context, dtype)  # type: ignore[union-attr, operator]
+        elif self.position is not None and self.position.name not in context.shared:
             context.shared[self.position.name] = self.position.angles(context.positions_BT, dtype)
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
@@ -86,14 +89,19 @@ class Attention(nn.Module):
         if self.query_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)  # type: ignore[misc]
         q, k = q.transpose(1, 2), k.transpose(1, 2)
-        if self.position is not None:
+        if self.position is not None and not self.biased:
             angles = context.shared.get(self.position.name) or self.position.angles(context.positions_BT, x_BTD.dtype)
             q, k = self.position(q, angles), self.position(k, angles)
         if context.cache is not None:
             k, v = context.cache.extend(self.name, k, v)
+        segments_BT = context.segments_BT
+        if context.even and context.cache is None and not self.biased:  # documents of equal length are rows of their own to the kernel
+            q, k, v = (z.unflatten(2, (context.even, -1)).transpose(1, 2).flatten(0, 1) for z in (q, k, v))
+            segments_BT = None
         y = attention(
-            q, k, v, causal=context.causal, segments_BT=context.segments_BT, window=self.window, scale=self.scale, softcap=self.softcap
-        )
+            q, k, v, causal=context.causal, segments_BT=segments_BT, window=self.window, scale=self.scale, softcap=self.softcap,
+            bias_HTS=self.position.bias(context, x_BTD.dtype) if self.biased else None,  # type: ignore[union-attr, operator]
+        )  # fmt: skip
         return self.output(y.transpose(1, 2).reshape(B, T, self.heads * self.head_dim))
 
     def extra_repr(self) -> str:

@@ -1,0 +1,35 @@
+"""ELECTRA's generator by itself, a masked-language model, where its embedding is as wide as the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import electra
+from ._mapping import Family, Held, Section, same
+
+
+def read(config: Mapping[str, Any]) -> tuple[Section, int]:
+    """Recipe model section and sequence length."""
+    section, sequence = electra.stem(config, "electra_generator")
+    objective = {"name": "masked_lm", "transform": section["encoder"]["norm"] | {"eps": 1e-12}, "tied": config.get("tie_word_embeddings", True), "bias": True}
+    return section | {"objective": objective}, sequence
+
+
+def write(section: Section, sequence: int, vocabulary: int) -> dict[str, Any]:
+    """config.json's fields."""
+    return electra.write(section, sequence, vocabulary) | {"tie_word_embeddings": section["objective"]["tied"]}
+
+
+def names(section: Section) -> list[Held]:
+    """The stem, and the head over the vocabulary."""
+    rules = electra.stem_names(section) + same("generator_predictions.dense", "objective.transform.linear", "weight", "bias")
+    rules += same("generator_predictions.LayerNorm", "objective.transform.norm", "weight", "bias")
+    rules += [Held("generator_lm_head.bias", ("objective.bias",))]
+    return rules if section["objective"]["tied"] else rules + same("generator_lm_head", "objective.head", "weight")
+
+
+FAMILY = Family(
+    "electra_generator", ("electra",), "ElectraForMaskedLM", "electra.", read, write, names, ignored=(r"\.position_ids$",),
+    twins={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"}, heads=("discriminator_predictions.", "generator_"),
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Columns that are found, not given: units of sound."""

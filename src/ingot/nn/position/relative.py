@@ -1,0 +1,65 @@
+r"""Relative positions as a bias on attention scores, by buckets of distances.   Raffel et al. 2020 (T5), arXiv:1910.10683, section 2.1.
+
+    score_hij += B[bucket(j - i), h]
+
+Half of the buckets (of each direction, where positions look both ways) hold one distance each, the others grow in logarithmic steps
+up to ``longest``; everything beyond shares the last one. With ``shared`` the first block's table serves the whole stack, as in T5.
+
+Shapes: B (buckets, H); bias (H, T, S).   Cost: H T S additions, and the bias itself, once per forward where it is shared.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...core.axes import label
+from ...core.parts import Positive, part
+from ..context import Context
+
+
+@part
+class Relative(nn.Module):
+    """buckets: how many distances are told apart. longest: from which distance on all are alike. shared: one table for the stack."""
+
+    biases = True
+    weight: Tensor | None
+
+    def __init__(self, head_dim: int, heads: int = 1, layer: int = 0, *, buckets: Positive[int] = 32, longest: Positive[int] = 128, shared: bool = True):
+        super().__init__()
+        self.heads, self.buckets, self.longest, self.shared = heads, buckets, longest, shared
+        self.name = f"relative/{buckets}/{longest}/{heads}" + ("" if shared else f"/{layer}")
+        self.weight = nn.Parameter(torch.empty(buckets, heads)) if layer == 0 or not shared else None
+        if self.weight is not None:
+            nn.init.normal_(self.weight, std=0.02)
+            label(self, "weight", "buckets", "n_heads", role="position")
+
+    def bucket(self, distance: Tensor, causal: bool) -> Tensor:
+        """Bucket of every distance key - query."""
+        count, first = self.buckets, torch.zeros_like(distance)
+        if causal:
+            distance = (-distance).clamp(min=0)
+        else:
+            count //= 2
+            first, distance = (distance > 0).long() * count, distance.abs()
+        exact = count // 2
+        far = exact + (torch.log(distance.float().clamp(min=1) / exact) / math.log(self.longest / exact) * (count - exact)).long()
+        return first + torch.where(distance < exact, distance, far.clamp(max=count - 1))
+
+    def bias(self, context: Context, dtype: torch.dtype) -> Tensor:
+        """(H, T, S) for this forward, made by the first that asks; queries are the last positions of the keys."""
+        if self.name not in context.shared:
+            assert context.positions_BT is not None
+            if self.weight is None:
+                raise ValueError("shared relative positions are kept by the first block, which this forward has not run")
+            queries, past, device = context.positions_BT.shape[1], context.cache.length if context.cache is not None else 0, self.weight.device
+            distance_TS = torch.arange(queries + past, device=device)[None] - torch.arange(past, past + queries, device=device)[:, None]
+            table = F.embedding(self.bucket(distance_TS, context.causal), self.weight)
+            context.shared[self.name] = (table.permute(2, 0, 1).contiguous().to(dtype),)
+        return context.shared[self.name][0]
+
+    def extra_repr(self) -> str:
+        return f"buckets={self.buckets}, longest={self.longest}, shared={self.shared}"

@@ -1,0 +1,78 @@
+"""What objectives share that hide parts of a grid and predict them from the rest, through a light decoder whose input holds both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.axes import label
+from ..core.errors import UserError
+from ..core.parts import Spec
+from ..nn.context import Context
+
+
+class Placeholder(nn.Module):
+    """The learned vector that stands at positions to be predicted."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        nn.init.normal_(self.weight, std=0.02)
+        label(self, "weight", "width", role="embedding")
+
+
+class Filler(nn.Module):
+    """Known and unknown positions as a light decoder's input: vectors of the known, the placeholder elsewhere, positions added to both.
+
+    position: over the embedding's positions, the leading ones first. width: that of the decoder's blocks.
+    """
+
+    def __init__(self, width: int, embedding: Any, position: Spec):
+        super().__init__()
+        self.leading = int(getattr(embedding, "leading", 0))
+        self.hidden = Placeholder(width)
+        grid = tuple(getattr(embedding, "size", ()))
+        count = int(getattr(embedding, "longest", 0)) or self.leading + prod(grid)
+        self.position = position.build(width=width, sequence=count, grid=grid, leading=self.leading)
+
+    def through(self, model: Any, batch: dict[str, Tensor], y_BKE: Tensor, place_BK: Tensor, wanted_BU: Tensor) -> Tensor:
+        """The decoder's outputs at the wanted positions, (B, U, E), from vectors y at other places; positions count the leading ones."""
+        B, U = wanted_BU.shape
+        hidden = self.hidden.weight.to(y_BKE.dtype).expand(B, U, -1)
+        place = torch.cat([place_BK, wanted_BU], dim=1)
+        x = torch.cat([y_BKE, hidden], dim=1) + self.position(place).to(y_BKE.dtype)
+        context = Context(place, None, False, batch["rows"], batch["key"])
+        found: Tensor = model.decoder.through(x, context)[:, -U:]
+        return found
+
+
+def entered(model: Any, h_BTD: Tensor) -> Tensor:
+    """The encoder's output brought to the width of the decoder's blocks."""
+    found: Tensor = h_BTD if model.decoder.enter is None else model.decoder.enter(h_BTD)
+    return found
+
+
+def positions_of(embedding: Any, batch: dict[str, Tensor]) -> int:
+    """How many there are, the leading ones left out."""
+    return prod(embedding.grid(batch))
+
+
+def unfit_decoder(name: str, context: dict[str, Any]) -> Iterable[str]:
+    """Why a model has no light decoder to fill in what is hidden."""
+    graph = getattr(context.get("run"), "model", None)
+    if graph is None:
+        return
+    if graph.decoder is None or not hasattr(graph.decoder.target, "through"):
+        yield f"{name} needs a light decoder; set model.decoder, such as {{name: transformer, depth: 4, inner: 256, cross: null, mixer: ...}}"
+    elif graph.decoder.knobs.get("cross") is not None:
+        yield f"{name} hands the decoder what the encoder saw as its input; set model.decoder.cross to null"
+
+
+def refuse_padding(name: str, embedding: Any) -> None:
+    """Raise UserError for an embedding whose grid is not known."""
+    if not getattr(embedding, "size", None):
+        raise UserError(f"{name} needs an embedding whose positions form a grid of known size, such as patch")

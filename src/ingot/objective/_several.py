@@ -1,0 +1,61 @@
+"""What objectives share that are made of others: building them, keeping apart what they prepare, joining what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MethodType
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..core.parts import Spec
+
+Batch = dict[str, Tensor]
+
+
+class Several(nn.Module):
+    """objectives: name -> the objective, a child of this name. What each prepares lies in the batch under ``name/key``."""
+
+    def __init__(self, specs: Mapping[str, Spec], wiring: Mapping[str, Any]):
+        super().__init__()
+        self.objectives = nn.ModuleDict({name: spec.build(**wiring) for name, spec in specs.items()})
+        inner: list[Any] = list(self.objectives.values())
+        self.causal = all(item.causal for item in inner)
+        self.couples_batch = any(item.couples_batch for item in inner)
+        if any(hasattr(item, "stepped") for item in inner):
+            self.stepped = MethodType(_stepped, self)
+        if scoring := [item for item in inner if hasattr(item, "logits")]:
+            self.logits = scoring[0].logits
+        if found := [item for item in inner if hasattr(item, "features")]:
+            self.features = found[0].features
+
+    @property
+    def output_scale(self) -> float:
+        """Set by initial values, for all heads."""
+        return float(getattr(next(iter(self.objectives.values())), "output_scale", 1.0))
+
+    @output_scale.setter
+    def output_scale(self, value: float) -> None:
+        for item in self.objectives.values():
+            item.output_scale = value  # type: ignore[assignment]
+
+    def keep_apart(self, batch: Batch, given: Mapping[str, Batch]) -> Batch:
+        """The batch, with what each objective prepared of its own rows beside it, and units under their losses' names."""
+        result = dict(batch)
+        for name, seen in given.items():
+            prepared = self.objectives[name].prepare(seen)  # type: ignore[operator]
+            result |= {f"{name}/{key}": value for key, value in prepared.items() if value is not batch.get(key)}
+            result |= {f"units/{name}{key.removeprefix('units')}": value for key, value in prepared.items() if key.split("/")[0] == "units"}
+        return result
+
+    def of(self, name: str, batch: Batch) -> Batch:
+        """The batch as one objective prepared it."""
+        own = {key.removeprefix(f"{name}/"): value for key, value in batch.items() if key.startswith(f"{name}/")}
+        others = tuple(f"{other}/" for other in self.objectives)
+        return {key: value for key, value in batch.items() if not key.startswith((*others, "units/"))} | own
+
+
+def _stepped(several: Several, state: Any, log: Any) -> None:
+    for item in several.objectives.values():
+        if hasattr(item, "stepped"):
+            item.stepped(state, log)

@@ -1,0 +1,130 @@
+r"""One look of a row tells what an averaged teacher makes of another.   Caron et al. 2021 (DINO), arXiv:2104.14294, section 3.
+
+    P_s(x) = softmax(g_s(f_s(x)) / temperature)        P_t(x) = softmax((g_t(f_t(x)) - c) / teacher_temperature), no gradient
+
+    loss of a row = mean over looks x of the teacher's and x' != x of the student's of  -sum P_t(x) log P_s(x')
+
+    t_k = m t_{k-1} + (1 - m) w_k        c_k = q c_{k-1} + (1 - q) mean over rows and looks of the whole step of g_t(f_t(x))
+
+g: linear layers with GELU to ``bottleneck`` features of length 1, then a linear layer whose rows have length 1. The teacher is given the
+first ``whole`` looks, the student all. The center is a statistic of all rows of a step, over accumulation and ranks. ``schedule:
+{objective.momentum: ...}`` moves m. Held-out rows have one look: then it is compared with itself.
+
+State: embedding, encoder and head once more, c (outputs,).   Cost: every look forward and backward, the teacher's looks forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.axes import label
+from ..core.parts import Fraction, Positive, Spec, part
+from ..nn.pooling import Pooling, pooled
+from ._projection import Projection, one_each, unit
+from ._teacher import Teacher
+from ._views import count, looks, refuse_one_view
+
+
+class Prototypes(nn.Module):
+    """Cosines with learned directions: weight (outputs, features), each row brought to length 1."""
+
+    def __init__(self, features: int, outputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, features))
+        nn.init.normal_(self.weight, std=0.02)
+        label(self, "weight", "prototypes", "projection", role="head")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, F.normalize(self.weight.to(x.dtype), dim=-1))
+
+
+class Head(nn.Module):
+    """g."""
+
+    def __init__(self, width: int, hidden: int, layers: int, bottleneck: int, outputs: int, linear: Spec):
+        super().__init__()
+        self.project = Projection(width, [*[hidden] * (layers - 1), bottleneck], linear)
+        self.prototypes = Prototypes(bottleneck, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.prototypes(unit(self.project(x)))
+        return found
+
+
+@part
+class SelfDistillation(nn.Module):
+    """outputs, hidden, bottleneck, layers: of g; hidden is the width when not given. temperature, teacher_temperature: of the softmaxes.
+    momentum: m. center_momentum: q. whole: how many of the looks the teacher is given. pooling: which positions speak for a row."""
+
+    causal, couples_batch = False, False
+    center: Tensor
+
+    def __init__(
+        self, width: int, linear: Spec, embedding: Any, encoder: Any, *, outputs: Positive[int] = 4096, hidden: Positive[int] | None = None,
+        bottleneck: Positive[int] = 256, layers: Positive[int] = 3, temperature: Positive[float] = 0.1, teacher_temperature: Positive[float] = 0.04,
+        momentum: Fraction = 0.996, center_momentum: Fraction = 0.9, whole: Positive[int] = 2, pooling: Pooling = "mean",
+    ):  # fmt: skip
+        super().__init__()
+        self.temperature, self.teacher_temperature, self.momentum = temperature, teacher_temperature, momentum
+        self.center_momentum, self.whole, self.pooling = center_momentum, whole, pooling
+        self.head = Head(width, hidden or width, layers, bottleneck, outputs, linear)
+        self.teacher = Teacher(embedding=embedding.module(), encoder=encoder.module(), head=self.head)
+        self.register_buffer("center", torch.zeros(outputs))
+        self.side: dict[str, Tensor] | None = None
+
+    @staticmethod
+    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
+        yield from refuse_one_view("self_distillation", context)
+
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Adds units: 1 for every row."""
+        return one_each(batch)
+
+    def forward(self, model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        views = max(2, count(batch))
+        order = [view if view < count(batch) else 0 for view in range(views)]
+        whole, real = min(self.whole, views), batch["units"] > 0
+        taught = self._teach(model, batch, order[:whole], real)
+        learned = (self.outputs_of(model, looks(batch, order), None, self.head) / self.temperature).log_softmax(dim=-1).chunk(views)
+        pairs = [-(p * log).sum(dim=-1) for at, p in enumerate(taught) for view, log in enumerate(learned) if view != at]
+        return {"distillation": torch.where(real, torch.stack(pairs).mean(dim=0), 0)}
+
+    def outputs_of(self, model: Any, batch: dict[str, Tensor], tower: nn.Module | None, head: nn.Module) -> Tensor:
+        """g(f(x)), (B, outputs)."""
+        h_BTD, context = model.encoded(batch, causal=False, tower=tower)
+        found: Tensor = head(pooled(h_BTD, context, self.pooling, int(getattr(model.embedding, "leading", 0))))
+        return found
+
+    @torch.no_grad()
+    def _teach(self, model: Any, batch: dict[str, Tensor], views: list[int], real: Tensor) -> list[Tensor]:
+        """P_t of each look; leaves what the center is made of."""
+        g = self.outputs_of(model, looks(batch, views), self.teacher, self.teacher.head)
+        p = ((g - self.center.to(g.dtype)) / self.teacher_temperature).softmax(dim=-1)
+        taught = list(p.chunk(len(views)))
+        if self.training:
+            entropy = torch.stack([torch.special.entr(one).sum(dim=-1) for one in taught]).mean(dim=0)
+            sums = torch.where(real.repeat(len(views))[:, None], g, 0).double().sum(dim=0)
+            self.side = {"teacher_entropy": entropy, "count/outputs": sums, "count/looks": real.sum().double() * len(views)}
+        return taught
+
+    def counted(self, totals: Mapping[str, Tensor]) -> dict[str, float]:
+        """The center takes in the whole step's mean."""
+        mean = (totals["outputs"] / totals["looks"].clamp(min=1)).to(self.center)
+        self.center.lerp_(mean, 1 - self.center_momentum)
+        return {"center": float(self.center.norm())}
+
+    def begin(self, model: Any) -> None:
+        """The teacher starts as the student."""
+        self.teacher.begin(self._students(model))
+
+    def stepped(self, state: Any, log: dict[str, Any]) -> None:
+        """After an update: the teacher follows."""
+        self.teacher.follow(self._students(state.model), self.momentum)
+
+    def _students(self, model: Any) -> dict[str, nn.Module]:
+        return {"embedding": model.embedding, "encoder": model.encoder, "head": self.head}

@@ -1,0 +1,69 @@
+r"""Several objectives on the same rows, with weights.   As in UNIMO, arXiv:2012.15409, and M3I, arXiv:2211.09807.
+
+    loss = sum_k w_k loss_k        each divided by what it scores itself
+
+The loss y of the objective x is called x/y. Each prepares the rows by itself, and the encoder runs once for each. The first one's units
+stand for the row, and its first loss is what evaluations report.
+
+State: that of the objectives.   Cost: the sum of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..core.errors import UserError
+from ..core.parts import NonNegative, Slot, Spec, part
+from ._several import Several
+
+
+@part
+class Weighted(Several):
+    """objectives: by name. weights: by the same names, 1 when not given."""
+
+    def __init__(
+        self, width: int, vocabulary: int | None, linear: Spec, specials: dict[str, int], fields: Any = None, embedding: Any = None, decoder_width: int = 0, tower_widths: Any = None, sequence: int = 0, *,
+        objectives: dict[str, Slot["objective"]], weights: dict[str, NonNegative[float]] = {},  # noqa: B006
+    ):  # fmt: skip
+        wiring = {"width": width, "vocabulary": vocabulary, "linear": linear, "specials": specials, "fields": fields, "embedding": embedding, "decoder_width": decoder_width,
+                  "tower_widths": tower_widths, "sequence": sequence}  # fmt: skip
+        for message in self.check({"objectives": objectives, "weights": weights}, {}):
+            raise UserError(f"weighted: {message}")
+        super().__init__(objectives, wiring)
+        self.weights = {name: weights.get(name, 1.0) for name in objectives}
+
+    @staticmethod
+    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
+        if not knobs["objectives"]:
+            yield "objectives: name at least one"
+        for name in knobs["objectives"]:
+            if not name.isidentifier() or name == "units":
+                yield f"objectives: {name!r} is not a plain word other than units"
+        for name in knobs["weights"]:
+            if name not in knobs["objectives"]:
+                yield f"weights: there is no objective {name!r}; there are {', '.join(knobs['objectives'])}"
+
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Adds what every objective prepares, under its name; units of the first."""
+        found = self.keep_apart(batch, {name: batch for name in self.objectives})
+        return found | {"units": found[f"units/{next(iter(self.objectives))}"]}
+
+    def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            f"{name}/{loss}": self.weights[name] * value for name, item in self.objectives.items() for loss, value in item(model, self.of(name, batch)).items()
+        }
+
+    def scores(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Every objective's own, under its name, and the further objectives' first losses per unit."""
+        found = {}
+        for index, (name, item) in enumerate(self.objectives.items()):
+            own = self.of(name, batch)
+            if hasattr(item, "scores"):
+                found |= {f"{name}/{score}": value for score, value in item.scores(model, own).items()}  # type: ignore[operator]
+            if index:
+                loss, value = next(iter(item(model, own).items()))
+                found[f"{name}/{loss}"] = value.double() / own.get(f"units/{loss}", own["units"]).clamp(min=1)
+        return found
