@@ -20,10 +20,10 @@ def step(number: int, *, stage: int = 0, **entries: Any) -> dict[str, Any]:
 
 
 def test_epochs_are_the_stages_own() -> None:
-    paced = Pace()
-    paced.start(START | {"budgets": ["4 epochs"]})
-    paced.step({"kind": "step", "stage": 0, "step": 3, "rows": 30, "epochs": 1.0, "step_seconds": 1.0})
-    assert paced.share == 0.25 and paced.share_of_step == 0.25 / 3
+    standing = Standing()
+    standing.start(START | {"budgets": ["4 epochs"]})
+    standing.step(step(3, epochs=1.0))
+    assert standing.share == 0.25 and standing.share_of_step == pytest.approx(0.25 / 3)
 
 
 def test_share_is_of_the_stage_s_budget() -> None:

@@ -14,11 +14,13 @@ from torch import Tensor
 from ingot.core.seams import Field
 
 SEQUENCE, CLASSES = 12, 4
-SIDE, FRAMES, CHANNELS = 8, 12, 3
+SIDE, FRAMES, CHANNELS, SAMPLES = 8, 12, 3, 72
 
 FIELDS: dict[str, Field] = {
     "tokens": Field((SEQUENCE,), "int64", 24), "segments": Field((SEQUENCE,), "int32"), "positions": Field((SEQUENCE,), "int64"),
     "image": Field((CHANNELS, SIDE, SIDE), "uint8"), "label": Field((), "int64", CLASSES), "values": Field((2,), "float32"),
+    "series": Field((SEQUENCE, 2)), "future": Field((4, 2)), "numbers": Field((3,)), "numbers_missing": Field((3,), "bool"), "categories": Field((2,), "int64", 5),
+    "waveform": Field((SAMPLES,)), "frames": Field((2 * FRAMES, 6)), "lengths": Field((), "int64"), "codes": Field((FRAMES,), "int64", 6), "transcript": Field((4,), "int64"),
 }  # fmt: skip
 DOCUMENTS = ("tokens", "segments", "positions")
 
@@ -46,11 +48,57 @@ def images(numbers: Tensor, key: str) -> Tensor:
     return torch.stack(found)
 
 
+def waves(numbers: Tensor, start: int, length: int) -> Tensor:
+    """Two channels of one wave, whose phase is the row's."""
+    time = torch.arange(start, start + length)[None, :, None]
+    phase = (numbers % CLASSES)[:, None, None] * 1.5 + torch.tensor([0.0, 2.0])
+    return ((0.8 * time + phase).sin() + torch.tensor([1.0, -2.0])) * (numbers >= 0)[:, None, None]
+
+
+def cells(numbers: Tensor) -> Tensor:
+    """Three columns that say the class."""
+    return ((numbers % CLASSES)[:, None] - torch.tensor([1.5, 0.5, 2.5])) * torch.tensor([0.5, -1.0, 0.7]) * (numbers >= 0)[:, None]
+
+
+def sounds(numbers: Tensor) -> Tensor:
+    """A tone that rises with the class, over the real samples of the row."""
+    time = torch.arange(SAMPLES)
+    tone = ((0.3 + 0.25 * (numbers % CLASSES)[:, None]) * time + numbers[:, None]).sin()
+    return tone * (time < real(numbers, SAMPLES)[:, None])
+
+
+def bands(numbers: Tensor) -> Tensor:
+    """A band that stands out, the class's, moving over time."""
+    time, band = torch.arange(2 * FRAMES)[:, None], torch.arange(6)
+    value = (band - (numbers % CLASSES)[:, None, None] - time // 8).abs().float().neg().exp()
+    return value * (time < real(numbers, 2 * FRAMES)[:, None, None])
+
+
+def real(numbers: Tensor, size: int) -> Tensor:
+    """Rows of several lengths; none of padding."""
+    return (size - (numbers % 3) * (size // 8)) * (numbers >= 0)
+
+
+def ids_over_time(numbers: Tensor, size: int, kinds: int, step: int) -> Tensor:
+    """The same sequence for a class, -100 in padding rows."""
+    found = (numbers[:, None] % CLASSES + torch.arange(size) // step) % kinds
+    return torch.where((numbers >= 0)[:, None], found, -100)
+
+
 MAKERS: dict[str, Callable[[Tensor, str], Tensor]] = {
     "tokens": lambda numbers, key: sequences(numbers)["tokens"],
     "segments": lambda numbers, key: sequences(numbers)["segments"],
     "positions": lambda numbers, key: sequences(numbers)["positions"],
     "image": images,
+    "series": lambda numbers, key: waves(numbers, 0, SEQUENCE),
+    "future": lambda numbers, key: waves(numbers, SEQUENCE, 4),
+    "numbers": lambda numbers, key: cells(numbers) * (numbers % 3 != 1)[:, None],
+    "numbers_missing": lambda numbers, key: (numbers % 3 == 1)[:, None] & torch.tensor([True, False, True]),
+    "categories": lambda numbers, key: (1 + (numbers[:, None] + torch.arange(2)) % CLASSES) * (numbers >= 0)[:, None],
+    "waveform": lambda numbers, key: sounds(numbers),
+    "frames": lambda numbers, key: bands(numbers),
+    "codes": lambda numbers, key: ids_over_time(numbers, FRAMES, 6, 3),
+    "transcript": lambda numbers, key: ids_over_time(numbers, 4, 6, 1),
     "label": lambda numbers, key: numbers.clamp(min=0) % CLASSES,
     "values": lambda numbers, key: torch.stack([numbers % CLASSES, 1 - numbers % 2], dim=1).float() * (numbers >= 0)[:, None],
 }
@@ -62,13 +110,17 @@ def fields(keys: Iterable[str]) -> dict[str, Field]:
 
 
 def with_places(keys: Iterable[str]) -> list[str]:
-    """The keys, with what belongs to tokens."""
+    """The keys, with what belongs to tokens, and to sound."""
     wanted = list(dict.fromkeys(keys))
-    return list(dict.fromkeys([*wanted, *(DOCUMENTS if "tokens" in wanted else ())]))
+    sound = ("lengths",) if {"waveform", "frames"} & set(wanted) else ()
+    return list(dict.fromkeys([*wanted, *(DOCUMENTS if "tokens" in wanted else ()), *sound]))
 
 
 def batch(rows: Iterable[int], keys: Iterable[str] = ("tokens",)) -> dict[str, Tensor]:
     """rows, source, key, and the keys asked for."""
     numbers = torch.tensor(list(rows))
     found = {"rows": numbers, "source": torch.zeros_like(numbers), "key": torch.tensor(5)}
-    return found | {key: MAKERS[key if key in MAKERS else key.partition("_")[0]](numbers, key) for key in with_places(keys)}
+    keys = with_places(keys)
+    if "lengths" in keys:
+        found["lengths"] = real(numbers, SAMPLES if "waveform" in keys else 2 * FRAMES)
+    return found | {key: MAKERS[key if key in MAKERS else key.partition("_")[0]](numbers, key) for key in keys if key != "lengths"}

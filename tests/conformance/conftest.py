@@ -31,9 +31,11 @@ from ingot.nn.dropout import name_layers
 WIDTH, SEQUENCE, VOCABULARY = 16, 12, 24
 ORDINARY: dict[str, Any] = {"heads": 2, "depth": 2, "lr": 0.01, "base_width": 8, "mixer": {"name": "attention", "heads": 2}}
 SENTINELS = [20, 21, 22, 23]
+STEM: dict[str, Any] = {"channels": 8, "kernels": [4, 3], "strides": [3, 2], "neighbors": 4, "groups": 4}
 # Several ways to make a part; what is not named takes its default.
 KNOBS: dict[tuple[str, str], list[dict[str, Any]]] = {
-    ("nn.mixer", "attention"): [{}, {"heads": 4, "kv_heads": 2, "window": 3, "qk_norm": "rms", "bias": True, "softcap": 5.0}],
+    ("nn.mixer", "attention"): [{}, {"heads": 4, "kv_heads": 2, "window": 3, "qk_norm": "rms", "bias": True, "softcap": 5.0},
+                               {"position": {"name": "relative", "buckets": 8, "longest": 10, "shared": False}, "scale": 1.0}],
     ("nn.feedforward", "moe"): [
         {"experts": 3}, {"experts": 4, "expert": {"name": "gelu", "bias": True, "hidden": 8}, "router": "bias_balanced", "shared": {"name": "relu2", "hidden": 8}, "capacity_factor": 1.0},
     ],
@@ -64,6 +66,17 @@ KNOBS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("objective", "masked_patches"): [{}, {"rate": 0.5, "norm": False, "position": "learned"}],
     ("objective", "latent_prediction"): [{"size": 0.1}],
     ("objective", "clip"): [{"outputs": 8}], ("objective", "siglip"): [{"pooling": "attention", "heads": 2}, {"outputs": 8, "pooling": "first", "bias": -1.0}],
+    ("nn.embedding", "waveform"): [STEM | {"dropout": 0.2, "stem_dropout": 0.2}, STEM | {"norms": "all", "bias": True, "layers": 2, "norm": None, "project_norm": None}],
+    ("nn.embedding", "log_mel"): [{"dropout": 0.2}, {"strides": [1], "norm": "layer", "position": "learned"}],
+    ("objective", "hubert"): [{"clusters": 6, "span": 3, "units": 8}, {"clusters": 6, "share": 0.5, "span": 2, "units": 8, "unmasked": 0.5, "dropout": 0.1}],
+    ("objective", "wav2vec2"): [{"span": 3, "negatives": 4, "entries": 4, "code": 8, "units": 8, "temperature": 0.5, "logit_temperature": 0.3}],
+    ("objective", "data2vec_audio"): [{"span": 3, "layers": 2}, {"span": 3, "layers": 1, "beta": 0.5}],
+    ("objective", "ctc"): [{}, {"hide": 0.2, "span": 2, "dropout": 0.1, "blank": 9}],
+    ("nn.embedding", "series_patch"): [{"patch": 4}, {"patch": 4, "stride": 2, "pad": True, "independent": False, "normalize": "mean", "norm": "layer", "dropout": 0.2}],
+    ("nn.embedding", "columns"): [{"dropout": 0.2}, {"class_token": False, "norm": "layer"}],
+    ("objective", "forecasting"): [{}, {"quantiles": [0.1, 0.5, 0.9], "pooling": "mean", "dropout": 0.2}],
+    ("objective", "masked_series"): [{"rate": 0.5}, {"rate": 0.5, "hide": "zeros", "consistent": True}],
+    ("nn.mixer", "mlp_mixing"): [{}, {"hidden": 5, "gated": False}],
     ("objective", "classification"): [{}, {"smoothing": 0.1, "pooling": "first", "norm": "layer", "causal": False}],
     ("objective", "regression"): [{}, {"huber": 0.5, "mean": [1.5, 0.5], "std": 2.0}],
     ("model.encoder", "tread"): [{"depth": 3}, {"depth": 3, "dropout": 0.2, "end": 3, "share": 0.3, "checkpointing": "full"}],
@@ -100,6 +113,7 @@ KNOBS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("transform", "identity_depth"): [{}, {"depth": 5, "place": "end"}],
     ("transform", "upcycle"): [{"experts": 4}, {"experts": 3, "router": {"name": "top_k", "top_k": 1}, "every": 2}],
     ("transform", "from_checkpoints"): [{"paths": [], "own": 3}],
+    ("evaluate", "zero_shot"): [{"classes": ["a", "bc", "def", "g"]}],
     ("hook", "clip"): [{"max_norm": 0.05}, {"max_norm": 0.05, "norm": 1.0}],
     ("hook", "relora"): [{"every": 2}],
     ("hook", "ema"): [{"decay": 0.5}, {"decay": 0.9, "warmup": False}],
@@ -109,13 +123,17 @@ KNOBS: dict[tuple[str, str], list[dict[str, Any]]] = {
 
 # The model an objective is put into where it is not the usual encoder of tokens: what differs, by components of the recipe's section.
 IMAGES = {"embedding": {"name": "patch", "patch": 2, "class_token": True}}
+SOUND = {"embedding": {"name": "waveform"} | STEM}
+SERIES = {"embedding": {"name": "series_patch", "patch": 3}}
 DECODED = {"decoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}, "cross": {"name": "cross_attention", "heads": 2}}}
-MODELS: dict[str, dict[str, Any]] = {"span_corruption": DECODED, "mixture_of_denoisers": DECODED, "classification": IMAGES, "regression": IMAGES}
+MODELS: dict[str, dict[str, Any]] = {"span_corruption": DECODED, "mixture_of_denoisers": DECODED, "classification": IMAGES, "regression": IMAGES,
+                                     "forecasting": SERIES, "masked_series": SERIES, "masked_columns": {"embedding": "columns"}}
 LIGHT = IMAGES | {"decoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2, "position": None}, "cross": None, "inner": 8}}
 PAIRS = IMAGES | {"towers": {"text": {"width": 12, "embedding": "token", "encoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}}}}}
 MODELS |= {"contrastive": IMAGES, "self_distillation": IMAGES, "masked_patches": LIGHT, "latent_prediction": LIGHT, "clip": PAIRS, "siglip": PAIRS}
+MODELS |= {"hubert": SOUND, "wav2vec2": SOUND, "data2vec_audio": SOUND, "ctc": SOUND}
 # Keys that an objective uses where rows have them, beside those it reads.
-ALSO = {"contrastive": ("image_1",), "self_distillation": ("image_1", "image_2")}
+ALSO = {"clip": ("label",), "contrastive": ("image_1",), "self_distillation": ("image_1", "image_2")}
 USUAL: dict[str, Any] = {"width": WIDTH, "embedding": "token", "encoder": {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2}}}
 
 

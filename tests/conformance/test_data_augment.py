@@ -12,7 +12,11 @@ from ingot.core.resolve import spec
 SLOTS = ["data.augment"]
 
 # What a row holds under the keys that augmentations change, as a source reads it.
-VALUES: dict[str, Any] = {"image": np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)}
+VALUES: dict[str, Any] = {"waveform": np.random.default_rng(1).normal(size=400).astype(np.float32), "frames": np.random.default_rng(2).normal(size=(40, 30)).astype(np.float32),
+                          "image": np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)}
+
+# What gives such rows; the sounds are longer than a row.
+SOURCES: dict[str, Any] = {"image": ("synthetic_images", {"size": 12}), "waveform": ("synthetic_audio", {"longest": 2.0}), "frames": ("synthetic_audio", {"mels": 8})}
 
 
 def value_of(case: Any) -> Any:
@@ -40,9 +44,10 @@ def test_is_a_function_of_the_value_and_the_generator(case: Any) -> None:
 
 def test_a_whole_source_goes_through_it(case: Any) -> None:
     reads = case.target.reads
-    if reads != "image":
+    if reads not in SOURCES:
         pytest.skip(f"its source gives {reads}")
-    source = spec("data.source", "synthetic_images", count=16, size=12).build()
+    name, knobs = SOURCES[reads]
+    source = spec("data.source", name, count=16, **knobs).build()
     part = case.build()
     augmented = source.augmented([part], 1, seed=1)
     ids = np.arange(16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,61 @@ def synthetic_images(folder: Path) -> dict[str, Any]:
     return {"count": ROWS, "size": 8, "captions": True, "values": True}
 
 
+def series_csv(folder: Path) -> dict[str, Any]:
+    lines = [f"{t},{np.sin(t):.4f},{'?' if t == 5 else t % 7},{'ab'[t % 2]}" for t in range(ROWS + 9)]
+    (folder / "series.csv").write_text("time,a,b,kind\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return {"paths": ["series.csv"], "columns": ["a", "b"], "look_back": 6, "horizon": 4, "missing": 0.1, "label": "kind", "classes": 2}
+
+
+def table_csv(folder: Path) -> dict[str, Any]:
+    lines = [f"{n},{'?' if n == 3 else n * n},{'xyz'[n % 3]},{n % 2}" for n in range(ROWS)]
+    (folder / "table.csv").write_text("a,b,kind,class\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return {"paths": ["table.csv"], "numeric": ["a", "b"], "categorical": ["kind"], "label": "class", "classes": 2, "widest": 4}
+
+
+def sound(number: int, rate: int = 8000) -> bytes:
+    package, held = pytest.importorskip("soundfile"), io.BytesIO()
+    package.write(held, np.random.default_rng(number).uniform(-0.5, 0.5, 700 + 30 * number).astype(np.float32), rate, format="WAV")
+    return held.getvalue()
+
+
+def audio_parquet(folder: Path) -> dict[str, Any]:
+    pyarrow, writer = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {"audio": [sound(number) for number in range(ROWS)], "label": [number % 3 for number in range(ROWS)], "text": [f"row {number}" for number in range(ROWS)]}
+    writer.write_table(pyarrow.table(columns), folder / "sounds.parquet", row_group_size=5)
+    return {"paths": ["sounds.parquet"], "seconds": 0.1, "label": "label", "classes": 3, "transcript": "text"}
+
+
+def audio_manifest(folder: Path) -> dict[str, Any]:
+    for number in range(ROWS):
+        (folder / f"{number}.wav").write_bytes(sound(number))
+    (folder / "sounds.jsonl").write_text("".join(json.dumps({"audio": f"{number}.wav", "kind": number % 3}) + "\n" for number in range(ROWS)))
+    return {"paths": ["sounds.jsonl"], "seconds": 0.1, "rate": 8000, "label": "kind", "classes": 3, "mels": 8}
+
+
+def audio_tar(folder: Path) -> dict[str, Any]:
+    with tarfile.open(folder / "sounds.tar", "w") as tar:
+        for number in range(ROWS):
+            for name, data in ((f"{number}.wav", sound(number)), (f"{number}.txt", f"row {number}".encode()), (f"{number}.cls", str(number % 3).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return {"paths": ["sounds.tar"], "seconds": 0.1, "rate": 8000, "label": "cls", "classes": 3, "transcript": "txt"}
+
+
+def synthetic_audio(folder: Path) -> dict[str, Any]:
+    return {"count": ROWS, "seconds": 0.1, "transcripts": True}
+
+
 # How a source of each part comes to hold twelve rows, and which one it cannot open (None: it reads no files).
-MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {"image_folder": image_folder, "images_parquet": images_parquet, "synthetic_images": synthetic_images}
-MISSING: dict[str, dict[str, Any] | None] = {"image_folder": {"paths": ["nowhere"], "size": 8}, "images_parquet": {"paths": ["nowhere"], "size": 8}, "synthetic_images": None}
+MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {"image_folder": image_folder, "images_parquet": images_parquet, "synthetic_images": synthetic_images,
+          "series_csv": series_csv, "table_csv": table_csv, "synthetic_table": lambda folder: {"count": ROWS, "values": True},
+          "synthetic_series": lambda folder: {"count": ROWS, "missing": 0.1}}  # fmt: skip
+MISSING: dict[str, dict[str, Any] | None] = {"image_folder": {"paths": ["nowhere"], "size": 8}, "images_parquet": {"paths": ["nowhere"], "size": 8}, "synthetic_images": None,
+           "series_csv": {"paths": ["nowhere"], "look_back": 4}, "table_csv": {"paths": ["nowhere"], "numeric": ["a"]}, "synthetic_table": None, "synthetic_series": None}  # fmt: skip
+
+MAKERS |= {"audio_parquet": audio_parquet, "audio_manifest": audio_manifest, "audio_tar": audio_tar, "synthetic_audio": synthetic_audio}
+MISSING |= {name: {"paths": ["nowhere"], "seconds": 1.0} for name in ("audio_parquet", "audio_manifest", "audio_tar")} | {"synthetic_audio": None}
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,15 +16,17 @@ from ingot.core.seams import Field
 
 SLOTS = ["evaluate"]
 VOCABULARY = 24
+PAIRED = {"retrieval", "zero_shot"}  # need an objective of two sides
+TOKENIZER = SimpleNamespace(end=1, encode=lambda texts: [np.array([4 + ord(letter) % 16 for letter in text]) for text in texts])
 # The objective whose model and rows an evaluator is tried on, where these are not a classifier of pictures.
-OBJECTIVES: dict[str, str] = {}
+OBJECTIVES: dict[str, str] = {"forecast": "forecasting", "wer": "ctc"}
 
 
 def measure(case: Any, model: Any, windows: list[list[dict[str, torch.Tensor]]]) -> dict[str, float]:
     """Called with what the run offers, as far as the evaluator asks for it."""
     evaluator = case.build(layout=spec("parallel.layout", "single").build())
     batch = windows[0][0]
-    offered = {"windows": windows, "objective": model.objective, "training": lambda rows=None: windows, "looks": None, "seed": 0, "tokenizer": None,
+    offered = {"windows": windows, "objective": model.objective, "training": lambda rows=None: windows, "looks": None, "seed": 0, "tokenizer": TOKENIZER,
                "fields": {key: Field(tuple(value.shape[1:]), str(value.dtype).removeprefix("torch.")) for key, value in batch.items() if value.dim()},
                "token_bytes": torch.ones(VOCABULARY, dtype=torch.float64)}  # fmt: skip
     wanted = inspect.signature(evaluator).parameters
@@ -35,6 +39,8 @@ def measure(case: Any, model: Any, windows: list[list[dict[str, torch.Tensor]]])
 
 def objective_for(case: Any, wanted: str) -> str:
     """One whose rows hold what the evaluator reads."""
+    if case.name in PAIRED:
+        return "clip"
     reads = set(getattr(case.target, "reads", ()))
     if case.name in OBJECTIVES or not reads:
         return OBJECTIVES.get(case.name, wanted)

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "convert": {"core"},
     "report": {"core", "ledger"},  # reads what the ledger wrote
     "build": set(),
-    "race": {"core", "evaluate", "scaling", "build"},
+    "race": {"core", "evaluate", "scaling", "build", "ledger", "report"},  # reads what its runs wrote, draws as their reports do
     "cli": set(),
 }
 MAY_IMPORT["build"] = MAY_IMPORT.keys() - {"race", "cli"}

@@ -21,7 +21,7 @@ from ingot.race.verdict import judge
 Make = Callable[..., Race]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 COSTS = ("tokens", "flops", "reference_seconds", "seconds")
-PLOTS = {"forest", "tuning", *(f"curve_{cost}" for cost in COSTS), *(f"target_{cost}" for cost in COSTS), "where_time", "where_memory", "where_flops",
+PLOTS = {"forest", "tuning", *(f"curve_{cost}" for cost in COSTS), *(f"target_{cost}" for cost in COSTS), "where_time", "where_memory", "where_state", "where_flops",
          "front_peak_memory", "front_reference_seconds", "front_seconds", "front_flops"}  # fmt: skip
 MORE = """
 question: "Which <b>one</b>?"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,3 +110,11 @@ def test_stopping_takes_out_losers_only_and_does_not_favor_survivors() -> None:
     assert found["false"] <= 0.06
     assert found["stopped"][1] > 0.4 and max(found["stopped"][0], found["stopped"][2]) < 0.01
     assert max(abs(found["bias"][0]), abs(found["bias"][2])) < 0.0005  # a twentieth of a percent, in log loss
+
+
+def test_what_was_measured_at_length_keeps_the_promise(repository: Path) -> None:
+    found = json.loads((repository / "benchmarks" / "results" / "race_statistics.json").read_text())
+    assert found["races"] >= 2000 and found["worst_false"] <= 0.06 and found["worst_power"] >= 0.8
+    assert {one["seeds"] for one in found["without_effect"]} == {3, 5, 10}
+    assert found["percentile_bootstrap_false"]["3"] > 0.15
+    assert found["real_races_without_effect"]["races"] >= 20 and found["real_races_without_effect"]["false"] <= 3

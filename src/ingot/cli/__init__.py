@@ -20,6 +20,7 @@ GROUPS = {
     "a run": ("train", "evaluate", "generate", "report"),
     "checkpoints": ("transform", "import", "export", "lineage"),
     "trust": ("verify-resume", "parity"),
+    "which method pays": ("race", "claim"),
     "what more would buy": ("fit", "predict"),
 }
 

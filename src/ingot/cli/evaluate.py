@@ -1,4 +1,6 @@
-"""Measure a run's held-out loss, perplexity and bits per byte, per source, and what other evaluators find.
+"""Measure a run's held-out loss per source, and what other evaluators find.
+
+Loss, perplexity and bits per byte come with every objective of text, accuracy with classification.
 
 $ ingot evaluate runs/gpt_tiny
 $ ingot evaluate runs/gpt_tiny/checkpoints/step-00000100 --rows 64 --json

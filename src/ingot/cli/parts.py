@@ -6,6 +6,7 @@ their defaults, the wiring that it is handed, and where it is.
 $ ingot parts
 $ ingot parts optim
 $ ingot parts optim/adamw
+$ ingot parts --pages methods
 """
 
 from __future__ import annotations
@@ -16,17 +17,22 @@ from typing import TYPE_CHECKING, Any
 from ._output import Output
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..core.parts import Entry
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("which", nargs="?", metavar="SLOT[/NAME]", help="a slot, or a part of it; all slots when left out")
+    parser.add_argument("--pages", metavar="FOLDER", help="write a page for every part: equation, cost, state, composition, recipes")
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     from ..core.parts import parts_in
     from ..core.seams import SLOTS
 
+    if arguments.pages:
+        return write_pages(arguments.pages, output)
     if arguments.which and "/" in arguments.which:
         return explain(*arguments.which.split("/", 1), output)
     slots = [arguments.which] if arguments.which else list(SLOTS)
@@ -86,6 +92,42 @@ def explain(slot: str, name: str, output: Output) -> int:
     output.print("", "in a recipe:", f"  {_sample(name, knobs)}")
     output.result({"slot": slot, "name": name, "summary": entry.summary, "where": found.where, "knobs": knobs, "wiring": wiring})
     return 0
+
+
+def write_pages(folder: str, output: Output) -> int:
+    """The parts' pages, with the recipes and the measured matrix of the checkout where there is one."""
+    import json
+    from pathlib import Path
+
+    from ..core.parts import ROOT
+    from ..report.methods import pages
+
+    checkout, place = ROOT.parent.parent, Path(folder)
+    measured = checkout / "benchmarks" / "results" / "composition.json"
+    composition = json.loads(measured.read_text(encoding="utf-8")) if measured.is_file() else {}
+    count = 0
+    for name, text in pages(recipes_of(checkout), composition):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text, encoding="utf-8")
+        count += 1
+    output.print(f"{count} pages in {place}")
+    output.result({"folder": str(place), "pages": count})
+    return 0
+
+
+def recipes_of(checkout: Path) -> dict[tuple[str, str], list[str]]:
+    """The recipes, with their tiny twins, that use each part."""
+    from ..build.schema import RunSection
+    from ..core.parts import walk_specs
+    from ..core.recipe import load
+    from ..core.resolve import try_resolve
+
+    found: dict[tuple[str, str], list[str]] = {}
+    for path in sorted((checkout / "recipes").rglob("*.yaml")):
+        sections = [try_resolve(load(path, tiny=tiny), RunSection)[0] for tiny in (False, True)]
+        for key in {(spec.slot, spec.name) for section in sections for _, spec in walk_specs(section)}:
+            found.setdefault(key, []).append(str(path.relative_to(checkout)))
+    return found
 
 
 def _wants(annotation: Any) -> str:

@@ -10,11 +10,11 @@ from ._mapping import Section
 
 # What changes training but not the function that the weights compute, so no config has to hold it.
 TRAINING = {
-    "embedding": {"dropout", "mean", "std"},
+    "embedding": {"dropout", "mean", "std", "normalize", "gradient", "stem_dropout"},
     "encoder": {"dropout", "checkpointing"},
     "target_embedding": {"dropout"},
     "decoder": {"dropout", "checkpointing"},
-    "objective": {"z_loss", "rate", "masked", "random", "mask", "late", "smoothing", "mean", "sentinels", "start", "weight", "generator", "generator_width", "norm", "contexts"},
+    "objective": {"z_loss", "hide", "span", "dropout", "rate", "masked", "random", "mask", "late", "smoothing", "mean", "sentinels", "start", "weight", "generator", "generator_width", "norm", "contexts"},
 }
 SLOTS = {"embedding": "nn.embedding", "encoder": "model.encoder", "objective": "objective"}
 BEHIND = {"target_embedding": "nn.embedding", "decoder": "model.decoder"}

@@ -139,14 +139,14 @@ def write_folder(
     state = {name: tensor.detach().cpu().to(dtype or tensor.dtype) for name, tensor in model.named_parameters()}
     _fold_output_scale(model, state)
     theirs = scatter(family, complete_section, state)
-    vocabulary = int(state["embedding.weight"].shape[0]) if "embedding.weight" in state else 0
+    vocabulary = int(state["embedding.weight"].shape[0]) if "embedding.weight" in state else int(getattr(model.objective, "letters", 0))
     kind = next(iter(theirs.values())).dtype
     config: dict[str, Any] = {"architectures": [family.architecture]} | family.write(complete_section, sequence, vocabulary)
     config["torch_dtype"] = str(kind).removeprefix("torch.")
     end = getattr(tokenizer, "end", None)
     specials = getattr(tokenizer, "specials", {})
     begin = specials.get("begin", end)
-    config |= {} if tokenizer is None and not vocabulary else {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": specials.get("pad")}
+    config = ({} if tokenizer is None and not vocabulary else {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": specials.get("pad")}) | config
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if getattr(model.objective, "causal", False):

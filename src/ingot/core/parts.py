@@ -13,15 +13,15 @@ A knob annotated ``Slot["nn.mixer"]`` receives a Spec: the chosen part with its 
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import importlib
 import inspect
+import re
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, TypeVar
@@ -79,8 +79,10 @@ class Entry:
         if self.path is None:
             assert self.entry_point is not None
             return f"from {self.entry_point.dist.name if self.entry_point.dist else self.entry_point.value}"
-        doc = ast.get_docstring(ast.parse(self.path.read_text(encoding="utf-8"))) or ""
-        return doc.partition("\n")[0]
+        with open(self.path, encoding="utf-8") as file:
+            first = file.readline().strip()
+        found = re.fullmatch(r'[rR]?"""(.*?)(?:""")?', first)
+        return found[1].strip() if found else ""
 
     def load(self) -> Callable[..., Any]:
         """Import the part. Raises LookupError when its file does not hold exactly one."""
@@ -95,10 +97,16 @@ class Entry:
 
 
 @cache
+def _installed() -> EntryPoints:
+    """What all installed packages offer: read once, since it opens a file per package."""
+    return entry_points()
+
+
+@cache
 def parts_in(slot: str) -> dict[str, Entry]:
     """Every part of a slot by name, sorted; imports nothing. An installed package cannot replace a part of the tree."""
     folder = ROOT.joinpath(*slot.split("."))
-    found = {point.name: Entry(slot, point.name, entry_point=point) for point in entry_points(group=f"ingot.{slot}")}
+    found = {point.name: Entry(slot, point.name, entry_point=point) for point in _installed().select(group=f"ingot.{slot}")}
     if folder.is_dir():
         found |= {path.stem: Entry(slot, path.stem, path=path) for path in folder.glob("*.py") if not path.stem.startswith("_")}
     return dict(sorted(found.items()))

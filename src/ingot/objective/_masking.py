@@ -6,6 +6,7 @@ stretches may overlap. Rows shorter than two spans are masked in stretches of ha
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ class Hidden(nn.Module):
 
 def places(embedding: Any, batch: dict[str, Tensor]) -> tuple[int, Tensor]:
     """T, and (B,) how many positions of each row are real; a padding row has none."""
-    T = int(torch.tensor(embedding.grid(batch)).prod())
+    T = prod(embedding.grid(batch))
     lengths = embedding.lengths(batch) if hasattr(embedding, "lengths") else None
     length_B = torch.full_like(batch["rows"], T) if lengths is None else lengths.to(torch.int64)
     return T, length_B * (batch["rows"] >= 0)

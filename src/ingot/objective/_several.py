@@ -14,12 +14,13 @@ Batch = dict[str, Tensor]
 
 
 class Several(nn.Module):
-    """objectives: name -> the objective, a child of this name. What each prepares lies in the batch under ``name/key``."""
+    """What each prepares lies in the batch under ``name/key``."""
 
     def __init__(self, specs: Mapping[str, Spec], wiring: Mapping[str, Any]):
         super().__init__()
-        self.objectives = nn.ModuleDict({name: spec.build(**wiring) for name, spec in specs.items()})
-        inner: list[Any] = list(self.objectives.values())
+        self.names = list(specs)
+        self.inner = nn.ModuleList(spec.build(**wiring) for spec in specs.values())  # no dict: a name may be one that modules have
+        inner: list[Any] = list(self.inner)
         self.causal = all(item.causal for item in inner)
         self.couples_batch = any(item.couples_batch for item in inner)
         if any(hasattr(item, "stepped") for item in inner):
@@ -30,6 +31,11 @@ class Several(nn.Module):
             self.features = found[0].features
 
     @property
+    def objectives(self) -> dict[str, Any]:
+        """The objectives by name."""
+        return dict(zip(self.names, self.inner, strict=True))
+
+    @property
     def output_scale(self) -> float:
         """Set by initial values, for all heads."""
         return float(getattr(next(iter(self.objectives.values())), "output_scale", 1.0))
@@ -37,13 +43,13 @@ class Several(nn.Module):
     @output_scale.setter
     def output_scale(self, value: float) -> None:
         for item in self.objectives.values():
-            item.output_scale = value  # type: ignore[assignment]
+            item.output_scale = value
 
     def keep_apart(self, batch: Batch, given: Mapping[str, Batch]) -> Batch:
         """The batch, with what each objective prepared of its own rows beside it, and units under their losses' names."""
         result = dict(batch)
         for name, seen in given.items():
-            prepared = self.objectives[name].prepare(seen)  # type: ignore[operator]
+            prepared = self.objectives[name].prepare(seen)
             result |= {f"{name}/{key}": value for key, value in prepared.items() if value is not batch.get(key)}
             result |= {f"units/{name}{key.removeprefix('units')}": value for key, value in prepared.items() if key.split("/")[0] == "units"}
         return result

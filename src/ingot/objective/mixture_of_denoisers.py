@@ -15,6 +15,7 @@ State: none.   Cost: 2 D V operations per asked position.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -54,8 +55,8 @@ class MixtureOfDenoisers(Denoising):
             raise UserError(f"mixture_of_denoisers: mode tokens want all of {', '.join(MODES)}; the tokenizer has {', '.join(found)}")
         self.modes = [found[mode] for mode, _, _ in DENOISERS] if found else None
         self.visible = sorted({*self.visible, *found.values()})
-        weights = torch.tensor([1.0 if shares is None else shares.get(mode, 0.0) / sum(other == mode for other, _, _ in DENOISERS) for mode, _, _ in DENOISERS])
-        self.bounds = (weights.double().cumsum(0) / weights.double().sum()).tolist()
+        weights = [1.0 if shares is None else shares.get(mode, 0.0) / sum(other == mode for other, _, _ in DENOISERS) for mode, _, _ in DENOISERS]
+        self.bounds = [total / sum(weights) for total in accumulate(weights)]
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:

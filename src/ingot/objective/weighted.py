@@ -62,7 +62,7 @@ class Weighted(Several):
         for index, (name, item) in enumerate(self.objectives.items()):
             own = self.of(name, batch)
             if hasattr(item, "scores"):
-                found |= {f"{name}/{score}": value for score, value in item.scores(model, own).items()}  # type: ignore[operator]
+                found |= {f"{name}/{score}": value for score, value in item.scores(model, own).items()}
             if index:
                 loss, value = next(iter(item(model, own).items()))
                 found[f"{name}/{loss}"] = value.double() / own.get(f"units/{loss}", own["units"]).clamp(min=1)

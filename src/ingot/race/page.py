@@ -13,8 +13,9 @@ from . import plots
 from .spec import BASELINE, CONTROL
 from .words import budget_words, metric_words, percent, span
 
-COST_WORDS = {"tokens": ("tokens", count), "flops": ("FLOPs", lambda value: count(value, "")), "reference_seconds": ("reference time", duration), "seconds": ("wall-clock", duration),
+COST_WORDS = {"tokens": ("tokens", count), "flops": ("FLOPs", lambda value: count(value, "FLOP")), "reference_seconds": ("reference time", duration), "seconds": ("wall-clock", duration),
               "peak_memory": ("peak memory", size)}  # fmt: skip
+STATE = ("weights", "gradients", "optimizer_state")
 STYLE = """
 .lead { margin: 22px 0 0; padding: 16px 20px; border-left: 4px solid var(--accent); background: var(--card); border-radius: 0 12px 12px 0; font-size: 17px; line-height: 1.5; }
 .plot { overflow-x: auto; } .plot svg { display: block; max-width: 100%; height: auto; min-width: 460px; }
@@ -86,7 +87,7 @@ def figure(identity: str, title: str, drawing: str, legend: str = "", caption: s
 
 
 def legend(colors: Mapping[str, str], names: Sequence[str]) -> str:
-    return '<div class="legend">' + "".join(f'<span style="--k:{colors[name]}">{safe(name.replace("_", " "))}</span>' for name in names) + "</div>"
+    return '<div class="legend">' + "".join(f'<span style="--k:{colors[name]}">{safe(name)}</span>' for name in names) + "</div>"
 
 
 def table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
@@ -139,7 +140,7 @@ def _verdicts(verdict: dict[str, Any], colors: Mapping[str, str]) -> str:
         numbers = [percent(effect["mean"], True), span(effect), f"{effect['adjusted']:.3g}", "–" if effect["sign_flip"] is None else f"{effect['sign_flip']:.3g}", str(effect["n"])] if effect else ["–"] * 5
         rows.append(("control" if name == CONTROL else "", [f"<b>{safe(name)}</b> {safe(arm['about'])}" if name != CONTROL else "<b>control</b> the baseline with other seeds", word(arm.get("verdict")), digits(arm["mean"]), *numbers]))
     name = metric_words(verdict["metric"])
-    drawing = plots.forest(effects, margin=verdict["margin"], words=lambda value: percent(value, True).replace(".00", ""), name_x=f"change of {name} against the baseline; left is better; the band is ∓{percent(verdict['margin'])}")
+    drawing = plots.forest(effects, margin=verdict["margin"], words=lambda value: f"{100 * value:+.4g} %".replace("-", "−") if abs(value) > 1e-12 else "0", name_x=f"change of {name} against the baseline; left is better; the band is ∓{percent(verdict['margin'])}")
     head = ["arm", "verdict", name, "effect", "95 % interval", "adjusted p", "sign-flip p", "pairs"]
     return section("Verdicts", figure("forest", f"Effects on {name}", drawing) + "<br>" + table(head, [("", ["<b>baseline</b>", "", digits(verdict["arms"][BASELINE]["mean"]), *[""] * 4, str(verdict["arms"][BASELINE]["runs"])]), *rows]))
 
@@ -175,8 +176,15 @@ def _target(verdict: dict[str, Any], colors: Mapping[str, str]) -> str:
 
 def _where(verdict: dict[str, Any]) -> str:
     parts = []
-    for key, title, words in (("time", "Time", duration), ("memory", "Memory", size), ("flops", "FLOPs", lambda value: count(value, "FLOP"))):
-        drawing, colors = plots.stacked([(name, arm[key]) for name, arm in verdict["arms"].items() if name != CONTROL], words=words, title=title)
+    arms = {name: arm for name, arm in verdict["arms"].items() if name != CONTROL}
+    kinds: list[tuple[str, str, Any, dict[str, dict[str, float]]]] = [
+        ("time", "Time", duration, {name: arm["time"] for name, arm in arms.items()}),
+        ("memory", "Memory", size, {name: arm["memory"] for name, arm in arms.items()}),
+        ("state", "Memory of the training state alone", size, {name: {kind: value for kind, value in arm["memory"].items() if kind in STATE} for name, arm in arms.items()}),
+        ("flops", "FLOPs", lambda value: count(value, "FLOP"), {name: arm["flops"] for name, arm in arms.items()}),
+    ]
+    for key, title, words, rows in kinds:
+        drawing, colors = plots.stacked([(name, {part.replace("_", " "): value for part, value in one.items()}) for name, one in rows.items()], words=words, title=title)
         parts.append(figure(f"where_{key}", title, drawing, legend(colors, list(colors)) if colors else ""))
     return section("Where it went", f'<div class="grid bars">{"".join(parts)}</div>', "mean over seeds; memory is the largest seen of each kind, the rest activations, batches and the program itself")
 
@@ -208,7 +216,7 @@ def _tuning(verdict: dict[str, Any], colors: Mapping[str, str]) -> str:
         return ""
     drawing = plots.tuning([{"name": name, "color": colors[name], "points": arm["tuned"], "chosen": arm["factor"]} for name, arm in arms.items()], name_y=metric_words(verdict["metric"]), words_y=lambda value: f"{value:.3g}")
     chosen = ", ".join(f"{safe(name)} ×{arm['factor']:g}" for name, arm in arms.items())
-    return section("Tuning", figure("tuning", "Multipliers tried", drawing, legend(colors, list(arms)), f"chosen: {chosen}; on a seed that is not raced, {percent(verdict['tuning']['budget'])} of the budget a trial"))
+    return section("Tuning", figure("tuning", "Multipliers tried", drawing, legend(colors, list(arms)), f"chosen: {chosen}; on a seed that is not raced, {100 * verdict['tuning']['budget']:.3g} % of the budget a trial"))
 
 
 def _notes(verdict: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ Padding gets segment 0. z is left for objectives in ``context.shared["stem"]``. 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -62,7 +63,7 @@ class Waveform(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.channels, self.normalize, self.gradient = channels, normalize, gradient
-        self.stride = int(torch.tensor(strides).prod()) if strides else 1
+        self.stride = prod(strides)
         self.convolutions, self.norms = nn.ModuleList(), nn.ModuleList()
         for index, (kernel, stride) in enumerate(zip(kernels, strides, strict=True)):
             self.convolutions.append(Convolution(channels if index else 1, channels, kernel, stride=stride, bias=bias))

@@ -77,7 +77,8 @@ class Attention(nn.Module):
     def share(self, context: Context, dtype: torch.dtype) -> None:
         """Compute what all layers of this kind have in common, once per forward."""
         if self.biased:
-            self.position.bias(context, dtype)  # type: ignore[union-attr, operator]
+            if self.position.shared:  # type: ignore[union-attr]
+                self.position.bias(context, dtype)  # type: ignore[union-attr, operator]
         elif self.position is not None and self.position.name not in context.shared:
             context.shared[self.position.name] = self.position.angles(context.positions_BT, dtype)
 

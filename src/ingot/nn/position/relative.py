@@ -31,7 +31,7 @@ class Relative(nn.Module):
     def __init__(self, head_dim: int, heads: int = 1, layer: int = 0, *, buckets: Positive[int] = 32, longest: Positive[int] = 128, shared: bool = True):
         super().__init__()
         self.heads, self.buckets, self.longest, self.shared = heads, buckets, longest, shared
-        self.name = f"relative/{buckets}/{longest}/{heads}" + ("" if shared else f"/{layer}")
+        self.name = f"relative/{buckets}/{longest}/{heads}"
         self.weight = nn.Parameter(torch.empty(buckets, heads)) if layer == 0 or not shared else None
         if self.weight is not None:
             nn.init.normal_(self.weight, std=0.02)
@@ -51,14 +51,17 @@ class Relative(nn.Module):
 
     def bias(self, context: Context, dtype: torch.dtype) -> Tensor:
         """(H, T, S) for this forward, made by the first that asks; queries are the last positions of the keys."""
-        if self.name not in context.shared:
+        if not self.shared or self.name not in context.shared:
             assert context.positions_BT is not None
             if self.weight is None:
                 raise ValueError("shared relative positions are kept by the first block, which this forward has not run")
             queries, past, device = context.positions_BT.shape[1], context.cache.length if context.cache is not None else 0, self.weight.device
             distance_TS = torch.arange(queries + past, device=device)[None] - torch.arange(past, past + queries, device=device)[:, None]
             table = F.embedding(self.bucket(distance_TS, context.causal), self.weight)
-            context.shared[self.name] = (table.permute(2, 0, 1).contiguous().to(dtype),)
+            made = table.permute(2, 0, 1).contiguous().to(dtype)
+            if not self.shared:
+                return made
+            context.shared[self.name] = (made,)
         return context.shared[self.name][0]
 
     def extra_repr(self) -> str:

@@ -1,0 +1,98 @@
+r"""Hidden cells of a table, told from the rest of the row.   VIME, Yoon et al. 2020 (NeurIPS 33); Rubachev et al. 2022, arXiv:2207.03208.
+
+    numbers      loss = sum over hidden numeric cells of (v_j . h_j + c_j - number_j)^2
+    categories   loss = -sum over hidden categorical cells of log softmax over the column's values of (U_j h_j + e_j)
+
+Each is divided by its own cells. Of every row the share ``rate`` of its cells is hidden, at least one; a cell that is missing is never
+asked for. A learned vector stands where a cell is hidden; which column it is stays known.
+
+v: (K, D)  U: (J V, D)   Cost: 2 J V D per row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.axes import label
+from ..core.parts import Fraction, NonNegative, part
+from ..ops.random import hash_uniform, salt_of
+from .masked_series import MaskVector
+
+
+class CellHead(nn.Module):
+    """weight (outputs, width), bias (outputs,): a row for every column, or for every value of every column."""
+
+    def __init__(self, width: int, outputs: int, axis: str):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, width))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        nn.init.normal_(self.weight, std=0.02)
+        label(self, "weight", axis, "width", role="head")
+        label(self, "bias", axis, role="bias")
+
+
+@part
+class MaskedColumns(nn.Module):
+    """rate: share of a row's cells that is hidden. numeric_weight, categorical_weight: factors on the two losses."""
+
+    causal, couples_batch = False, False
+
+    def __init__(
+        self, width: int, embedding: Any, *, rate: Fraction = 0.3, numeric_weight: NonNegative[float] = 1.0, categorical_weight: NonNegative[float] = 1.0
+    ):
+        super().__init__()
+        self.embedding, self.output_scale = embedding, 1.0
+        self.K, self.J, self.V = embedding.numbers, embedding.categories, embedding.widest
+        self.count = max(1, round(rate * (self.K + self.J)))
+        self.weights = {"numbers": numeric_weight, "categories": categorical_weight}
+        self.mask = MaskVector(width)
+        self.number = CellHead(width, self.K, "columns") if self.K else None
+        self.category = CellHead(width, self.J * self.V, "vocabulary") if self.J else None
+        self.salt = salt_of("masked columns")
+
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Adds masked (B, K + J), units: hidden cells, and those of each kind."""
+        there_BT = self.embedding.present(batch)
+        drawn_BT = hash_uniform(batch["rows"], self.K + self.J, batch["key"], torch.tensor(self.salt, device=batch["rows"].device))
+        first_BN = (drawn_BT + (~there_BT).float()).argsort(dim=1, stable=True)[:, : self.count]
+        masked_BT = torch.zeros_like(there_BT).scatter(1, first_BN, True) & there_BT & (batch["rows"] >= 0)[:, None]
+        numbers, categories = masked_BT[:, : self.K].sum(dim=1), masked_BT[:, self.K :].sum(dim=1)
+        return batch | {"masked": masked_BT, "units": numbers + categories, "units/numbers": numbers, "units/categories": categories}
+
+    def predictions(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """(B, K) numbers and (B, J, V) scores of values, in fp32 at least."""
+        h_BTD = model.encode(batch, causal=False, hide=self.mask.weight)[:, int(self.embedding.leading) :] * self.output_scale
+        wide, numbers, scores = torch.promote_types(h_BTD.dtype, torch.float32), None, None
+        if self.number is not None:
+            numbers = (h_BTD[:, : self.K] * self.number.weight.to(h_BTD.dtype)).sum(dim=2).to(wide) + self.number.bias.to(wide)
+        if self.category is not None:
+            weight_JVD = self.category.weight.to(h_BTD.dtype).view(self.J, self.V, -1)
+            scores = torch.einsum("bjd,jvd->bjv", h_BTD[:, self.K :], weight_JVD).to(wide) + self.category.bias.to(wide).view(self.J, self.V)
+        return numbers, scores
+
+    def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        numbers_BK, scores_BJV = self.predictions(model, batch)
+        masked_BT, losses = batch["masked"], {}
+        if numbers_BK is not None:
+            squared = (numbers_BK - batch["numbers"].to(numbers_BK.dtype)) ** 2
+            losses["numbers"] = self.weights["numbers"] * (squared * masked_BT[:, : self.K]).sum(dim=1)
+        if scores_BJV is not None:
+            nll = F.cross_entropy(scores_BJV.mT, batch["categories"], reduction="none")
+            losses["categories"] = self.weights["categories"] * (nll * masked_BT[:, self.K :]).sum(dim=1)
+        return losses
+
+    def scores(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Per row, for evaluation: mean squared error of hidden numbers, share of hidden categories that is right."""
+        numbers_BK, scores_BJV = self.predictions(model, batch)
+        masked_BT, found = batch["masked"], {}
+        if numbers_BK is not None:
+            hidden = masked_BT[:, : self.K]
+            found["numbers_mse"] = (((numbers_BK - batch["numbers"]).double() ** 2) * hidden).sum(dim=1) / hidden.sum(dim=1).clamp(min=1)
+        if scores_BJV is not None:
+            hidden = masked_BT[:, self.K :]
+            found["categories_accuracy"] = ((scores_BJV.argmax(dim=2) == batch["categories"]) & hidden).sum(dim=1).double() / hidden.sum(dim=1).clamp(min=1)
+        return found
