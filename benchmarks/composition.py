@@ -4,6 +4,7 @@
     python benchmarks/composition.py --only optim --columns fsdp,resume --budget 20
     python benchmarks/composition.py --again              everything afresh (some two hours on two cores)
     python benchmarks/composition.py --defects            what was found wrong, once more
+    python benchmarks/composition.py --pairs              optimizer and linear, router and placement of norms
     python benchmarks/composition.py --write-docs         docs/composition.md from the results, measuring nothing
 
 Results are kept cell by cell in benchmarks/results/composition.json, so a run that is stopped goes on where it was.
@@ -22,7 +23,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "conformance")]
-RESULTS, PAGE = ROOT / "benchmarks" / "results" / "composition.json", ROOT / "docs" / "composition.md"
+RESULTS, PAIRS = (ROOT / "benchmarks" / "results" / f"{name}.json" for name in ("composition", "pairs"))
+PAGE = ROOT / "docs" / "composition.md"
 
 Results = dict[str, dict[str, dict[str, Any]]]
 
@@ -66,17 +68,17 @@ def measure(arguments: argparse.Namespace) -> None:
                 rows.append((part, part.setup))
             except _matrix.CannotPlace as error:
                 print(f"{part.name:<32} has no recipe here: {error}", flush=True)
-    # The dear columns last, each in one go.
-    for names in ([name for name in _matrix.ALONE if name != "compile"], _matrix.RANKED, ["compile"]):
+    # Compiling is dear, so it comes last; two ranks are started once for a dozen parts.
+    alone = [name for name in _matrix.ALONE if name != "compile"]
+    for names in ([*_matrix.RANKED, *alone], ["compile"]):
         for start in range(0, len(rows), 12):
             some = [(part, name) for part, _ in rows[start : start + 12] for name in names if name in wanted and due(part, name)]
-            if names is _matrix.RANKED and some and time.monotonic() < deadline:
-                _matrix.ranked_cells(some, say)
-                continue
+            if time.monotonic() > deadline:
+                return
+            _matrix.ranked_cells([cell for cell in some if cell[1] in _matrix.RANKED], say)
             for part, name in some:
-                if time.monotonic() > deadline:
-                    return
-                say(part, name, part.cell(name))
+                if name not in _matrix.RANKED and time.monotonic() < deadline:
+                    say(part, name, part.cell(name))
 
 
 def main() -> None:
@@ -86,17 +88,58 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=170.0, help="minutes")
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--defects", action="store_true")
+    parser.add_argument("--pairs", action="store_true", help="the tables of pairs afresh")
     parser.add_argument("--write-docs", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.write_docs:
+    if not arguments.write_docs and not arguments.pairs:
         measure(arguments)
+    if arguments.pairs or not PAIRS.exists():
+        PAIRS.write_text(json.dumps(pairs(), indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(published(), encoding="utf-8")
+
+
+def published() -> str:
+    """The page that the results make."""
     from ingot.report.composition import page
 
-    PAGE.write_text(page(read(), pairs()), encoding="utf-8")
+    return page(read(), json.loads(PAIRS.read_text(encoding="utf-8")) if PAIRS.exists() else {})
 
 
-def pairs() -> dict[str, Any]:
-    return {}
+def pairs() -> dict[str, dict[str, dict[str, str]]]:
+    """Every optimizer with every linear, and every router with every placement of norms, by the suites' own tests."""
+    import torch
+
+    import _matrix
+    from ingot.build.groups import parameter_groups
+    from ingot.core.errors import UserError
+    from ingot.core.parts import parts_in
+    from ingot.core.resolve import spec
+
+    torch.set_num_threads(1)
+    suite, linears, routers = _matrix.suite, _matrix.beside("test_pairs"), _matrix.beside("test_router")
+
+    def outcome(test: Any) -> str:
+        try:
+            test()
+        except AssertionError:
+            return "**fails**"
+        return "trains"
+
+    def optimized(case: Any, linear: str) -> str:
+        model = linears.model_of(linear)
+        try:
+            case.spec(lr=0.003).build(params=parameter_groups(model, spec("model.init", "normal").build()), model=model)
+        except UserError as error:
+            return f"refused: {error}"
+        return outcome(lambda: linears.test_trains_or_is_refused(case, linear, suite.batches.batch))
+
+    def routed(case: Any, placement: str) -> str:
+        return outcome(lambda: routers.test_trains_under_every_norm_placement(case, placement, suite.randomize, suite.batches.batch))
+
+    return {
+        "An optimizer and a linear": {case.name: {name: optimized(case, name) for name in parts_in("nn.linear")} for case in suite.cases("optim") if not case.number},
+        "A router and a placement of norms": {case.name: {name: routed(case, name) for name in parts_in("nn.block")} for case in suite.cases("nn.router") if not case.number},
+    }
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-CORPUS = "a race that is killed ends with the verdicts of a race that is left alone".split()
+CORPUS = ["a", "race", "that", "is", "killed", "ends", "with", "the", "verdicts", "of", "a", "race", "that", "is", "left", "alone"]
 BASE = """# A model of a thousand weights.
 data: {train: {name: text_files, paths: [corpus]}, holdout: 0.3, tokenizer: bytes, sequence: 32}
 model:

@@ -61,9 +61,9 @@ def cells(numbers: Tensor) -> Tensor:
 
 
 def sounds(numbers: Tensor) -> Tensor:
-    """A tone that rises with the class, over the real samples of the row."""
+    """A tone that rises, from where the class says, over the real samples of the row."""
     time = torch.arange(SAMPLES)
-    tone = ((0.3 + 0.25 * (numbers % CLASSES)[:, None]) * time + numbers[:, None]).sin()
+    tone = ((0.2 + 0.2 * (numbers % CLASSES)[:, None]) * time + 0.01 * time**2).sin()
     return tone * (time < real(numbers, SAMPLES)[:, None])
 
 

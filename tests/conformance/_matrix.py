@@ -368,7 +368,7 @@ def trained(setup: Setup, folder: Path, stop: int | None = None) -> Trace:
 
 def worst(wanted: Trace, found: Trace) -> tuple[float, str]:
     """The largest relative difference of a trained weight whose gradient is more than rounding, and where; infinite where names differ."""
-    one, other = ({name.removeprefix("model."): value for name, value in trace.tensors.items() if name.startswith("model.")} for trace in (wanted, found))
+    one, other = ({name.removeprefix("model."): value.double() for name, value in trace.tensors.items() if name.startswith("model.")} for trace in (wanted, found))
     total = sum(float(value.double().norm()) ** 2 for value in wanted.gradients.values()) ** 0.5
     noise = {name for name, value in wanted.gradients.items() if float(value.double().norm()) < 64 * torch.finfo(torch.float64).eps * total}
     return worst_difference({name: value for name, value in one.items() if name not in noise}, {name: value for name, value in other.items() if name not in noise})

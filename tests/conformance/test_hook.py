@@ -69,6 +69,11 @@ def test_resumes_to_the_bit(case: Any, tiny_model: Any, batch_of: Any) -> None:
     wanted, found = everything(straight), everything(resumed)
     assert wanted.keys() == found.keys() and all(torch.equal(wanted[name], found[name]) for name in wanted)
     assert straight.plain()["hooks"] == resumed.plain()["hooks"]
+    for one, other in zip(straight.hooks.values(), resumed.hooks.values(), strict=True):  # what a hook does not save cannot be seen above
+        if hasattr(one, "averaged"):
+            with one.averaged(straight.model), other.averaged(resumed.model):
+                averages = zip(straight.model.named_parameters(), resumed.model.parameters(), strict=True)
+                assert not [name for (name, mine), other_ in averages if not torch.equal(mine, other_)]
 
 
 def test_logs_numbers_and_keeps_the_model_whole(case: Any, tiny_model: Any, batch_of: Any) -> None:

@@ -206,7 +206,7 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"model_type": "t5"}, "type 't5'"),
+    ({"model_type": "mpt"}, "type 'mpt'"),
     ({"hidden_act": "gelu"}, "hidden_act"),
     ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "yarn"),
 ])  # fmt: skip

@@ -51,6 +51,6 @@ def test_the_nearest_prompt_decides() -> None:
     assert measure(model, classes=["b", "a"], template="{}") == {"accuracy": pytest.approx(1 / 3)}
 
 
-def test_more_classes_than_names_are_refused() -> None:
-    with pytest.raises(UserError, match="two sides|objective such as clip"):
+def test_one_sided_objectives_are_refused() -> None:
+    with pytest.raises(UserError, match="objective such as clip"):
         spec("evaluate", "zero_shot", classes=["a", "b"]).build(layout=None)(nn.Identity(), windows=[], objective=object(), tokenizer=TOKENIZER, fields=FIELDS)

@@ -1,13 +1,23 @@
-"""Every recipe and its tiny twin passes the static check, and is kept in a form that stays readable."""
+"""Every recipe and its tiny twin passes the static check and is kept in a form that stays readable; tiny twins train: a few drawn ones
+and those that have changed. benchmarks/recipes.py trains them all.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import subprocess
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import ingot
+import ingot.ledger.machine
 from ingot.build.check import check
 from ingot.core.recipe import load, parse
+from ingot.parallel.start import finish
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
@@ -29,6 +39,39 @@ def test_says_what_it_is_for(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# "), "the first line of a recipe says what it is for"
     assert "name" not in parse(text, path.name).tree, "a recipe is named by its file"
+
+
+def drawn(count: int = 6, seed: int = 2) -> list[Path]:
+    """The same few every time for the same recipes, and all that are not as where this branch left the main one."""
+    chosen = sorted(RECIPES, key=lambda path: zlib.crc32(f"{seed}/{name(path)}".encode()))[:count]
+    for main in ("origin/main", "main"):
+        base = subprocess.run(["git", "-C", str(ROOT), "merge-base", "HEAD", main], capture_output=True, text=True)
+        if base.returncode == 0:
+            asked = (["diff", "--name-only", base.stdout.strip(), "--", "recipes"], ["ls-files", "--others", "--exclude-standard", "recipes"])
+            listed = [path for question in asked for path in subprocess.run(["git", "-C", str(ROOT), *question], capture_output=True, text=True).stdout.split()]
+            chosen += [path for path in RECIPES if str(path.relative_to(ROOT)) in listed]
+            break
+    return list(dict.fromkeys(chosen))
+
+
+@pytest.fixture
+def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A working directory of its own, and no process group left behind."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ingot.ledger.machine, "ROWS", 64)  # the machine's speed does not matter here
+    monkeypatch.setattr(ingot.ledger.machine, "WIDTH", 64)
+    yield
+    finish()
+
+
+@pytest.mark.parametrize("path", drawn(), ids=name)
+def test_the_tiny_twin_trains(path: Path, apart: None) -> None:
+    run = ingot.build(ingot.load_recipe(path, tiny=True))
+    assert run.train()["reason"] == "finished"
+    lines = [json.loads(line) for line in (run.folder / "ledger.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["kind"] == "step"]
+    assert losses and all(map(math.isfinite, losses))
+    assert not [line for line in lines if line.get("name") in ("nonfinite", "skip", "rollback")]
 
 
 def test_there_are_recipes() -> None:

@@ -37,7 +37,7 @@ def test_a_right_guess_is_not_called_replaced(knobs: dict[str, Any]) -> None:
     prepared = found.objective.prepare(given)
     allowed = (given["segments"] > 0) & (given["tokens"] > 1)
     assert torch.equal(prepared["units/generator"], (allowed.sum(1) * 0.3).round().long())
-    losses, scores, replaced = found.objective._losses(found, prepared)
+    _, _, replaced = found.objective._losses(found, prepared)
     chosen = torch.zeros_like(replaced).scatter(1, prepared["chosen"], prepared["wanted"] >= 0)
     assert not (replaced & ~chosen).any() and not (chosen & ~allowed).any() and replaced.any()
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_race
 
 from ingot.cli import main
 
@@ -15,9 +15,9 @@ CLAIM = "control: false\nseeds: 2\nclaim: {method: Some Method, contender: other
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    write_race(tmp_path, CLAIM)
+def place(make_race: Callable[..., Any], tmp_path: Path) -> Path:
+    """A folder with a race file that makes a claim."""
+    make_race(CLAIM)
     return tmp_path
 
 

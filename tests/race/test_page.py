@@ -91,8 +91,8 @@ def test_it_prints(verdict: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_plots_without_anything_to_draw_say_so() -> None:
-    assert plots.EMPTY == plots.forest([], margin=0.01, words=str, name_x="")
-    assert plots.EMPTY == plots.curves([{"name": "a", "color": "c", "x": [None], "y": [None]}], name_x="", name_y="", words_x=str, words_y=str)
+    assert plots.forest([], margin=0.01, words=str, name_x="") == plots.EMPTY
+    assert plots.curves([{"name": "a", "color": "c", "x": [None], "y": [None]}], name_x="", name_y="", words_x=str, words_y=str) == plots.EMPTY
     assert plots.EMPTY == plots.censored([], name_x="", words=str) == plots.scatter([], name_x="", name_y="", words_x=str, words_y=str)
     assert plots.stacked([("a", {})], words=str, title="") == (plots.EMPTY, {})
 

@@ -105,38 +105,39 @@ def seconds_of(run: Run, index: int, found: Forecast, rows: int, mode: str, rate
 def settle(run: Run, index: int, rows: int, available: int, rate: float | None = None) -> Setting:
     """The fastest setting of a stage that is forecast to fit; the smallest where none is. rows: of a rank's share of the batch."""
     rate = rate or matmul_rate(run.device, run.dtype)
-    section = run.section.stages[index]
-    fusing = [False, *([True] if may_fuse(run, index) else [])] if section.fused_backward == "auto" else [bool(section.fused_backward)]
-    found: list[Setting] = []
+    known: dict[tuple[str, bool, int], Setting] = {}
+
+    def ahead(mode: str, fused: bool, micro: int) -> Setting:
+        from .plan import forecast_stage
+
+        if (mode, fused, micro) not in known:
+            found = forecast_stage(run, index, micro, checkpointing=mode, fused=fused)
+            known[mode, fused, micro] = Setting(micro, mode, fused, found, seconds_of(run, index, found, rows, mode, rate), found.peak <= available)
+        return known[mode, fused, micro]
+
+    fixed = run.section.micro_rows
+    most = most_rows(run, index, rows)
+    # Micro-batches are as even as it goes, so only these sizes are worth a look.
+    sizes = [min(rows, fixed)] if isinstance(fixed, int) else sorted({size for pieces in range(1, rows + 1) if (size := -(-rows // pieces)) <= most})
+    best: Setting | None = None
     for mode in modes(run, index):
-        for fused in fusing:
-            setting = _largest(run, index, rows, available, rate, mode, fused)
-            found.append(setting)
-            if setting.fits and setting.micro_rows == most_rows(run, index, rows):
-                return min((one for one in found if one.fits), key=lambda one: one.seconds)
-    fitting = [one for one in found if one.fits]
-    return min(fitting, key=lambda one: one.seconds) if fitting else min(found, key=lambda one: one.forecast.peak)
+        for fused in _fusing(run, index, sizes[-1] == rows):
+            whole = ahead(mode, fused, sizes[-1])  # no smaller micro-batch of this kind is faster
+            if best is not None and best.seconds <= whole.seconds:
+                continue
+            micro = sizes[-1] if fused and not whole.fits else largest(sizes, lambda size, mode=mode, fused=fused: ahead(mode, fused, size).fits)  # type: ignore[misc]
+            setting = ahead(mode, fused, micro)
+            if setting.fits and (best is None or setting.seconds < best.seconds):
+                best = setting
+    return best or min(known.values(), key=lambda one: one.forecast.peak)
 
 
-def _largest(run: Run, index: int, rows: int, available: int, rate: float, mode: str, fused: bool) -> Setting:
-    """The largest micro-batch that fits, in equal parts; a single row where none does, or the recipe's own number."""
-    from .plan import forecast_stage
-
-    known: dict[int, Forecast] = {}
-
-    def ahead(count: int) -> Forecast:
-        if count not in known:
-            known[count] = forecast_stage(run, index, count, checkpointing=mode, fused=fused)
-        return known[count]
-
-    if isinstance(run.section.micro_rows, int):
-        micro = min(rows, run.section.micro_rows)
-    else:
-        # Micro-batches are as even as it goes, so only these sizes are worth a look.
-        most = most_rows(run, index, rows)
-        sizes = sorted({size for pieces in range(1, rows + 1) if (size := -(-rows // pieces)) <= most})
-        micro = largest(sizes, lambda size: ahead(size).peak <= available)
-    return Setting(micro, mode, fused, ahead(micro), seconds_of(run, index, ahead(micro), rows, mode, rate), ahead(micro).peak <= available)
+def _fusing(run: Run, index: int, whole: bool) -> list[bool]:
+    """Whether updates are made inside the backward pass. Left open, it is of use where there is one micro-batch only."""
+    said = run.section.stages[index].fused_backward
+    if said == "auto":
+        return [False, True] if whole and may_fuse(run, index) else [False]
+    return [bool(said)]
 
 
 def largest(sizes: list[int], fits: Callable[[int], bool]) -> int:
@@ -167,5 +168,16 @@ def fitting(run: Run, index: int, rows: int) -> dict[str, Any]:
         return {"micro_rows": min(rows, section.micro_rows), "checkpointing": mode, "fused_backward": bool(fused)}
     setting = settle(run, index, rows, min(run.layout.gather(available_bytes(run))))
     found = {"micro_rows": setting.micro_rows, "checkpointing": setting.checkpointing, "fused_backward": setting.fused_backward}
+    if section.memory is not None or "auto" in (mode, fused):
+        run.messages.append(_said(run, index, rows, setting))
     chosen: dict[str, Any] = run.layout.broadcast_object(found)
     return chosen
+
+
+def _said(run: Run, index: int, rows: int, setting: Setting) -> str:
+    """What was chosen and what it costs, in a sentence for the ledger."""
+    naive = settle_naively(run, index, rows, matmul_rate(run.device, run.dtype))
+    updates = ", updates inside backward" if setting.fused_backward else ""
+    cost = f"{setting.seconds / naive.seconds - 1:+.0%} of the time of a step that needs {naive.forecast.peak / 1e6:,.0f} MB"
+    fits = "" if setting.fits else f"; NOT within the {available_bytes(run) / 1e6:,.0f} MB there are, and nothing smaller was found"
+    return f"stage {index}: micro-batch of {setting.micro_rows} rows, checkpointing {setting.checkpointing}{updates}: {setting.forecast.peak / 1e6:,.0f} MB forecast, {cost}{fits}"

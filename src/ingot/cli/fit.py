@@ -7,6 +7,7 @@ $ ingot fit chinchilla points.csv --columns tokens=flop/6/params --save fit.json
 $ ingot fit chinchilla points.csv --columns tokens=flop/6/params --without-highest 5 --interval bootstrap --draws 4000
 $ ingot fit data_mixing mixtures.csv.gz --where model=70M --where step=30000 --by valid_domain --save fits.json
 $ ingot fit multi_power curves.csv --columns run=schedule --where model_millions=25
+$ ingot fit chinchilla runs/sweep --hold-out 'flop>1e15' --report fit.html
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from ._output import Output
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("law", metavar="LAW", help="a form: chinchilla, over_training, data_mixing, multi_power, ... ('ingot parts scaling.form')")
-    parser.add_argument("points", metavar="POINTS.csv", type=Path, help="measurements, a row for each (also .csv.gz)")
+    parser.add_argument("points", metavar="POINTS", type=Path, nargs="+", help="a csv with a row for each measurement (also .csv.gz), or folders with finished runs")
     parser.add_argument("--columns", metavar="NAME=COLUMN", action="append", default=[], help="name a column, or compute it: tokens=flop/6/params; several with commas")
     parser.add_argument("--where", metavar="COLUMN=VALUE", action="append", default=[], help="keep such rows; also !=, <, >, <=, >=")
+    parser.add_argument("--hold-out", metavar="COLUMN>VALUE", action="append", default=[], help="keep such rows from the fit, and predict them")
     parser.add_argument("--without-highest", metavar="K", type=int, default=0, help="leave out the K rows of highest loss (diverged runs)")
     parser.add_argument("--by", metavar="COLUMN", help="fit every value of this column by itself")
     parser.add_argument("--fixed", metavar="NAME=VALUE", action="append", default=[], help="a coefficient that is known")
@@ -36,14 +38,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-backtest", action="store_true", help="skip the held-out predictions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", metavar="FIT.json", type=Path, help="keep the fit for 'ingot predict'")
+    parser.add_argument("--report", metavar="FIT.html", type=Path, help="a page with points, law, intervals, and what was held out")
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     from ..core.errors import UserError
-    from ..scaling.table import read, take, where
+    from ..scaling.table import take, where
 
     _check(arguments)
-    table = where(read(arguments.points), arguments.where)
+    table = where(_read(arguments), arguments.where)
     if arguments.without_highest:
         loss = table.get("loss")
         if loss is None or loss.dtype.kind != "f":
@@ -55,15 +58,66 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         raise UserError(f"no column {arguments.by!r} to fit by; there are {', '.join(table)}")
     else:
         groups = {str(value): take(table, table[arguments.by] == value) for value in dict.fromkeys(table[arguments.by].tolist())}
-    fits = {name: _fit(arguments, rows) for name, rows in groups.items()}
+    parts = {name: _hold_out(rows, arguments) for name, rows in groups.items()}
+    fits = {name: _fit(arguments, rows) for name, (rows, _) in parts.items()}
+    held = {name: _predicted(fits[name], rest, arguments, output) for name, (_, rest) in parts.items()}
     if arguments.save:
         _save(fits, arguments)
         output.note(f"saved: {arguments.save}")
     for name, one in fits.items():
         show(name, one, output)
-    answers = {name: _answer(one, groups[name], arguments) for name, one in fits.items()}
+    if arguments.report:
+        from ..race.fit_page import write_fit_page
+
+        write_fit_page(fits, arguments.report, title=arguments.report.stem, held={name: rest for name, (_, rest) in parts.items() if rest is not None})
+        output.note(f"written: {arguments.report}")
+    answers = {name: _answer(one) | {"held_out": held[name]} for name, one in fits.items()}
     output.result(answers[""] if arguments.by is None else {"by": arguments.by, "fits": answers})
     return 0
+
+
+def _read(arguments: argparse.Namespace) -> Any:
+    """The measurements: a csv file, or the finished runs of folders, as whole curves where the law is about those."""
+    from ..scaling import build, runs
+    from ..scaling.table import read
+
+    first = arguments.points[0]
+    if len(arguments.points) == 1 and not first.is_dir() and first.suffix != ".jsonl":
+        return read(first)
+    law = build(arguments.law, {name: [] for name in ("mix_1", "mix_2")}) if arguments.law in ("multi_power", "annealing", "average_error") else None
+    return runs.table(arguments.points, curves=law is not None and law.curve)
+
+
+def _hold_out(table: Any, arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """Rows to fit, and those to predict (None without --hold-out); columns are named as the law wants them."""
+    import numpy as np
+
+    from ..core.errors import UserError
+    from ..scaling.table import rename, size, take, where
+
+    if not arguments.hold_out:
+        return table, None
+    table = rename(table, pairs(arguments.columns, "--columns")) | {"row": np.arange(float(size(table)))}
+    out = np.isin(table["row"], where(table, arguments.hold_out)["row"])
+    if out.all():
+        raise UserError(f"--hold-out {' '.join(arguments.hold_out)} leaves nothing to fit")
+    table = {name: column for name, column in table.items() if name != "row"}
+    return take(table, ~out), take(table, out)
+
+
+def _predicted(one: Any, rest: Any, arguments: argparse.Namespace, output: Output) -> list[dict[str, Any]]:
+    """What the fit says of the rows held out."""
+    if rest is None:
+        return []
+    if one.law.curve:
+        off = [float(value) for value in one(rest) / rest[one.law.output] - 1]
+        return [{"n": len(off), "mean": sum(map(abs, off)) / len(off), "worst": max(map(abs, off))}]
+    from ..race.fit_page import predicted
+
+    found = predicted(one, rest)
+    output.print(*(f"held out at {row['x']:.3g}: predicted {row['predicted']:.4f} ({row['low']:.4f} to {row['high']:.4f}), measured {row['seen']:.4f}, {row['error']:+.2%}" if row["x"] else
+                   f"held out: predicted {row['predicted']:.4f}, measured {row['seen']:.4f}, {row['error']:+.2%}" for row in found[:12]))  # fmt: skip
+    return found
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -119,7 +173,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _answer(one: Any, table: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+def _answer(one: Any) -> dict[str, Any]:
     return one.as_dict() | {"frontier": _frontier(one)}
 
 

@@ -66,8 +66,13 @@ def _tell_stage(index: int, stage: dict[str, Any], output: Output) -> None:
     forecast = stage["forecast"]
     budget = parse_quantity(stage["budget"])
     amount = f"{count(budget.value)} {budget.unit}" if budget.value >= 1000 else str(budget)
-    output.print("", f"stage {index}: {amount}, {stage['steps']:,.0f} steps of {duration(stage['step_seconds'])}, micro-batch of {stage['micro_rows']} rows")
-    output.table(("memory", ""), [(kind.replace("_", " "), size(amount)) for kind, amount in forecast["by_kind"].items()] + [("peak", size(forecast["peak"]))])
+    output.print("", f"stage {index}: {amount}, {stage['steps']:,.0f} steps of {duration(stage['step_seconds'])}, {_setting(stage)}")
+    most = {"gradients": size(forecast["gradients"])} if forecast["gradients"] > forecast["by_kind"]["gradients"] else {}
+    output.table(("memory", "at the peak", *(["at most"] if most else [])), [
+        (kind.replace("_", " "), size(amount), *([most.get(kind, "")] if most else [])) for kind, amount in [*forecast["by_kind"].items(), ("peak", forecast["peak"])]])  # fmt: skip
+    if stage["naive"]["peak"] > forecast["peak"]:
+        output.print(f"in micro-batches of {stage['naive']['micro_rows']} with every activation kept: {size(stage['naive']['peak'])}, a step of {duration(stage['naive']['step_seconds'])}; "
+                     f"this one takes {stage['slower'] - 1:+.0%} of its time")  # fmt: skip
     output.print("")
     total = forecast["flops"] or 1.0
     rows = [(name, count(float(flops)), f"{flops / total:.0%}") for name, flops in forecast["flops_by_component"].items() if flops]
@@ -75,3 +80,11 @@ def _tell_stage(index: int, stage: dict[str, Any], output: Output) -> None:
     if stage["changes"] and not stage["fits"]:
         output.print("", "what would take less:")
         output.table(("change", "fits", "costs", "peak"), [(one["setting"], "yes" if one["fits"] else "no", one["cost"], size(one["peak"])) for one in stage["changes"]], words=3)
+
+
+def _setting(stage: dict[str, Any]) -> str:
+    """How a step is taken, in words."""
+    words = [f"micro-batch of {stage['micro_rows']} rows"]
+    if stage["checkpointing"] != "none":
+        words.append(f"checkpointing {stage['checkpointing']}")
+    return ", ".join(words + (["updates inside backward"] if stage["fused_backward"] else []))

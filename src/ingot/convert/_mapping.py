@@ -7,8 +7,9 @@ and back is what the family cannot express.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ class Held:
 
     transposed: theirs is stored (in, out). shape: theirs where it is only another shape of ours, such as a convolution over patches.
     optional: a checkpoint may lack it (a head that was never trained); ours is then left out.
+    arranged: (sizes, order) where their first axis is several in another order: split into sizes, then permuted, it is ours.
     """
 
     theirs: str
@@ -32,6 +34,7 @@ class Held:
     transposed: bool = False
     shape: tuple[int, ...] | None = None
     optional: bool = False
+    arranged: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     def at(self, block: int) -> Held:
         """The same for one block."""
@@ -102,6 +105,8 @@ def gather(family: Family, section: Section, theirs: Mapping[str, Tensor], shape
             continue
         used.add(rule.theirs)
         tensor = theirs[rule.theirs].T if rule.transposed else theirs[rule.theirs]
+        if rule.arranged is not None and tensor.shape[0] == prod(rule.arranged[0]):
+            tensor = _arranged(tensor, *rule.arranged)
         if rule.shape is not None and tuple(tensor.shape) == rule.shape:
             tensor = tensor.reshape(shapes[rule.ours[0]])
         wanted = [shapes[name] for name in rule.ours]
@@ -130,12 +135,22 @@ def scatter(family: Family, section: Section, ours: Mapping[str, Tensor]) -> dic
         if missing := [name for name in rule.ours if name not in ours]:
             raise UserError(f"{family.name} needs {missing[0]}, which this model does not have")
         tensor = torch.cat([ours[name] for name in rule.ours]) if len(rule.ours) > 1 else ours[rule.ours[0]]
+        if rule.arranged is not None:
+            held, order = rule.arranged
+            tensor = _arranged(tensor, [held[axis] for axis in order], [order.index(axis) for axis in range(len(order))])
         tensor = tensor if rule.shape is None else tensor.reshape(rule.shape)
         theirs[rule.theirs] = (tensor.T if rule.transposed else tensor).contiguous()
         used |= set(rule.ours)
     if extra := [name for name in ours if name not in used and not any(re.search(pattern, name) for pattern in family.dropped)]:
         raise UserError(f"{family.name} has no place for {', '.join(extra[:8])}")
     return theirs
+
+
+def _arranged(tensor: Tensor, sizes: Sequence[int], order: Sequence[int]) -> Tensor:
+    """The first axis split into sizes, permuted, and joined again."""
+    rest = tensor.shape[1:]
+    split = tensor.reshape(*sizes, *rest)
+    return split.permute(*order, *range(len(sizes), split.dim())).reshape(-1, *rest)
 
 
 def _normalized(family: Family, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ TRAINING = {
     "encoder": {"dropout", "checkpointing"},
     "target_embedding": {"dropout"},
     "decoder": {"dropout", "checkpointing"},
-    "objective": {"z_loss", "hide", "span", "dropout", "rate", "masked", "random", "mask", "late", "smoothing", "mean", "sentinels", "start", "weight", "generator", "generator_width", "norm", "contexts"},
+    "objective": {"temperature", "most", "shift", "z_loss", "hide", "span", "dropout", "rate", "masked", "random", "mask", "late", "smoothing", "mean", "sentinels", "start", "weight", "generator", "generator_width", "norm", "contexts"},
 }
 SLOTS = {"embedding": "nn.embedding", "encoder": "model.encoder", "objective": "objective"}
 BEHIND = {"target_embedding": "nn.embedding", "decoder": "model.decoder"}

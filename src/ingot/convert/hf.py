@@ -67,7 +67,8 @@ def read_section(folder: str | Path) -> tuple[Section, dict[str, Any]]:
         raise UserError(f"{folder}: a model of type {config.get('model_type')!r} cannot be read; known are {known}")
     try:
         section, sequence = family.read(config)
-        vocabulary = int(config["vocab_size"]) if "vocab_size" in config else None
+        told = config if "vocab_size" in config else config.get("text_config") or {}
+        vocabulary = int(told["vocab_size"]) if "vocab_size" in told else None
     except KeyError as error:
         raise UserError(f"{folder}/config.json: {family.name} needs {error.args[0]!r}") from None
     tokenizer = folder / "tokenizer.json"
@@ -140,6 +141,7 @@ def write_folder(
     _fold_output_scale(model, state)
     theirs = scatter(family, complete_section, state)
     vocabulary = int(state["embedding.weight"].shape[0]) if "embedding.weight" in state else int(getattr(model.objective, "letters", 0))
+    vocabulary = vocabulary or next((len(tensor) for name, tensor in state.items() if name.startswith("towers.") and name.endswith(".embedding.weight")), 0)
     kind = next(iter(theirs.values())).dtype
     config: dict[str, Any] = {"architectures": [family.architecture]} | family.write(complete_section, sequence, vocabulary)
     config["torch_dtype"] = str(kind).removeprefix("torch.")
@@ -147,6 +149,8 @@ def write_folder(
     specials = getattr(tokenizer, "specials", {})
     begin = specials.get("begin", end)
     config = ({} if tokenizer is None and not vocabulary else {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": specials.get("pad")}) | config
+    if "text_config" in config and end is not None:
+        config["text_config"] |= {"eos_token_id": end, "bos_token_id": begin}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if getattr(model.objective, "causal", False):

@@ -1,6 +1,7 @@
-"""PatchTST, forecasting or masked pre-training, with layer norms; batch norms read whole batches and have no place here.
+"""PatchTST that forecasts, with layer norms; batch norms read whole batches and have no place here.
 
-Fixed sines of theirs are read as learned positions, which they are the values of.
+Fixed sines of theirs are read as learned positions, which they are the values of. A configuration that says PatchTSTForPretraining is
+read as masked pre-training, which ``patchtst_pretraining`` writes.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ from typing import Any
 from ..core.errors import UserError
 from ._mapping import Family, Held, Section, leaves, per_block, refuse, same
 
-ONLY = {"channel_attention": False, "norm_type": "layernorm", "share_embedding": True, "use_cls_token": False, "share_projection": True, "activation_function": "gelu", "mask_value": 0}
+ONLY = {"channel_attention": False, "norm_type": "layernorm", "share_embedding": True, "use_cls_token": False, "share_projection": True, "pre_norm": True, "activation_function": "gelu", "mask_value": 0}
+PRETRAINING = "PatchTSTForPretraining"
 SCALINGS = {"std": "std", None: None}
 
 
 def read(config: Mapping[str, Any]) -> tuple[Section, int]:
     """Recipe model section and number of positions of a channel."""
-    defaults = {"norm_type": "batchnorm"}
+    defaults = {"norm_type": "batchnorm"} if "model_type" in config else {}  # what a configuration means that does not say it
     for name, only in ONLY.items():
         refuse("patchtst", **{name: (config.get(name, defaults.get(name, only)), only)})
     refuse("patchtst", loss=(config.get("loss", "mse"), "mse"))
     if config.get("scaling", "std") not in SCALINGS:
         raise UserError(f"a patchtst model with scaling={config.get('scaling')!r} cannot be read; known are 'std' and None")
-    bias, pre = config.get("bias", True), config.get("pre_norm", True)
+    bias = config.get("bias", True)
     patch, length = config.get("patch_length", 1), config.get("context_length", 32)
     embedding = {"name": "series_patch", "patch": patch, "stride": config.get("patch_stride", 1), "length": length, "channels": config.get("num_input_channels", 1),
                  "normalize": SCALINGS[config.get("scaling", "std")], "position": "learned"}  # fmt: skip
@@ -33,7 +35,7 @@ def read(config: Mapping[str, Any]) -> tuple[Section, int]:
         "mixer": {"name": "attention", "heads": config.get("num_attention_heads", 4), "position": None, "bias": True, "output_bias": True},
         "feedforward": {"name": "gelu", "hidden": config.get("ffn_dim", 512), "bias": bias, "approximate": "none"},
         "norm": {"name": "layer", "eps": config.get("norm_eps", 1e-5)},
-        "block": "pre" if pre else "post",
+        "block": "pre",
         "final_norm": False,
     }
     width = config.get("d_model", config.get("hidden_size", 128))
@@ -41,7 +43,7 @@ def read(config: Mapping[str, Any]) -> tuple[Section, int]:
 
 
 def _objective(config: Mapping[str, Any]) -> Section:
-    if "PatchTSTForPretraining" in (config.get("architectures") or []):
+    if PRETRAINING in (config.get("architectures") or []):
         refuse("patchtst", mask_type=(config.get("mask_type", "random"), "random"))
         return {"name": "masked_series", "rate": config.get("random_mask_ratio", 0.5), "hide": "zeros", "consistent": bool(config.get("channel_consistent_masking", False))}
     pooling = config.get("pooling_type", "mean")
@@ -61,7 +63,6 @@ def write(section: Section, sequence: int, vocabulary: int) -> dict[str, Any]:
         "ffn_dim": encoder["feedforward"]["hidden"],
         "bias": encoder["feedforward"]["bias"],
         "norm_eps": encoder["norm"]["eps"],
-        "pre_norm": encoder["block"]["name"] == "pre",
         "context_length": embedding["length"],
         "num_input_channels": embedding["channels"],
         "patch_length": embedding["patch"],
@@ -71,7 +72,7 @@ def write(section: Section, sequence: int, vocabulary: int) -> dict[str, Any]:
         "loss": "mse",
     } | ONLY
     if objective["name"] == "masked_series":
-        kind = "PatchTSTForPretraining"
+        kind = PRETRAINING
         config |= {"do_mask_input": True, "random_mask_ratio": objective["rate"], "channel_consistent_masking": objective["consistent"]}
     else:
         kind = "PatchTSTForPrediction"

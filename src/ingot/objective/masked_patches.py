@@ -71,7 +71,7 @@ class MaskedPatches(nn.Module):
 
     def targets(self, batch: dict[str, Tensor]) -> Tensor:
         """What they are, (B, U, C p p)."""
-        values = self.embedding.values(batch)
+        values: Tensor = self.embedding.values(batch)
         values = values.to(torch.promote_types(values.dtype, torch.float32))
         t = values.gather(1, batch["hidden"][..., None].expand(-1, -1, values.shape[-1]))
         return (t - t.mean(dim=-1, keepdim=True)) / (t.var(dim=-1, keepdim=True) + 1e-6).sqrt() if self.norm else t

@@ -103,7 +103,7 @@ class SelfDistillation(nn.Module):
     @torch.no_grad()
     def _teach(self, model: Any, batch: dict[str, Tensor], views: list[int], real: Tensor) -> list[Tensor]:
         """P_t of each look; leaves what the center is made of."""
-        g = self.outputs_of(model, looks(batch, views), self.teacher, self.teacher.head)
+        g = self.outputs_of(model, looks(batch, views), self.teacher, self.teacher.get_submodule("head"))
         p = ((g - self.center.to(g.dtype)) / self.teacher_temperature).softmax(dim=-1)
         taught = list(p.chunk(len(views)))
         if self.training:

@@ -48,7 +48,7 @@ class Weighted(Several):
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds what every objective prepares, under its name; units of the first."""
-        found = self.keep_apart(batch, {name: batch for name in self.objectives})
+        found = self.keep_apart(batch, dict.fromkeys(self.objectives, batch))
         return found | {"units": found[f"units/{next(iter(self.objectives))}"]}
 
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:

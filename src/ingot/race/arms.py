@@ -37,7 +37,7 @@ def trial_tree(race: Race, arm: str, *, seed: int, factor: float = 1.0, share: f
     tree["evaluate"]["every"] = f"{100 / section.evaluations:.6g}%"
     tree |= {key: copy.deepcopy(base[key]) for key in OF_THE_MACHINE if key in base and key not in entrant.arm.set}
     if section.memory is not None:
-        tree["memory"] = str(section.memory)
+        tree |= {"memory": str(section.memory), "micro_rows": "auto"}
     return tree | {"name": "run", "seed": seed, "checkpoint": {"every": "25%", "keep_last": 1, "keep_best": 0}, "log": {"tensorboard": False}}
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -73,27 +74,25 @@ def surveys(race: Race, folder: Path, pool: Pool, *, forecast: bool = False) -> 
             continue
         seed = race.section.first_seed
         what = {"recipe": trial_tree(race, arm, seed=seed), "shared": trial_tree(race, BASELINE, seed=seed)}
-        place = folder / "surveys" / digest({"race": race.name, "arm": arm})[:20]
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
+        (folder / "surveys").mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=f"{arm}-", dir=folder / "surveys")).resolve()
         write_whole(place / "trial.json", {"kind": "survey", "arm": arm, "what": what, "cwd": os.getcwd(), "forecast": forecast})
         places[place] = arm
     waiting, running = list(places), 0
     while waiting or running:
         while waiting and running < pool.size:
-            pool.start(waiting.pop(0).resolve())
+            pool.start(waiting.pop(0))
             running += 1
         for place, status in pool.wait():
-            if place not in {one.resolve() for one in places}:
+            if place not in places:
                 continue  # of an earlier race with the same pool
             running -= 1
             if status:
-                raise UserError(f"{places.get(_relative(place, places), 'an arm')}: {_error_of(place)}")
-    return {arm: read_json(place / "survey.json") or {} for place, arm in places.items()}
-
-
-def _relative(place: Path, places: dict[Path, str]) -> Path:
-    return next((one for one in places if one.resolve() == place), place)
+                raise UserError(f"{places[place]}: {_error_of(place)}")
+    found = {arm: read_json(place / "survey.json") or {} for place, arm in places.items()}
+    for place in places:
+        shutil.rmtree(place, ignore_errors=True)
+    return found
 
 
 def _error_of(place: Path) -> str:
@@ -153,7 +152,7 @@ def _prepare(race: Race, store: Store, trial: Trial, folder: Path) -> Path:
     (place / "error.txt").unlink(missing_ok=True)
     if "command" not in trial.what:
         return place
-    rows = folder / "rows" / digest(trial.what["rows_of"])[:20]
+    rows = folder / "rows" / digest([trial.what["rows_of"], trial.what["identity"]])[:20]
     if not (rows / "rows" / "data.json").exists():
         rows.mkdir(parents=True, exist_ok=True)
         export = {"kind": "export", "arm": trial.arm, "what": {"recipe": trial.what["rows_of"]}, "cwd": os.getcwd(), "rows": rows_wanted(race)}

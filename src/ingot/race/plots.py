@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ..report.text import safe
@@ -215,7 +216,7 @@ def scatter(points: Sequence[Mapping[str, Any]], *, name_x: str, name_y: str, wo
     plane = Plane(width, height, (max(0.0, min(xs) - room_x), max(xs) + room_x), (min(ys) - room_y, max(ys) + room_y), left=70)
     parts = plane.axes(name_x, words_x, words_y, name_y)
     front = sorted((point for point in shown if point["front"]), key=lambda point: point["x"])
-    corners = [place for one, two in zip(front, front[1:]) for place in ((two["x"], one["y"]), (two["x"], two["y"]))]
+    corners = [place for one, two in pairwise(front) for place in ((two["x"], one["y"]), (two["x"], two["y"]))]
     if corners:
         places = [(front[0]["x"], front[0]["y"]), *corners]
         parts.append(f'<path d="M{"L".join(f"{plane.x(x):.1f},{plane.y(y):.1f}" for x, y in places)}" fill="none" stroke="var(--soft)" stroke-dasharray="3 4"/>')

@@ -47,8 +47,8 @@ def row(cells: Mapping[str, Cell]) -> str:
     return "; ".join(f"{title} {words(cells.get(name))}" + (f" ({cells[name]['reason']})" if name in cells and cells[name]["verdict"] == "refused" else "") for name, title in COLUMNS.items())
 
 
-def page(results: Mapping[str, Mapping[str, Cell]], pairs: Mapping[str, Mapping[tuple[str, str], str]] | None = None) -> str:
-    """The whole page. pairs: further tables, title -> (row, column) -> word."""
+def page(results: Mapping[str, Mapping[str, Cell]], pairs: Mapping[str, Mapping[str, Mapping[str, str]]] | None = None) -> str:
+    """The whole page. pairs: further tables, title -> row -> column -> words."""
     slots: dict[str, list[str]] = {}
     for part in sorted(results):
         slots.setdefault(part.partition("/")[0], []).append(part)
@@ -78,7 +78,7 @@ def _table(results: Mapping[str, Mapping[str, Cell]], parts: list[str]) -> list[
     return lines + ["", *(f"{number}. {sentence}" for sentence, number in sentences.items())]
 
 
-def _pairs(found: Mapping[tuple[str, str], str]) -> list[str]:
-    rows, columns = (list(dict.fromkeys(key[side] for key in found)) for side in (0, 1))
+def _pairs(found: Mapping[str, Mapping[str, str]]) -> list[str]:
+    columns = list(dict.fromkeys(name for cells in found.values() for name in cells))
     return ["| | " + " | ".join(f"`{name}`" for name in columns) + " |", "|---" * (len(columns) + 1) + "|",
-            *(f"| `{name}` | " + " | ".join(found.get((name, other), "not run") for other in columns) + " |" for name in rows)]  # fmt: skip
+            *(f"| `{name}` | " + " | ".join(cells.get(other, "not run") for other in columns) + " |" for name, cells in found.items())]  # fmt: skip

@@ -17,6 +17,7 @@ from ..core.seams import SLOTS
 from .composition import row
 
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+MOST = 8  # recipes named
 FACT = re.compile(r"\b(State|Cost):\s+(.*?)(?=\s{2,}\b[A-Z]\w*:\s|\n\s*\n|\n[A-Z]\w*:\s|\Z)", re.S)
 
 
@@ -52,7 +53,8 @@ def page(entry: Entry, recipes: Sequence[str], composition: Mapping[str, Any] | 
     lines += ["| knob | wants | default |", "|---|---|---|", *knobs, ""] if knobs else []
     lines += [f"**{fact}.** {words}\n" for fact, words in facts(text).items()]
     lines += [f"**Composition.** {row(composition)}\n"] if composition else []
-    lines += ["**Recipes.** " + ", ".join(f"`{path}`" for path in recipes) + "\n"] if recipes else []
+    shown = [*(f"`{path}`" for path in recipes[:MOST]), *([f"and {len(recipes) - MOST} more"] if len(recipes) > MOST else [])]
+    lines += ["**Recipes.** " + ", ".join(shown) + "\n"] if recipes else []
     lines += ["**Read.** " + ", ".join(f"[arXiv:{number}](https://arxiv.org/abs/{number})" for number in cited) + "\n"] if cited else []
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 

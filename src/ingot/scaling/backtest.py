@@ -55,7 +55,8 @@ def backtest(problem: Problem, scale_n: np.ndarray | None, groups_n: np.ndarray 
 
 
 def _by_scale(problem: Problem, scale_n: np.ndarray, cuts: int) -> list[Any]:
-    least = int(problem.free.sum()) + 3
+    # Three rows to spare, or one where the table is so short that nothing could be tested otherwise.
+    least = int(problem.free.sum()) + (3 if len(scale_n) > int(problem.free.sum()) + 3 else 1)
     splits, seen = [], set()
     for share in np.linspace(0.35, 0.9, cuts):
         at = float(np.quantile(scale_n, share))

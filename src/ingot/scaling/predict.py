@@ -87,8 +87,11 @@ def _with_interval(fit: Fit, point: Table, value: float, samples_D: np.ndarray, 
         known |= {"outside": outside, "within": False}
         known["note"] += "; " + ", ".join(f"{name} lies {factor:.3g} times beyond the fitted range" for name, factor in outside.items())
     low, high = np.nanquantile(samples_D, [0.5 - level / 2, 0.5 + level / 2]) if len(samples_D) else (value, value)
-    off = stats.norm.ppf(0.5 + level / 2) * known.get("rms", 0.0) * known.get("stretch", 1.0) * (value if law.residual == "log" else 1.0)
-    return Prediction(value, float(value - np.hypot(max(value - low, 0), off)), float(value + np.hypot(max(high - value, 0), off)),
+    # Draws from a handful of points know their own spread badly: Student's quantile instead of the normal one.
+    spare, normal = max(size(fit.table) - len(fit.theta) + len(fit.fixed), 1), float(stats.norm.ppf(0.5 + level / 2))
+    wider = float(stats.t.ppf(0.5 + level / 2, spare)) / normal
+    off = normal * known.get("rms", 0.0) * known.get("stretch", 1.0) * (value if law.residual == "log" else 1.0)
+    return Prediction(value, float(value - np.hypot(wider * max(value - low, 0), off)), float(value + np.hypot(wider * max(high - value, 0), off)),
                       level, {name: float(entry) for name, entry in inputs.items()}, reach, known)  # fmt: skip
 
 

@@ -34,7 +34,7 @@ HELD = "representation/"
 
 def coupling(model: Any, window: Sequence[Micro], layout: Layout) -> Coupling | None:
     """What pulls a window's coupled gradient through its micro-batches; None where the losses need no such thing."""
-    if not getattr(model.objective, "couples_batch", False) or (len(window) == 1 and layout.ranks == 1):
+    if not getattr(getattr(model, "objective", None), "couples_batch", False) or (len(window) == 1 and layout.ranks == 1):
         return None
     return Coupling(model, window, layout)
 

@@ -78,7 +78,7 @@ class LogMel(nn.Module):
         return self._out(batch["lengths"]) * (batch["lengths"] > 0) if "lengths" in batch else None  # type: ignore[no-any-return]
 
     def forward(self, batch: dict[str, Tensor], context: Context) -> Tensor:
-        x, length_B = batch["frames"].mT, batch.get("lengths")
+        x, length_B = batch["frames"].mT.to(self.convolutions[0].weight.dtype), batch.get("lengths")  # type: ignore[union-attr, arg-type]
         if x.shape[1] != self.mels:
             raise UserError(f"the model reads {self.mels} mel bands, the data gives {x.shape[1]}")
         for convolution in self.convolutions:

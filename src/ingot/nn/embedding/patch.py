@@ -36,14 +36,14 @@ class ClassToken(nn.Module):
 @part
 class Patch(nn.Module):
     """patch: p. image, channels: side of the image and C, those of the data when not given. class_token: put a learned vector in
-    front. position: added positions. mean, std: of the values after division by 255, one number or one per channel. norm, dropout: on
+    front. bias: b. position: added positions. mean, std: of the values after division by 255, one number or one per channel. norm, dropout: on
     the result."""
 
     reads: tuple[str, ...] = ("image",)
 
     def __init__(
         self, width: int, linear: Spec, fields: Mapping[str, Field] | None = None, *, patch: Positive[int], image: Positive[int] | None = None,
-        channels: Positive[int] | None = None, class_token: bool = False, position: Slot["nn.position"] | None = "learned",
+        channels: Positive[int] | None = None, class_token: bool = False, bias: bool = True, position: Slot["nn.position"] | None = "learned",
         mean: float | list[float] = 0.5, std: Positive[float] | list[float] = 0.5, norm: Slot["nn.norm"] | None = None, dropout: Fraction = 0.0,
     ):  # fmt: skip
         super().__init__()
@@ -53,7 +53,7 @@ class Patch(nn.Module):
         self.width, self.patch, self.channels, self.size = width, patch, C, (H // patch, W // patch)
         self.leading = int(class_token)
         self.longest = self.leading + self.size[0] * self.size[1]
-        self.project = linear.build(inputs=C * patch * patch, outputs=width, bias=True, axes=("width", "patch"), role="embedding")
+        self.project = linear.build(inputs=C * patch * patch, outputs=width, bias=bias, axes=("width", "patch"), role="embedding")
         self.first = ClassToken(width) if class_token else None
         self.position = position.build(width=width, sequence=self.longest, grid=self.size, leading=self.leading) if position else None
         self.norm = norm.build(width=width) if norm else None

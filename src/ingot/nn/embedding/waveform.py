@@ -104,7 +104,7 @@ class Waveform(nn.Module):
     def stem(self, batch: dict[str, Tensor]) -> Tensor:
         """z before its norm, (B, T, C)."""
         length_B: Tensor | None = batch.get("lengths")
-        x = batch["waveform"]
+        x = batch["waveform"].to(self.convolutions[0].weight.dtype)  # type: ignore[union-attr, arg-type]
         if self.normalize:
             x = _normalized(x, length_B)
         x = x[:, None]

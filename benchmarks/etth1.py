@@ -1,0 +1,60 @@
+"""Forecasts of ETTh1 by the patch transformer and by the mixer, from their recipes: the paper's split, horizon 96, look-back 512.
+
+    python benchmarks/etth1.py --data FOLDER [--out etth1.json] [--seeds 0 1 2] [override ...]
+
+FOLDER holds timeseries/ETTh1.csv. Writes test and validation errors at the end, seconds of the run, parameters. The published test
+errors beside them: DLinear 0.375 (arXiv:2205.13504), PatchTST 0.370 (arXiv:2211.14730).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+
+import ingot
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "series"
+MODELS = ("patchtst_etth1", "ttm_etth1")
+GOAL = 0.385
+
+
+def measured(name: str, seed: int, overrides: list[str]) -> dict[str, float]:
+    """Train one recipe; errors of its last evaluation."""
+    began = time.perf_counter()
+    run = ingot.build(ingot.load_recipe(str(RECIPES / f"{name}.yaml"), [f"name={name}_{seed}", f"seed={seed}", *overrides]))
+    run.train()
+    lines = [json.loads(line) for line in (run.folder / "ledger.jsonl").read_text(encoding="utf-8").splitlines()]
+    last = [line["results"] for line in lines if line["kind"] == "evaluation"][-1]
+    found = {f"{part}_{metric}": last[part][f"forecast.{metric}"] for part in ("validation", "test") for metric in ("mse", "mae")}
+    return found | {"seconds": time.perf_counter() - began, "parameters": sum(p.numel() for p in run.model.parameters()), "windows": last["test"]["forecast.windows"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds timeseries/ETTh1.csv")
+    parser.add_argument("--out", type=Path, default=Path("etth1.json"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("overrides", nargs="*", help="changes of both recipes, such as stages.0.budget='1 epochs'")
+    given = parser.parse_args()
+    out = given.out.resolve()
+    source = (given.data / "timeseries").resolve()
+    work = out.parent / "etth1_runs"
+    work.mkdir(parents=True, exist_ok=True)
+    os.chdir(work)
+    if not Path("timeseries").exists():
+        Path("timeseries").symlink_to(source)
+    report = {}
+    for name in MODELS:
+        runs = {seed: measured(name, seed, given.overrides) for seed in given.seeds}
+        mean = statistics.mean(item["test_mse"] for item in runs.values())
+        report[name] = {"test_mse": mean, "goal": GOAL, "reached": mean <= GOAL, "published": {"DLinear": 0.375, "PatchTST": 0.370}, "seeds": runs}
+        out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        print(f"{name}: test MSE {mean:.4f} over {len(runs)} seeds (wanted at most {GOAL})")
+
+
+if __name__ == "__main__":
+    main()

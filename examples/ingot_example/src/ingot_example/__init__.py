@@ -1,0 +1,1 @@
+"""An embedding and an objective that Ingot finds through entry points."""

@@ -1,0 +1,93 @@
+"""Measurements from run folders: their ledgers as a table, a row a run, or a row a step for the laws of whole curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import UserError
+from .table import Table
+
+
+def ledgers(paths: Iterable[str | Path]) -> list[Path]:
+    """Every ledger.jsonl in the given folders, and below them. Raises UserError for a path without one."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        inside = [path] if path.suffix == ".jsonl" and path.is_file() else sorted(path.rglob("ledger.jsonl")) if path.is_dir() else []
+        if not inside:
+            raise UserError(f"{path} is no csv, and no folder with a run in it")
+        found += inside
+    return found
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The ledger's whole lines; a torn one at the end is passed over. Steps that a resumed run took again are there once."""
+    found: list[dict[str, Any]] = []
+    try:
+        texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    for text in texts:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and "kind" in line:
+            found.append(line)
+    kept: dict[tuple[str, Any], dict[str, Any]] = {}
+    for index, line in enumerate(found):
+        kept[(line["kind"], line["step"]) if line["kind"] in ("step", "evaluation") else (line["kind"], -index)] = line
+    return list(kept.values())
+
+
+def curve(path: Path) -> Table:
+    """step, lr, loss, tokens, flop of a run's steps, in order. Raises UserError when it has fewer than two."""
+    steps = sorted((line for line in lines(path) if line["kind"] == "step" and _number(line.get("loss")) is not None), key=lambda line: line["step"])
+    if len(steps) < 2:
+        raise UserError(f"{path} has too few steps")
+    columns = {"step": "step", "lr": "lr", "loss": "loss", "tokens": "tokens", "flop": "flops"}
+    return {name: np.array([_number(line.get(key)) or 0.0 for line in steps]) for name, key in columns.items()}
+
+
+def table(paths: Iterable[str | Path], *, curves: bool = False) -> Table:
+    """A row for every finished run: run, params, tokens, flop, steps, seconds, batch (tokens), lr (the highest), loss, and loss_SOURCE.
+
+    loss: the mean over the sources of the last evaluation. curves: the steps of all runs instead, with the column run. Raises UserError
+    for runs that were never evaluated, or are not finished.
+    """
+    every = ledgers(paths)
+    if curves:
+        parts = [(path.parent.name, {name: column[one["lr"] > 0] for name, column in one.items()}) for path in every for one in (curve(path),)]
+        whole = {name: np.concatenate([one[name] for _, one in parts]) for name in parts[0][1]}
+        return whole | {"run": np.concatenate([np.full(len(one["step"]), f"{index} {name}") for index, (name, one) in enumerate(parts)])}
+    rows = [_row(path) for path in every]
+    names = [name for name in rows[0] if all(name in row for row in rows)]
+    return {name: np.array([row[name] for row in rows]) for name in names}
+
+
+def _row(path: Path) -> dict[str, Any]:
+    found = lines(path)
+    steps = [line for line in found if line["kind"] == "step"]
+    last = max(steps, key=lambda line: line["step"], default=None)
+    judged = [line for line in found if line["kind"] == "evaluation" and line.get("results")]
+    start = next((line for line in found if line["kind"] == "start"), {})
+    if last is None or not judged:
+        raise UserError(f"{path.parent} has no evaluation to fit")
+    final = max(judged, key=lambda line: line["step"])
+    if final["step"] != last["step"]:
+        raise UserError(f"{path.parent} is not finished: its last evaluation is at step {final['step']}, its last step is {last['step']}")
+    losses = {name: _number(result.get("loss")) for name, result in final["results"].items()}
+    known = [value for value in losses.values() if value is not None]
+    if not known:
+        raise UserError(f"{path.parent}: the last evaluation has no loss")
+    return {"run": str(path.parent), "params": float(start.get("parameters") or np.nan), "tokens": float(last["tokens"]), "flop": float(last["flops"]), "steps": float(last["step"]),
+            "seconds": float(last.get("seconds") or 0.0), "batch": float(last["tokens"]) / max(float(last["step"]), 1.0), "lr": max(float(line.get("lr") or 0.0) for line in steps),
+            "loss": float(np.mean(known))} | {f"loss_{name}": value for name, value in losses.items() if value is not None and len(losses) > 1}  # fmt: skip
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

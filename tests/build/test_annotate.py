@@ -1,0 +1,76 @@
+"""Annotators between stages: units from cepstra, then from a layer; a run that is stopped goes on to the bit and is evaluated with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ingot
+import ingot.ledger.machine
+from ingot.build.check import check
+from ingot.core.errors import RunError
+from ingot.core.recipe import load
+
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "speech" / "hubert_tiny.yaml"
+SMALL = ["stages.0.budget=2 steps", "stages.1.budget=3 steps", "evaluate.also=[]", "evaluate.every=100%", "data.train.count=40", "stages.0.batch=8 clips", "stages.1.batch=8 clips",
+         "precision=fp32", "compile=false", "log.tensorboard=false", "checkpoint.every=1 steps"]  # fmt: skip
+
+
+class StopAt:
+    def __init__(self, step: int):
+        self.at = step
+
+    def step(self, line: dict[str, Any]) -> None:
+        if line["step"] == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ingot.ledger.machine, "ROWS", 64)
+    monkeypatch.setattr(ingot.ledger.machine, "WIDTH", 64)
+
+    def call(name: str, stop: int | None = None, *more: str) -> Any:
+        run = ingot.build(ingot.load_recipe(RECIPE, [*SMALL, f"name={name}", *more], tiny=True))
+        run.train(StopAt(stop) if stop else None)
+        return run
+
+    return call
+
+
+def test_two_rounds_of_units_resume_to_the_bit(train: Any) -> None:
+    straight = train("straight")
+    events = [json.loads(line)["message"] for line in (straight.folder / "ledger.jsonl").read_text().splitlines() if '"annotate"' in line]
+    assert len(events) == 2 and all("found 12 units in 64 clips" in event for event in events)
+    folders = sorted(Path(".ingot/annotations").iterdir())
+    assert len(folders) == 2  # units of a layer are other units
+    values = [np.load(next(folder.glob("*.values.npy"))) for folder in folders]
+    assert values[0].max() < 12 and len(set(values[0].tolist())) > 3 and len(set(values[1].tolist())) > 3
+
+    train("broken", 3)
+    resumed = train("broken")
+    state = resumed.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in straight.model.state_dict().items())
+    again = ingot.build(ingot.load_recipe(RECIPE, [*SMALL, "name=straight"], tiny=True)).evaluate()
+    assert again["synthetic_audio"]["loss"] == pytest.approx(straight.evaluate()["synthetic_audio"]["loss"])
+
+    train("gone", 3)
+    shutil.rmtree(".ingot/annotations")
+    with pytest.raises(RunError, match="is gone"):
+        train("gone")
+
+
+def test_units_are_asked_for_and_counted_alike() -> None:
+    without = load(RECIPE, ["stages.0.annotate=null"], tiny=True)
+    assert any("set stages.0.annotate" in str(problem) for problem in check(without)[1])
+    other = load(RECIPE, ["stages.1.annotate.clusters=13"], tiny=True)
+    assert any("annotated with 13" in str(problem) for problem in check(other)[1])

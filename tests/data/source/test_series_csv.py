@@ -1,0 +1,97 @@
+"""Windows of series: where they begin and end, whose mean and deviation, what is missing, and words for bad files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ingot.core.errors import UserError
+from ingot.core.resolve import spec
+
+
+def written(folder: Path, rows: int = 20, cells: dict[tuple[int, int], str] | None = None, name: str = "s.csv") -> Path:
+    """Columns time (words), a = t, b = 10 t, kind."""
+    lines = []
+    for t in range(rows):
+        row = [f"day {t}", str(t), str(10 * t), "calm" if t < rows // 2 else "wild"]
+        for column in range(4):
+            row[column] = (cells or {}).get((t, column), row[column])
+        lines.append(",".join(row))
+    (folder / name).write_text("time,a,b,kind\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def source(folder: Path, **knobs: Any) -> Any:
+    return spec("data.source", "series_csv", **{"paths": ["s.csv"], "look_back": 4, "horizon": 2} | knobs).build(folder=folder)
+
+
+def rows(found: Any) -> dict[str, np.ndarray]:
+    return found.rows(np.arange(len(found)), np.arange(len(found)))
+
+
+def test_windows_follow_one_another(tmp_path: Path) -> None:
+    found = source(written(tmp_path), stride=3)
+    assert found.columns == ["a", "b"] and len(found) == 5  # the words of time and kind are no channels
+    given = rows(found)
+    assert given["series"][:, 0, 0].tolist() == [0, 3, 6, 9, 12] and given["future"][:, :, 1].tolist()[-1] == [160, 170]
+    assert found.where(1).endswith("s.csv:5 to 8")
+
+
+def test_parts_share_no_value_to_forecast_and_may_look_back(tmp_path: Path) -> None:
+    train, held = (source(written(tmp_path), part=part) for part in ([0, 12], [12, 20]))
+    targets = [set(rows(item)["future"][:, :, 0].ravel().tolist()) for item in (train, held)]
+    assert targets == [set(range(4, 12)), set(range(12, 20))]
+    assert rows(held)["series"][0, :, 0].tolist() == [8, 9, 10, 11]
+    shares = source(tmp_path, part=[0.6, 1.0])
+    assert np.array_equal(rows(shares)["series"], rows(held)["series"])
+
+
+def test_scaled_by_the_rows_that_are_named(tmp_path: Path) -> None:
+    held = source(written(tmp_path), part=[12, 20], standardize=[0, 12])
+    wanted = (np.arange(12, 14) - np.arange(12).mean()) / np.arange(12).std()
+    np.testing.assert_allclose(rows(held)["future"][0], np.stack([wanted, wanted], axis=1), rtol=1e-6)
+
+
+def test_the_standard_split_of_etth1(shared_data: Path) -> None:
+    knobs = {"paths": ["timeseries/ETTh1.csv"], "look_back": 512, "horizon": 96, "standardize": [0, 8640]}
+    sizes = [len(source(shared_data, part=part, **knobs)) for part in ([0, 8640], [8640, 11520], [11520, 14400])]
+    assert sizes == [8640 - 512 - 96 + 1, 2880 - 96 + 1, 2880 - 96 + 1]
+
+
+def test_missing_values_are_marked_within_the_allowance(tmp_path: Path) -> None:
+    written(tmp_path, cells={(5, 1): "", (7, 2): "?"})
+    given = rows(source(tmp_path, missing=0.1))
+    assert not given["observed"][2, 3, 0] and given["series"][2, 3, 0] == 0
+    assert given["observed"].sum() + given["future_observed"].sum() < given["observed"].size + given["future_observed"].size
+    with pytest.raises(UserError, match=r"s.csv:7: column 'a' is empty; 2 of 40 values are missing, more than missing allows \(0\)"):
+        source(tmp_path)
+    with pytest.raises(UserError, match="more than missing allows"):
+        source(tmp_path, missing=0.04)
+
+
+def test_windows_do_not_cross_files(tmp_path: Path) -> None:
+    written(tmp_path, 7, name="s.csv")
+    written(tmp_path, 6, name="t.csv")
+    found = source(tmp_path, paths=["s.csv", "t.csv"])
+    assert len(found) == 2 + 1 and rows(found)["series"][:, 0, 0].tolist() == [0, 1, 0]
+
+
+def test_the_class_is_that_of_the_last_row_read(tmp_path: Path) -> None:
+    given = rows(source(written(tmp_path, cells={(4, 3): ""}), label="kind", horizon=0))
+    assert given["label"].tolist() == [0, -100, 0, 0, 0, 0, 0, *[1] * 10] and "future" not in given
+
+
+@pytest.mark.parametrize(("cells", "knobs", "said"), [
+    ({(3, 1): "x1"}, {}, "s.csv:5: column 'a' holds 'x1', which is no number"),
+    ({(3, 1): "inf"}, {}, "s.csv:5: column 'a' holds 'inf', which is not finite"),
+    ({(3, 1): "1,2"}, {}, "s.csv:5: has 5 cells, the header names 4 columns"),
+    ({}, {"columns": ["a", "bb"]}, "s.csv: has no column 'bb'; it has time, a, b, kind. Did you mean 'b'"),
+    ({}, {"look_back": 30}, "no window of 30 and 2 rows fits"),
+    ({}, {"label": "kind", "classes": 1}, "column 'kind' holds classes up to 1"),
+])  # fmt: skip
+def test_bad_input_is_named(tmp_path: Path, cells: Any, knobs: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        source(written(tmp_path, cells=cells), **knobs)

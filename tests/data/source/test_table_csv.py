@@ -1,0 +1,74 @@
+"""Tables: numbers scaled and categories numbered by training rows, blanks, bad cells, and missing columns by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ingot.core.errors import UserError
+from ingot.core.resolve import spec
+
+LINES = ["1,red,yes,10", "2,blue,no,20", "?,red,yes,30", "4,?,no,40", "9,green,?,50"]
+
+
+def written(folder: Path, lines: list[str] = LINES, name: str = "t.csv") -> Path:
+    (folder / name).write_text("size,color,good,price\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def source(folder: Path, **knobs: Any) -> Any:
+    return spec("data.source", "table_csv", **{"paths": ["t.csv"], "numeric": ["size"], "categorical": ["color"], "label": "good"} | knobs).build(folder=folder)
+
+
+def rows(found: Any) -> dict[str, np.ndarray]:
+    return found.rows(np.arange(len(found)), np.arange(len(found)))
+
+
+def test_columns_become_numbers(tmp_path: Path) -> None:
+    given = rows(source(written(tmp_path), values=["price"]))
+    sizes = np.array([1, 2, 4, 9])
+    np.testing.assert_allclose(given["numbers"][[0, 1, 3, 4], 0], (sizes - sizes.mean()) / sizes.std(), rtol=1e-6)
+    assert given["numbers"][2, 0] == 0 and given["numbers_missing"][:, 0].tolist() == [False, False, True, False, False]
+    assert given["categories"][:, 0].tolist() == [3, 1, 3, 0, 2] and given["label"].tolist() == [1, 0, 1, 0, -100]
+    assert given["values"][:, 0].tolist() == [10, 20, 30, 40, 50]
+
+
+def test_a_held_out_part_is_read_as_training_rows_are(tmp_path: Path) -> None:
+    written(tmp_path)
+    held = source(tmp_path, part=[3, 5], fit=[0, 3])
+    given = rows(held)
+    np.testing.assert_allclose(given["numbers"][:, 0], (np.array([4, 9]) - 1.5) / 0.5)
+    assert given["categories"][:, 0].tolist() == [0, 0]  # blank, and a color that no training row has
+    written(tmp_path, ["1.5,red,yes,1"], "u.csv")
+    other = rows(source(tmp_path, paths=["u.csv"], like=["t.csv"], fit=[0, 3]))
+    assert other["numbers"].tolist() == [[0]] and other["categories"].tolist() == [[2]] and other["label"].tolist() == [1]
+
+
+def test_bad_cells_are_passed_over_within_the_allowance(tmp_path: Path) -> None:
+    written(tmp_path, [*LINES, "six,red,no,60"])
+    found = source(tmp_path, skip=0.2)
+    assert rows(found)["rows"].tolist() == [0, 1, 2, 3, 4, -1]
+    assert "t.csv:7: column 'size' holds 'six', which is no number" in found.notices()[0]["message"]
+    with pytest.raises(UserError, match="t.csv:7: column 'size' holds 'six'"):
+        rows(source(tmp_path))
+
+
+@pytest.mark.parametrize(("knobs", "said"), [
+    ({"numeric": ["sise"]}, "t.csv: has no column 'sise'; it has size, color, good, price. Did you mean 'size'"),
+    ({"categorical": ["colour"]}, "has no column 'colour'.*Did you mean 'color'"),
+    ({"label": "god"}, "has no column 'god'"),
+    ({"widest": 3}, "a categorical column has 4 values, the recipe says 3"),
+    ({"classes": 1}, "label good has 2 values, the recipe says 1"),
+])  # fmt: skip
+def test_bad_recipes_are_named(tmp_path: Path, knobs: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        source(written(tmp_path), **knobs)
+
+
+def test_adult_reads_whole(shared_data: Path) -> None:
+    found = source(shared_data, paths=["tabular/adult.csv"], numeric=["age"], categorical=["workclass", "native_country"], label="income")
+    given = rows(found)
+    assert len(found) == 32561 and found.classes == 2 and found.widest == 42 and (given["categories"] == 0).any()

@@ -1,0 +1,54 @@
+"""Masked cells: never those that are blank, hidden truly, each kind of loss by its own cells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ingot.build.graph import build_model
+from ingot.build.schema import Graph
+from ingot.core.recipe import Recipe
+from ingot.core.resolve import resolve, spec
+
+ENCODER = {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2, "position": None}}
+
+
+def made(given: dict[str, Any] | None = None, **knobs: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+    """A model of random weights and a batch of six rows and one of padding."""
+    source = spec("data.source", "synthetic_table", **given or {}).build()
+    rows = {key: torch.from_numpy(value) for key, value in source.rows(np.arange(7), np.arange(7)).items()}
+    rows |= {"rows": torch.tensor([0, 1, 2, 3, 4, 5, -1]), "key": torch.tensor(3)}
+    tree = {"width": 16, "embedding": "columns", "encoder": ENCODER, "objective": {"name": "masked_columns"} | knobs}
+    torch.manual_seed(0)
+    return build_model(resolve(Recipe(tree), Graph), vocabulary=None, sequence=8, specials={}, dtype=torch.float32, fields=source.fields()), rows
+
+
+def test_only_cells_that_hold_something() -> None:
+    model, rows = made({"missing": 0.4}, rate=0.5)
+    batch = model.objective.prepare(rows)
+    there = model.embedding.present(rows)
+    assert not (batch["masked"] & ~there).any()
+    assert batch["units"][:6].tolist() == there[:6].sum(dim=1).clamp(max=3).tolist() and batch["units"][6] == 0
+    assert torch.equal(batch["units"], batch["units/numbers"] + batch["units/categories"])
+
+
+def test_hidden_cells_are_hidden() -> None:
+    model, rows = made({"missing": 0.0}, rate=0.5)
+    batch = model.objective.prepare(rows)
+    other = batch | {"numbers": torch.where(batch["masked"][:, :4], 50.0, batch["numbers"]), "categories": torch.where(batch["masked"][:, 4:], 1, batch["categories"])}
+    for one, another in zip(model.objective.predictions(model, batch), model.objective.predictions(model, other), strict=True):
+        assert torch.equal(one, another)
+
+
+def test_losses_by_hand() -> None:
+    model, rows = made(rate=0.5, numeric_weight=2.0)
+    batch = model.objective.prepare(rows)
+    numbers, scores = model.objective.predictions(model, batch)
+    losses = model(batch)
+    for row in range(6):
+        hidden = batch["masked"][row]
+        squared = sum(2 * float(numbers[row, k].detach() - rows["numbers"][row, k]) ** 2 for k in range(4) if hidden[k])
+        nll = sum(-float(scores[row, j].log_softmax(0)[rows["categories"][row, j]]) for j in range(2) if hidden[4 + j])
+        assert abs(squared - float(losses["numbers"][row])) < 1e-4 and abs(nll - float(losses["categories"][row])) < 1e-4
