@@ -44,13 +44,12 @@ def write(results: Results) -> None:
 
 def measure(arguments: argparse.Namespace) -> None:
     """Every wanted cell within the budget."""
-    import torch
-
     import _matrix
+    import torch
 
     torch.set_num_threads(1)
     results, deadline = read(), time.monotonic() + 60 * arguments.budget
-    wanted = [name for name in (arguments.columns.split(",") if arguments.columns else _matrix.COLUMNS)]
+    wanted = list(arguments.columns.split(",") if arguments.columns else _matrix.COLUMNS)
 
     def due(part: Any, name: str) -> bool:
         known = results.get(part.name, {}).get(name)
@@ -107,9 +106,9 @@ def published() -> str:
 
 def pairs() -> dict[str, dict[str, dict[str, str]]]:
     """Every optimizer with every linear, and every router with every placement of norms, by the suites' own tests."""
+    import _matrix
     import torch
 
-    import _matrix
     from ingot.build.groups import parameter_groups
     from ingot.core.errors import UserError
     from ingot.core.parts import parts_in

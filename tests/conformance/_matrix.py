@@ -319,7 +319,7 @@ def open_run(setup: Setup, folder: Path) -> Run:
     run = Run(section, folder)
     names = list(section.data.train.knobs.get("sources", {"matrix": 0}))
     data = SimpleNamespace(train=Rows(setup.keys, setup.single, names), validation={}, plain={}, identity="matrix")
-    run._data = {index: data for index in range(len(section.stages))}
+    run._data = dict.fromkeys(range(len(section.stages)), data)
     run.__dict__["tokenizer"] = SimpleNamespace(vocabulary=suite.VOCABULARY, specials={"mask": 2, "end": 1}, end=1, identity="matrix", token_bytes=lambda: torch.ones(suite.VOCABULARY).numpy())
     run.__dict__["program"] = Quiet(run)
     run.choices = {"compile": bool(setup.tree["compile"])}

@@ -17,7 +17,7 @@ from ingot.core.seams import Field
 SLOTS = ["evaluate"]
 VOCABULARY = 24
 PAIRED = {"retrieval", "zero_shot"}  # need an objective of two sides
-TOKENIZER = SimpleNamespace(end=1, encode=lambda texts: [np.array([4 + ord(letter) % 16 for letter in text]) for text in texts])
+TOKENIZER = SimpleNamespace(end=1, decode=lambda ids: " ".join(map(str, ids)), encode=lambda texts: [np.array([4 + ord(letter) % 16 for letter in text]) for text in texts])
 # The objective whose model and rows an evaluator is tried on, where these are not a classifier of pictures.
 OBJECTIVES: dict[str, str] = {"forecast": "forecasting", "wer": "ctc"}
 

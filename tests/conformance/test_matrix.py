@@ -32,16 +32,17 @@ EACH, MOST = 3, 9  # columns for every slot; cells of what has changed
 
 
 def changed() -> list[str]:
-    """Parts whose file is not as where this branch left the main one; none where git does not say."""
-    for main in ("origin/main", "main"):
-        base = subprocess.run(["git", "-C", str(ROOT), "merge-base", "HEAD", main], capture_output=True, text=True)
-        if base.returncode == 0:
-            break
-    else:
-        return []
-    listed = subprocess.run(["git", "-C", str(ROOT), "diff", "--name-only", base.stdout.strip(), "--", "src/ingot"], capture_output=True, text=True).stdout.split()
-    touched = {path.removeprefix("src/ingot/").removesuffix(".py") for path in listed}
-    return [name for name, part in PARTS.items() if f"{part.case.slot.replace('.', '/')}/{part.case.name}" in touched]
+    """Parts whose file is not as where this branch left the main one, or on that one as in the commit before; none where git does not say."""
+
+    def git(*words: str) -> list[str]:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+        return [] if done.returncode else done.stdout.split()
+
+    base = git("merge-base", "HEAD", "origin/main") or git("merge-base", "HEAD", "main")
+    if base == git("rev-parse", "HEAD"):
+        base = git("rev-parse", "HEAD~1")
+    listed = [*git("diff", "--name-only", *base, "--", "src/ingot"), *git("ls-files", "--others", "--exclude-standard", "src/ingot")] if base else []
+    return [name for name, part in PARTS.items() if f"src/ingot/{part.case.slot.replace('.', '/')}/{part.case.name}.py" in listed]
 
 
 def sample() -> list[tuple[str, str]]:

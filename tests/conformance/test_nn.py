@@ -124,7 +124,7 @@ def test_every_parameter_is_labeled_and_learns(case: Any, layer: Layer) -> None:
     found = gradients(layer, layer(values().requires_grad_(), context_of()))
     for name, parameter in layer.named_parameters():
         assert parameter.requires_grad == (name in found), name
-        assert not parameter.requires_grad or found[name].isfinite().all() and found[name].any(), name
+        assert not parameter.requires_grad or (found[name].isfinite().all() and found[name].any()), name
 
 
 def test_gradients_are_right_in_double_precision(case: Any, layer: Layer) -> None:

@@ -41,17 +41,24 @@ def test_says_what_it_is_for(path: Path) -> None:
     assert "name" not in parse(text, path.name).tree, "a recipe is named by its file"
 
 
-def drawn(count: int = 6, seed: int = 2) -> list[Path]:
-    """The same few every time for the same recipes, and all that are not as where this branch left the main one."""
-    chosen = sorted(RECIPES, key=lambda path: zlib.crc32(f"{seed}/{name(path)}".encode()))[:count]
-    for main in ("origin/main", "main"):
-        base = subprocess.run(["git", "-C", str(ROOT), "merge-base", "HEAD", main], capture_output=True, text=True)
-        if base.returncode == 0:
-            asked = (["diff", "--name-only", base.stdout.strip(), "--", "recipes"], ["ls-files", "--others", "--exclude-standard", "recipes"])
-            listed = [path for question in asked for path in subprocess.run(["git", "-C", str(ROOT), *question], capture_output=True, text=True).stdout.split()]
-            chosen += [path for path in RECIPES if str(path.relative_to(ROOT)) in listed]
-            break
-    return list(dict.fromkeys(chosen))
+def changed() -> list[str]:
+    """Files that are not as where this branch left the main one, or on that one as in the commit before; none where git does not say."""
+
+    def git(*words: str) -> list[str]:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+        return [] if done.returncode else done.stdout.split()
+
+    base = git("merge-base", "HEAD", "origin/main") or git("merge-base", "HEAD", "main")
+    if base == git("rev-parse", "HEAD"):
+        base = git("rev-parse", "HEAD~1")
+    return [*git("diff", "--name-only", *base, "--", "recipes"), *git("ls-files", "--others", "--exclude-standard", "recipes")] if base else []
+
+
+def drawn(count: int = 6, most: int = 12, seed: int = 2) -> list[Path]:
+    """The same few every time for the same recipes, and so many at most of those that have changed."""
+    order = sorted(RECIPES, key=lambda path: zlib.crc32(f"{seed}/{name(path)}".encode()))
+    new = set(changed())
+    return list(dict.fromkeys([*order[:count], *[path for path in order if str(path.relative_to(ROOT)) in new][:most]]))
 
 
 @pytest.fixture

@@ -66,9 +66,9 @@ def test_the_best_constant_under_the_quantile_loss_is_the_quantile() -> None:
         optimizer.step()
     torch.testing.assert_close(level.detach(), torch.tensor([0.1, 0.5, 0.9]), atol=0.06, rtol=0)
     model.objective.forecasts = lambda *_: torch.zeros(7, 3, 16, 2)
-    assert {name for name in model.objective.scores(model, batch)} == {"mae", "mse", "below_0.1", "below_0.5", "below_0.9"}
+    assert set(model.objective.scores(model, batch)) == {"mae", "mse", "below_0.1", "below_0.5", "below_0.9"}
 
 
 def test_a_source_without_future_is_refused() -> None:
-    with pytest.raises(UserError, match="set data.train.horizon"):
+    with pytest.raises(UserError, match=r"set data\.train\.horizon"):
         made({"horizon": 0})

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 
+from ..core.errors import Problem, UserError
 from ..ledger.forecast import Forecast, step_seconds
 from ..ledger.machine import matmul_rate
 from ..model.recompute import MODES
@@ -166,7 +167,11 @@ def fitting(run: Run, index: int, rows: int) -> dict[str, Any]:
     mode, fused = recipe_mode(run, index), section.stages[index].fused_backward
     if isinstance(section.micro_rows, int) and mode != "auto" and fused != "auto":
         return {"micro_rows": min(rows, section.micro_rows), "checkpointing": mode, "fused_backward": bool(fused)}
-    setting = settle(run, index, rows, min(run.layout.gather(available_bytes(run))))
+    available = min(run.layout.gather(available_bytes(run)))
+    setting = settle(run, index, rows, available)
+    if section.memory is not None and not setting.fits:
+        least = f"the least is {setting.forecast.peak / 1e6:,.0f} MB, with micro_rows {setting.micro_rows} and checkpointing {setting.checkpointing}"
+        raise UserError([Problem("memory", f"stage {index} is not forecast to fit {available / 1e6:,.0f} MB: {least}; ingot plan shows what would take less")])
     found = {"micro_rows": setting.micro_rows, "checkpointing": setting.checkpointing, "fused_backward": setting.fused_backward}
     if section.memory is not None or "auto" in (mode, fused):
         run.messages.append(_said(run, index, rows, setting))
@@ -179,5 +184,5 @@ def _said(run: Run, index: int, rows: int, setting: Setting) -> str:
     naive = settle_naively(run, index, rows, matmul_rate(run.device, run.dtype))
     updates = ", updates inside backward" if setting.fused_backward else ""
     cost = f"{setting.seconds / naive.seconds - 1:+.0%} of the time of a step that needs {naive.forecast.peak / 1e6:,.0f} MB"
-    fits = "" if setting.fits else f"; NOT within the {available_bytes(run) / 1e6:,.0f} MB there are, and nothing smaller was found"
+    fits = "" if setting.fits else "; that is more than is free now, and nothing smaller was found"
     return f"stage {index}: micro-batch of {setting.micro_rows} rows, checkpointing {setting.checkpointing}{updates}: {setting.forecast.peak / 1e6:,.0f} MB forecast, {cost}{fits}"

@@ -78,14 +78,15 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
 def _read(arguments: argparse.Namespace) -> Any:
     """The measurements: a csv file, or the finished runs of folders, as whole curves where the law is about those."""
-    from ..scaling import build, runs
+    from ..core.parts import parts_in
+    from ..scaling import runs
     from ..scaling.table import read
 
     first = arguments.points[0]
     if len(arguments.points) == 1 and not first.is_dir() and first.suffix != ".jsonl":
         return read(first)
-    law = build(arguments.law, {name: [] for name in ("mix_1", "mix_2")}) if arguments.law in ("multi_power", "annealing", "average_error") else None
-    return runs.table(arguments.points, curves=law is not None and law.curve)
+    form = parts_in("scaling.form").get(arguments.law)
+    return runs.table(arguments.points, curves=form is not None and bool(getattr(form.load(), "curve", False)))
 
 
 def _hold_out(table: Any, arguments: argparse.Namespace) -> tuple[Any, Any]:

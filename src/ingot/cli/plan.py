@@ -5,6 +5,7 @@ Nothing of the planned size is made: the step is pretended on tensors without co
 
 $ ingot plan recipes/text/gpt_tiny.yaml
 $ ingot plan recipes/text/gpt_small.yaml --memory '80 GiB' --price 2.50
+$ ingot plan recipes/text/gpt_tiny.yaml --budget 1e17flops --fit fit.json
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from . import _recipe
+from . import _buy, _recipe
 from ._output import Output
 from ._words import count, duration, money, size
 
@@ -21,9 +22,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _recipe.configure(parser)
     parser.add_argument("--memory", metavar="AMOUNT", help="memory of a rank, such as '80 GiB' (default: what is free here)")
     parser.add_argument("--price", type=float, metavar="PER_HOUR", help="price of an hour, to forecast the cost")
+    parser.add_argument("--budget", metavar="FLOPS", help="with --fit: the sizes that this budget buys, such as 1e17flops")
+    parser.add_argument("--fit", metavar="FIT.json", action="append", default=[], help="with --budget: a fit of losses, and perhaps one of batch_lr ('ingot fit', 'ingot ladder')")
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
+    if arguments.budget is not None or arguments.fit:
+        return _buy.run(arguments, output)
     from ..build.check import resolve_run
     from ..build.fit import available_bytes
     from ..build.plan import plan

@@ -4,7 +4,8 @@ Every answer says how far it reaches beyond the fitted data and what past predic
 
 $ ingot predict fit.json --budget 1e21flops
 $ ingot predict fit.json --at params=1e9,tokens=2e10
-$ ingot predict fit.json --budget 1e21flops --against other.json
+$ ingot predict fit.json other.json --crossover
+$ ingot predict --run runs/gpt_tiny --at 100% --past runs/gpt_before
 $ ingot predict rates.json --budget 1e21flops --sizes fit.json
 $ ingot predict mixing.json --mixture --most mix_github=0.2
 $ ingot predict --job runs/gpt_tiny --until 24000 --anneal-from 20000
@@ -24,14 +25,18 @@ from .fit import number, pairs
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("fit", nargs="?", metavar="FIT.json", type=Path, help="what 'ingot fit --save' wrote")
+    parser.add_argument("other", nargs="?", metavar="OTHER.json", type=Path, help="another fit, with --crossover")
+    parser.add_argument("--crossover", action="store_true", help="where the two laws cross (as --against OTHER.json)")
     parser.add_argument("--budget", metavar="FLOPS", help="such as 1e21flops: the best sizes and their loss")
-    parser.add_argument("--at", metavar="NAME=VALUE", action="append", default=[], help="inputs of the law, such as params=1e9,tokens=2e10")
+    parser.add_argument("--at", metavar="NAME=VALUE", action="append", default=[], help="inputs of the law, such as params=1e9,tokens=2e10; with --run a step, or a share of the run's budget such as 100%%")
     parser.add_argument("--sizes", metavar="FIT.json", type=Path, help="with --budget and a fit of batch_lr: the law that tells the best sizes")
     parser.add_argument("--against", metavar="OTHER.json", type=Path, help="where this law and another cross")
     parser.add_argument("--along", default="budget", metavar="NAME", help="with --against: the input along which they cross (budget)")
     parser.add_argument("--mixture", action="store_true", help="the shares that make the loss lowest (fits of data_mixing)")
     parser.add_argument("--most", metavar="NAME=SHARE", action="append", default=[], help="with --mixture: the largest share a domain may have")
     parser.add_argument("--weights", metavar="CSV", type=Path, help="with --mixture: columns valid_domain, weight")
+    parser.add_argument("--run", metavar="RUN", type=Path, help="a run that is not finished: its training loss at --at, by several shapes of learning curve")
+    parser.add_argument("--past", metavar="RUN", type=Path, nargs="+", default=[], help="with --run: finished runs like it, which tell how wrong such predictions are")
     parser.add_argument("--job", metavar="RUN", type=Path, help="a run folder, its ledger.jsonl, or a csv with step, lr, loss: how it goes on")
     parser.add_argument("--until", metavar="STEP", type=int, help="with --job: its last step")
     parser.add_argument("--anneal-from", metavar="STEP", type=int, help="with --job: where the rate starts to fall linearly to zero")
@@ -45,10 +50,15 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
     if arguments.level is not None and not 0 < arguments.level < 1:
         raise UserError(f"--level wants a number between 0 and 1, got {arguments.level:g}")
+    if arguments.run is not None:
+        return ending(arguments, output)
     if arguments.job is not None:
         return job(arguments, output)
     if arguments.fit is None:
-        raise UserError("wants a FIT.json, or --job RUN")
+        raise UserError("wants a FIT.json, --run RUN or --job RUN")
+    if (arguments.other is not None) != arguments.crossover:
+        raise UserError("--crossover wants two fits, and two fits want --crossover")
+    arguments.against = arguments.other or arguments.against
     fits, by = _load(arguments.fit)
     if arguments.mixture:
         return mixture(arguments, fits, by, output)
@@ -145,6 +155,45 @@ def mixture(arguments: argparse.Namespace, fits: dict[str, Any], by: str, output
         output.print(f"doubt: the nearest mixture that was measured is {answer['distance']:.0%} away; try this one before trusting it")
     output.result(answer | {"by": by})
     return 0
+
+
+def ending(arguments: argparse.Namespace, output: Output) -> int:
+    """How a running job will end."""
+    from ..core.errors import UserError
+    from ..scaling import extrapolate, runs
+
+    if len(arguments.at) > 1:
+        raise UserError("--run takes one --at")
+    found = runs.ledgers([arguments.run])
+    if len(found) > 1:
+        raise UserError(f"{arguments.run} holds {len(found)} runs; --run wants one")
+    sofar = runs.curve(found[0])
+    step = _step(arguments.at[0] if arguments.at else "100%", found[0], sofar)
+    earlier = [(one["step"], one["loss"]) for path in runs.ledgers(arguments.past) for one in (runs.curve(path),)]
+    answer = extrapolate(sofar["step"], sofar["loss"], step, earlier=earlier, level=arguments.level or 0.9)
+    output.print(f"loss {answer.value:.4f} at step {answer.at:,.0f}   ({answer.level:.0%}: {answer.low:.4f} to {answer.high:.4f}); at step {sofar['step'][-1]:,.0f} now", answer.past["note"])
+    output.result(answer.as_dict())
+    return 0
+
+
+def _step(at: str, ledger: Path, sofar: dict[str, Any]) -> float:
+    """A step from a step, or from a share of the budget in the run's own recipe."""
+    from ..core.errors import UserError
+    from ..core.quantities import parse_quantity
+    from ..core.recipe import load
+
+    if not at.endswith("%"):
+        return number(at, "--at")
+    try:
+        stages = load(ledger.parent / "recipe.yaml").tree["stages"]
+        budgets = [parse_quantity(stage["budget"]) for stage in stages]
+    except (KeyError, TypeError, ValueError, OSError, UserError) as error:
+        raise UserError(f"{ledger.parent} has no recipe that tells its budget; give a step: {error}") from None
+    unit, last = budgets[-1].unit, float(sofar["step"][-1])
+    spent = {"steps": last, "tokens": float(sofar["tokens"][-1]), "flops": float(sofar["flop"][-1])}.get(unit)
+    if spent is None or any(one.unit != unit for one in budgets):
+        raise UserError(f"the budget is in {unit}, of which steps cannot be told; give a step")
+    return sum(one.value for one in budgets) * number(at[:-1], "--at") / 100 * last / spent
 
 
 def job(arguments: argparse.Namespace, output: Output) -> int:

@@ -21,7 +21,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, TypeVar
@@ -97,7 +97,7 @@ class Entry:
 
 
 @cache
-def _installed() -> EntryPoints:
+def _installed() -> Any:
     """What all installed packages offer: read once, since it opens a file per package."""
     return entry_points()
 

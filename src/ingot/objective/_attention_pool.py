@@ -36,7 +36,7 @@ class AttentionPool(nn.Module):
 
     def forward(self, h_BTD: Tensor, context: Any) -> Tensor:
         """(B, D); padding is not attended to."""
-        B, T, D = h_BTD.shape
+        B, _T, D = h_BTD.shape
         q = self.query(self.weight.to(h_BTD.dtype).expand(B, 1, D))
         q, k, v = (x.view(B, -1, self.heads, D // self.heads).transpose(1, 2) for x in (q, self.key(h_BTD), self.value(h_BTD)))
         seen = None if context.segments_BT is None else (context.segments_BT > 0)[:, None, None]

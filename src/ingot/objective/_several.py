@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MethodType
 from typing import Any
 
@@ -22,9 +22,11 @@ class Several(nn.Module):
         self.inner = nn.ModuleList(spec.build(**wiring) for spec in specs.values())  # no dict: a name may be one that modules have
         inner: list[Any] = list(self.inner)
         self.causal = all(item.causal for item in inner)
-        self.couples_batch = any(item.couples_batch for item in inner)
+        self.couples_batch = False  # see refused
         if any(hasattr(item, "stepped") for item in inner):
             self.stepped = MethodType(_stepped, self)
+        if any(hasattr(item, "begin") for item in inner):
+            self.begin = MethodType(_begin, self)
         if scoring := [item for item in inner if hasattr(item, "logits")]:
             self.logits = scoring[0].logits
         if found := [item for item in inner if hasattr(item, "features")]:
@@ -59,6 +61,19 @@ class Several(nn.Module):
         own = {key.removeprefix(f"{name}/"): value for key, value in batch.items() if key.startswith(f"{name}/")}
         others = tuple(f"{other}/" for other in self.objectives)
         return {key: value for key, value in batch.items() if not key.startswith((*others, "units/"))} | own
+
+
+def refused(specs: Mapping[str, Spec]) -> Iterable[str]:
+    """Why some of the objectives cannot be among several."""
+    for name, spec in specs.items():
+        if getattr(spec.target, "couples_batch", False):
+            yield f"objectives.{name}: {spec.name} compares the rows of a whole step, which is done for an objective by itself only"
+
+
+def _begin(several: Several, model: nn.Module) -> None:
+    for item in several.objectives.values():
+        if hasattr(item, "begin"):
+            item.begin(model)
 
 
 def _stepped(several: Several, state: Any, log: Any) -> None:

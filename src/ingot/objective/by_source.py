@@ -5,6 +5,8 @@ r"""Every source of a mixture with an objective of its own, in one run: each row
 Rows of one batch come from all sources; each objective is given its own rows and no other. The loss y of the source x is called x/y.
 
 State: that of the objectives.   Cost: every row costs what its own objective does.
+
+No paper: a way to compose.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from ..core.errors import UserError
 from ..core.parts import Slot, Spec, part
-from ._several import Batch, Several
+from ._several import Batch, Several, refused
 
 
 @part
@@ -25,10 +27,10 @@ class BySource(Several):
     """objectives: one for each source of data.train's mixture, by the sources' names and in their order."""
 
     def __init__(
-        self, width: int, vocabulary: int | None, linear: Spec, specials: dict[str, int], fields: Any = None, embedding: Any = None, decoder_width: int = 0, tower_widths: Any = None, sequence: int = 0, *,
+        self, width: int, vocabulary: int | None, linear: Spec, specials: dict[str, int], fields: Any = None, embedding: Any = None, encoder: Any = None, decoder_width: int = 0, tower_widths: Any = None, sequence: int = 0, *,
         objectives: dict[str, Slot["objective"]],
     ):  # fmt: skip
-        wiring = {"width": width, "vocabulary": vocabulary, "linear": linear, "specials": specials, "fields": fields, "embedding": embedding, "decoder_width": decoder_width,
+        wiring = {"width": width, "vocabulary": vocabulary, "linear": linear, "specials": specials, "fields": fields, "embedding": embedding, "encoder": encoder, "decoder_width": decoder_width,
                   "tower_widths": tower_widths, "sequence": sequence}  # fmt: skip
         for message in self.check({"objectives": objectives}, {}):
             raise UserError(f"by_source: {message}")
@@ -36,6 +38,7 @@ class BySource(Several):
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
+        yield from refused(knobs["objectives"])
         names = list(knobs["objectives"])
         if not names:
             yield "objectives: name one for each source"

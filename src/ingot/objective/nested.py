@@ -55,11 +55,11 @@ class Nested(nn.Module):
     """objective: what is trained. depths: of sub-networks beside the whole. shares: of hidden layers beside 1."""
 
     def __init__(
-        self, width: int, vocabulary: int | None, linear: Spec, specials: dict[str, int], fields: Any = None, embedding: Any = None, decoder_width: int = 0, tower_widths: Any = None, sequence: int = 0, *,
+        self, width: int, vocabulary: int | None, linear: Spec, specials: dict[str, int], fields: Any = None, embedding: Any = None, encoder: Any = None, decoder_width: int = 0, tower_widths: Any = None, sequence: int = 0, *,
         objective: Slot["objective"] = "causal_lm", depths: list[Positive[int]] = [], shares: list[Positive[float]] = [],  # noqa: B006
     ):  # fmt: skip
         super().__init__()
-        self.objective = objective.build(width=width, vocabulary=vocabulary, linear=linear, specials=specials, fields=fields, embedding=embedding, decoder_width=decoder_width,
+        self.objective = objective.build(width=width, vocabulary=vocabulary, linear=linear, specials=specials, fields=fields, embedding=embedding, encoder=encoder, decoder_width=decoder_width,
                                          tower_widths=tower_widths, sequence=sequence)  # fmt: skip
         self.depths, self.shares = sorted(set(depths)), sorted({*shares, 1.0})
         self.chosen: tuple[int | None, float] | None = None

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..core.errors import UserError
 from ..core.parts import NonNegative, Slot, Spec, part
-from ._several import Several
+from ._several import Several, refused
 
 
 @part
@@ -25,10 +25,10 @@ class Weighted(Several):
     """objectives: by name. weights: by the same names, 1 when not given."""
 
     def __init__(
-        self, width: int, vocabulary: int | None, linear: Spec, specials: dict[str, int], fields: Any = None, embedding: Any = None, decoder_width: int = 0, tower_widths: Any = None, sequence: int = 0, *,
+        self, width: int, vocabulary: int | None, linear: Spec, specials: dict[str, int], fields: Any = None, embedding: Any = None, encoder: Any = None, decoder_width: int = 0, tower_widths: Any = None, sequence: int = 0, *,
         objectives: dict[str, Slot["objective"]], weights: dict[str, NonNegative[float]] = {},  # noqa: B006
     ):  # fmt: skip
-        wiring = {"width": width, "vocabulary": vocabulary, "linear": linear, "specials": specials, "fields": fields, "embedding": embedding, "decoder_width": decoder_width,
+        wiring = {"width": width, "vocabulary": vocabulary, "linear": linear, "specials": specials, "fields": fields, "embedding": embedding, "encoder": encoder, "decoder_width": decoder_width,
                   "tower_widths": tower_widths, "sequence": sequence}  # fmt: skip
         for message in self.check({"objectives": objectives, "weights": weights}, {}):
             raise UserError(f"weighted: {message}")
@@ -37,6 +37,7 @@ class Weighted(Several):
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
+        yield from refused(knobs["objectives"])
         if not knobs["objectives"]:
             yield "objectives: name at least one"
         for name in knobs["objectives"]:

@@ -217,7 +217,7 @@ def climb(ladder: Ladder, *, folder: str | Path = "runs/ladders", jobs: int | No
     rows = [_point(rung, trial, store.result(trial) or {}, rung.index in ladder.held) for rung, trial in reversed(every)]
     write_points(rows, place / "points.csv")
     answer = fitted(ladder, rows, place)
-    answer |= {"seconds": time.monotonic() - began, "training_seconds": sum(row["seconds"] for row in rows), "jobs": pool.size, "folder": str(place)}
+    answer |= {"rows": rows, "seconds": time.monotonic() - began, "training_seconds": sum(row["seconds"] for row in rows), "jobs": pool.size, "folder": str(place)}
     write_whole(place / "ladder.json", answer)
     return answer
 

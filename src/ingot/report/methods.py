@@ -25,7 +25,7 @@ def document(entry: Entry) -> str:
     """The docstring of a part's file; empty for a part of another package."""
     if entry.path is None:
         return ""
-    return ast.get_docstring(ast.parse(entry.path.read_text(encoding="utf-8"))) or ""
+    return (ast.get_docstring(ast.parse(entry.path.read_text(encoding="utf-8")), clean=False) or "").strip()
 
 
 def facts(text: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ except ImportError:
 
 from .fit import Fit, compare, fit
 from .frontier import envelope, isoflop
-from .predict import best_mixture, continued, crossing, optimum, predict, rate_and_batch
+from .learning_curve import extrapolate
+from .predict import best_mixture, continued, crossing, optimum, predict, rate_and_batch, sizes_for
 
-__all__ = ["Fit", "best_mixture", "compare", "continued", "crossing", "envelope", "fit", "isoflop", "optimum", "predict", "rate_and_batch"]
+__all__ = ["Fit", "best_mixture", "compare", "continued", "crossing", "envelope", "extrapolate", "fit", "isoflop", "optimum", "predict", "rate_and_batch", "sizes_for"]

@@ -128,6 +128,21 @@ def optimum(fit: Fit, budget: float | str, *, level: float | None = None, **inpu
     return answer
 
 
+def sizes_for(fit: Fit, budget: float | str, *, level: float | None = None, **inputs: float) -> Prediction:
+    """The sizes to buy with a budget, and the loss: the optimum where the law knows sizes; for a law in FLOPs alone (a ladder of one ratio of
+    tokens to parameters) those at the ladder's own ratio and its own FLOPs per parameter and token."""
+    if {"params", "tokens"} <= set(fit.law.inputs) or not {"params", "tokens", "flop"} <= set(fit.table):
+        return optimum(fit, budget, level=level, **inputs)
+    answer = predict(fit, flop=flops(budget), level=level, **inputs)
+    N, D, C = (np.asarray(fit.table[name], float) for name in ("params", "tokens", "flop"))
+    # Both change with size (embeddings weigh less and less): that of the largest is nearest.
+    largest = int(np.argmax(C))
+    ratio, cost = float(D[largest] / N[largest]), float(C[largest] / (N[largest] * D[largest]))
+    size_ = float(np.sqrt(flops(budget) / (cost * ratio)))
+    answer.choice = {"params": size_, "tokens": ratio * size_}
+    return answer
+
+
 def _lowest(x_m: np.ndarray, y_Km: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Place and height of the minimum of each row, by a parabola through its three lowest neighbors."""
     at = np.argmin(y_Km, axis=1).clip(1, len(x_m) - 2)

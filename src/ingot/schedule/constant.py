@@ -1,6 +1,8 @@
 r"""Constant, after an optional linear warm-up.
 
     f = u / w   while u < w   (u: share of the budget spent, w: the warm-up's share);   f = 1   after
+
+No paper: it is what the others are compared with.
 """
 
 from __future__ import annotations

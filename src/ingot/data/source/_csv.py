@@ -37,7 +37,8 @@ class Table:
 
     def numbers(self, columns: Sequence[str], blank: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
         """(rows, columns) float64, NaN where a cell is blank, and row -> what is wrong with it, for cells that are no numbers."""
-        found, wrong = np.full((len(self.rows), len(columns)), np.nan), {}
+        found = np.full((len(self.rows), len(columns)), np.nan)
+        wrong: dict[int, str] = {}
         missing = set(blank)
         for k, column in enumerate(columns):
             for index, text in enumerate(self.texts(column)):

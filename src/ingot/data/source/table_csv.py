@@ -68,7 +68,7 @@ class TableCSV(Rows):
 
     def _learn(self, tables: list[Table], fit: tuple[float, float]) -> None:
         """Mean and deviation of numeric columns, values of categorical ones, names of classes."""
-        self.read = {}
+        self.read: dict[Path, tuple[np.ndarray, dict[int, str]]] = {}
         chosen, seen = [], [set[str]() for _ in self.categorical]
         names: set[str] = set()
         for table in tables:
@@ -89,8 +89,7 @@ class TableCSV(Rows):
         """Of numeric columns and targets, read once."""
         if table.path not in self.read:
             self.read[table.path] = table.numbers([*self.numeric, *self.targets], list(self.blank))
-        found: tuple[np.ndarray, dict[int, str]] = self.read[table.path]
-        return found
+        return self.read[table.path]
 
     def _count(self, what: str, column: str | None, found: int, said: int | None) -> int:
         if said is not None and found > said:

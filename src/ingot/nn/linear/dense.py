@@ -2,7 +2,9 @@ r"""Dense projection.
 
     y = W x + b        W: (outputs, inputs), as torch.nn.Linear stores it; cast to the dtype of x
 
-Cost: 2 * inputs * outputs operations per position.
+State: none.   Cost: 2 * inputs * outputs operations per position.
+
+No paper: it is what the others depart from.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ class MLPMixing(nn.Module):
         if context.even or context.segments_BT is None:
             z_RND = x_BTD.reshape(-1, T // (context.even or 1), D)
             return self.mixed(z_RND.mT, None).mT.reshape(B, T, D)
+        assert context.positions_BT is not None
         same_BTU = context.segments_BT[:, :, None] == context.segments_BT[:, None, :]
         place_BUS = F.one_hot(context.positions_BT, self.size).to(x_BTD.dtype)
         laid_BTSU = same_BTU[:, :, None].to(x_BTD.dtype) * place_BUS.mT[:, None]
@@ -52,7 +53,7 @@ class MLPMixing(nn.Module):
     def mixed(self, z: Tensor, there: Tensor | None) -> Tensor:
         """(..., N) -> the same, over the last axis; there: which of S places the document has, where not the first N."""
         N = z.shape[-1]
-        if N > self.size:
+        if self.size < N:
             raise UserError(f"mlp_mixing has weights for {self.size} positions, a document has {N}")
         u = self.down(F.gelu(self.up(F.pad(z, (0, self.size - N)))))
         if self.gate is not None:
