@@ -19,7 +19,7 @@ from ingot.build.fit import settle_naively
 from ingot.core.recipe import Recipe
 from ingot.ledger.memory import process_peak
 
-ROWS, SEQUENCE = 40, 256
+ROWS, SEQUENCE = 32, 256
 
 
 def recipe(folder: Path, cap: int) -> Recipe:
@@ -29,8 +29,8 @@ def recipe(folder: Path, cap: int) -> Recipe:
     return Recipe({
         "name": f"capped{cap}", "precision": "fp32", "compile": False, "device": "cpu", "log": {"tensorboard": False}, "memory": f"{cap or 10**12} B",
         "data": {"train": {"name": "text_files", "paths": [str(folder / "text")]}, "tokenizer": "bytes", "sequence": SEQUENCE, "cache": str(folder / "cache")},
-        "model": {"width": 128, "embedding": "token", "objective": "causal_lm",
-                  "encoder": {"name": "transformer", "depth": 12, "mixer": {"name": "attention", "heads": 2}, "checkpointing": "auto"}},
+        "model": {"width": 192, "embedding": "token", "objective": "causal_lm",
+                  "encoder": {"name": "transformer", "depth": 8, "mixer": {"name": "attention", "heads": 2}, "checkpointing": "auto"}},
         "stages": [{"budget": "2 steps", "batch": f"{ROWS} rows", "optimizer": {"name": "adamw", "lr": 0.001}, "fused_backward": "auto"}],
         "anomaly": {"policy": "log"}, "evaluate": {"rows": 1, "batch_rows": 1}, "checkpoint": {"every": "100%"},
     })  # fmt: skip

@@ -51,7 +51,7 @@ def test_a_stop_and_accumulation_change_nothing(train: Any, recipe: str) -> None
     wanted, state, other = straight.model.state_dict(), resumed.model.state_dict(), split.model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in wanted.items())
     for name, value in wanted.items():
-        assert float((other[name] - value).norm()) <= 1e-6 * float(value.norm()), name
+        assert float((other[name] - value).norm()) <= 1e-6 * float(value.norm()) + 1e-12, name  # a key's bias has no gradient but rounding
     if recipe == "wav2vec2_tiny":
         quantizer = resumed.model.objective.quantizer
         assert resumed.model.objective.temperature < 2 and bool(quantizer.seen) and not torch.allclose(quantizer.usage, torch.full_like(quantizer.usage, 1 / 8))

@@ -200,7 +200,8 @@ def setups(case: Any) -> Iterator[Setup]:
         "model.init": [{"model": {"init": data}}], "model.encoder": [{"model": {"encoder": data}}], "nn.embedding": [{"model": {"embedding": data}}],
         "nn.position": [merge_keys(ROTATED_ELSEWHERE, {"model": {"embedding": {"name": "token", "position": data}}})],
     }  # fmt: skip
-    for base, single in ((TEXT, False), (MASKED, True)):
+    text = slot != "nn.embedding" or set(getattr(case.target, "reads", ())) == {"tokens"}
+    for base, single in ((TEXT, False), (MASKED, True)) if text else ():
         for patch in [*({"model": {"encoder": patch}} for patch in inside.get(slot, [])), *whole.get(slot, [])]:
             yield Setup(part, _put(base, patch), single=single)
         if slot == "transform":

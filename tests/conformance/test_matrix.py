@@ -29,6 +29,8 @@ def _load(path: Path) -> Any:
 matrix = _load(Path(__file__).with_name("_matrix.py"))
 PARTS = {part.name: part for part in matrix.parts()}
 EACH, MOST = 3, 9  # columns for every slot; cells of what has changed
+# Cells that the matrix once found wrong.
+FOUND = [("nn.position/relative", "fsdp"), ("nn.position/sincos", "wider"), ("nn.mixer/mlp_mixing", "deeper")]
 
 
 def changed() -> list[str]:
@@ -53,7 +55,7 @@ def sample() -> list[tuple[str, str]]:
         for column in sorted(matrix.COLUMNS, key=lambda column: matrix.draw(slot, column))[:EACH]:
             found.append((min(names, key=lambda name: matrix.draw(name, column)), column))
     new = sorted(((name, column) for name in changed() for column in matrix.COLUMNS), key=lambda cell: matrix.draw(*cell))[:MOST]
-    return list(dict.fromkeys([*found, *new]))
+    return list(dict.fromkeys([*found, *new, *(cell for cell in FOUND if cell[0] in PARTS)]))
 
 
 SAMPLE = sample()
@@ -71,12 +73,19 @@ def ranked() -> dict[tuple[str, str], Any]:
 @pytest.mark.parametrize(("name", "column"), SAMPLE, ids=lambda value: value)
 def test_equal_or_refused(name: str, column: str, request: pytest.FixtureRequest) -> None:
     try:
-        PARTS[name].setup
+        assert PARTS[name].setup
     except matrix.CannotPlace as error:
         pytest.skip(f"in no recipe of the matrix: {error}")
     cell = request.getfixturevalue("ranked")[name, column] if column in matrix.RANKED else PARTS[name].cell(column)
     assert cell.verdict in ("equal", "tolerance", "refused"), f"{cell.verdict}: {cell.reason} ({cell.measured})"
     assert cell.reason or cell.verdict != "refused"
+
+
+@pytest.mark.parametrize(("mixer", "says"), [("cross_attention", "another stack"), ("mlp_mixing", "every position")])
+def test_a_mixer_that_cannot_be_there_is_refused_before_anything_starts(mixer: str, says: str) -> None:
+    knobs = {"name": mixer} | ({"heads": 2} if mixer == "cross_attention" else {})
+    tree = matrix.TEXT | {"model": matrix.TEXT["model"] | {"encoder": matrix.ENCODER | {"mixer": knobs}}}
+    assert says in matrix.problems(matrix.Setup("", tree))
 
 
 def test_every_column_and_slot_is_in_the_sample() -> None:

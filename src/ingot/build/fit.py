@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 BANDWIDTH = {"cpu": 8e9, "cuda": 1.5e12}
 TO_HOST = 1.2e10
 SLOW_BELOW = 64  # positions in a micro-batch at which matmuls run at half their speed
-ACTIVATIONS_OF_A_LOOP = 16384  # positions in a micro-batch above which a CPU gains nothing
+CERTAIN = 0.95  # of a stated cap: what the forecast may promise, which is a few percent off
+ENOUGH = 16384  # positions in a micro-batch above which a CPU gains nothing
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def available_bytes(run: Run) -> int:
     else:
         free = psutil.virtual_memory().available // run.layout.ranks
     cap = run.section.memory
-    return min(int(free * 0.9), int(cap.value)) if cap is not None else int(free * 0.8)
+    return min(int(free * 0.9), int(cap.value * CERTAIN)) if cap is not None else int(free * 0.8)
 
 
 def stacks(model: Any) -> list[Any]:
@@ -89,7 +90,7 @@ def most_rows(run: Run, index: int, rows: int) -> int:
     most = max(1, -(-rows // max(1, -(-parts // run.layout.ranks))))
     if -(-rows // most) * run.layout.ranks < parts:
         most = max(1, most - 1)
-    return most if run.device.type == "cuda" else min(most, max(1, ACTIVATIONS_OF_A_LOOP // positions_per_row(run, index)))
+    return most if run.device.type == "cuda" else min(most, max(1, ENOUGH // positions_per_row(run, index)))
 
 
 def seconds_of(run: Run, index: int, found: Forecast, rows: int, mode: str, rate: float) -> float:

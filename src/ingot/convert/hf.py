@@ -127,24 +127,28 @@ def write_folder(
     *,
     sequence: int | None = None,
     dtype: torch.dtype | None = None,
+    kind: str | None = None,
 ) -> str:
     """Write the model as a folder that transformers opens; returns the family's name. UserError when no family can express it.
 
     tokenizer: a path to a tokenizer.json, or an object with ``save_pretrained(folder)`` or ``save(folder)``; its ``end`` becomes
     the end-of-text id. dtype: of the tensors written, the parameters' own when not given.
+    kind: of several families that express the same model (wav2vec 2.0 and HuBERT) the one wanted.
     """
     folder, sequence = Path(folder), sequence or int(getattr(model.encoder, "sequence", 1024))  # type: ignore[arg-type]
     section = settled(model, section)
-    family = family_for(section, sequence=sequence)
+    family = families()[kind] if kind else family_for(section, sequence=sequence)
+    if kind and (reasons := _inexpressible(family, complete(section, sequence), sequence)):
+        raise UserError(f"{family.name} has no {', '.join(reasons[:5])}")
     complete_section = complete(section, sequence)
     state = {name: tensor.detach().cpu().to(dtype or tensor.dtype) for name, tensor in model.named_parameters()}
     _fold_output_scale(model, state)
     theirs = scatter(family, complete_section, state)
     vocabulary = int(state["embedding.weight"].shape[0]) if "embedding.weight" in state else int(getattr(model.objective, "letters", 0))
     vocabulary = vocabulary or next((len(tensor) for name, tensor in state.items() if name.startswith("towers.") and name.endswith(".embedding.weight")), 0)
-    kind = next(iter(theirs.values())).dtype
+    stored = next(iter(theirs.values())).dtype
     config: dict[str, Any] = {"architectures": [family.architecture]} | family.write(complete_section, sequence, vocabulary)
-    config["torch_dtype"] = str(kind).removeprefix("torch.")
+    config["torch_dtype"] = str(stored).removeprefix("torch.")
     end = getattr(tokenizer, "end", None)
     specials = getattr(tokenizer, "specials", {})
     begin = specials.get("begin", end)

@@ -145,7 +145,7 @@ def cards_page(cards: list[dict[str, Any]]) -> str:
 
 
 def _card(one: dict[str, Any]) -> str:
-    kind = {SEEN: "better", PART: "", NOT: "worse"}.get(one["verdict"], "")
+    kind = {SEEN: "better", PART: "", NOT: "none"}.get(one["verdict"], "")
     rows = "".join(f"<dt>{safe(_said(part))}</dt><dd>{safe(part['verdict'])}: {safe(part['found'])}</dd>" for part in one["parts"])
     scale, machine = one.get("scale", {}), one.get("machine", {})
     facts = [f"{budget_words(scale['budget'])} a run" if scale.get("budget") else "", f"{count(scale['parameters'])} parameters" if scale.get("parameters") else "", f"{scale.get('seeds')} seeds",
@@ -155,9 +155,9 @@ def _card(one: dict[str, Any]) -> str:
     measured = f"{metric_words(effect['on'])}: {percent(effect['mean'], True)}, 95 % interval {span(effect)}, {effect['n']} pairs: {effect['verdict']}" if effect.get("mean") is not None else f"{metric_words(effect['on'])}: {effect.get('verdict') or digits(None)}"
     body = (f"<p>{safe(one['says'])} <small>{safe(one['paper'])}</small></p><dl class='pairs'><dt><b>effect here</b></dt><dd>{safe(measured)}</dd>{rows}</dl>"
             f"<p class='facts'>{safe(' · '.join(filter(None, facts)))}</p><p class='facts'>{safe(' · '.join(filter(None, map(str, filter(None, origin)))))}</p>"
-            + (f"<details><summary>the pair of recipes differs in {len(one['pair'])} places</summary><pre>{safe(chr(10).join(one['pair']))}</pre></details>" if one.get("pair") else "")
-            + "".join(f"<p class='note' style='margin:6px 0 0'>{safe(note)}</p>" for note in one.get("notes", [])))  # fmt: skip
-    return section(f'{safe(one["method"])} <span class="badge word {kind}">{safe(one["verdict"])}</span>', f'<div class="grid boxes" data-card="{safe(one["method"])}"><div>{body}</div></div>')
+            + (f"<details><summary>the pair of recipes differs in {len(one['pair'])} place{'s' * (len(one['pair']) != 1)}</summary><pre>{safe(chr(10).join(one['pair']))}</pre></details>" if one.get("pair") else "")
+            + "".join(f"<p class='note'>{safe(note)}</p>" for note in one.get("notes", [])))  # fmt: skip
+    return section(f'{safe(one["method"])} <span class="badge word {kind}">{safe(one["verdict"])}</span>', f'<div class="grid boxes card" data-card="{safe(one["method"])}"><div>{body}</div></div>')
 
 
 def _said(part: dict[str, Any]) -> str:

@@ -18,12 +18,15 @@ COST_WORDS = {"tokens": ("tokens", count), "flops": ("FLOPs", lambda value: coun
 STATE = ("weights", "gradients", "optimizer_state")
 STYLE = """
 .lead { margin: 22px 0 0; padding: 16px 20px; border-left: 4px solid var(--accent); background: var(--card); border-radius: 0 12px 12px 0; font-size: 17px; line-height: 1.5; }
-.plot { overflow-x: auto; } .plot svg { display: block; max-width: 100%; height: auto; min-width: 460px; }
+.plot { overflow-x: auto; } .plot svg { display: block; max-width: 100%; height: auto; min-width: 440px; } .plot svg.wide { min-width: 720px; }
 .plot text { fill: var(--soft); font-size: 11.5px; font-variant-numeric: tabular-nums; } .plot text.strong { fill: var(--ink); font-size: 12.5px; font-weight: 600; } .plot text.name { font-size: 12px; }
-.word { font-weight: 600; white-space: nowrap; } .word.better { color: var(--good); } .word.worse, .word.failed, .word.off { color: var(--bad); }
-td.n { white-space: nowrap; } tr.control td { color: var(--soft); } .notes li { margin: 4px 0; }
-.tiles { grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); }
-@media print { .plot { overflow: visible; } .plot svg { min-width: 0; } .grid.two { grid-template-columns: 1fr 1fr; } .lead { font-size: 14px; } .scroll { overflow: visible; } td, th { padding: 4px 8px; font-size: 11px; } section { break-inside: auto; } }
+.word { font-weight: 600; white-space: nowrap; } .word.better { color: var(--good); } .word.worse, .word.failed, .word.off { color: var(--bad); } .badge.word.none { color: var(--soft); }
+td + td { white-space: nowrap; } tr.control td { color: var(--soft); } .notes li { margin: 4px 0; } table { min-width: 560px; }
+.card p { margin: 0 0 10px; } .card .facts, .card .note { margin: 6px 0 0; } .card summary { margin-top: 8px; font-size: 13px; cursor: pointer; } .card pre { margin: 6px 0 0; white-space: pre-wrap; }
+@media print {
+  .plot { overflow: visible; } .plot svg, .plot svg.wide { min-width: 0; } .plot text { font-size: 13px; } .plot svg.wide text, .plot svg.wide text.strong { font-size: 14.5px; }
+  .grid.two { grid-template-columns: 1fr 1fr; } .lead { font-size: 14px; } .scroll { overflow: visible; } td, th { padding: 4px 7px; font-size: 10.5px; } table { min-width: 0; } details > pre { display: block; }
+}
 """
 PAGE = """<!doctype html>
 <html lang="en">

@@ -37,7 +37,8 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
-    return f'<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img" aria-label="{safe(title)}">{"".join(parts)}</svg>'
+    wide = ' class="wide"' if width > 800 else ""
+    return f'<svg{wide} viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img" aria-label="{safe(title)}">{"".join(parts)}</svg>'
 
 
 def text(x: float, y: float, words: str, anchor: str = "start", more: str = "") -> str:

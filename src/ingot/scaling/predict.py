@@ -213,11 +213,12 @@ def best_mixture(fits: Sequence[Fit], weights: Sequence[float] | None = None, *,
 def crossing(first: Fit, second: Fit, *, along: str = "budget", low: float | None = None, high: float | None = None, **inputs: float) -> dict[str, Any]:
     """Where two laws predict the same loss: along the budget (each at its own best sizes) or along an input column, others given.
 
-    low, high: where to look; by default from a hundredth of the larger fitted scale to a thousand times it. Returns at (None when they do not
+    low, high: where to look; by default from the smallest fitted scale, at most a hundredth of the largest, to a thousand times that. Returns at (None when they do not
     cross there), interval over the draws, share of the draws that cross, which is lower before, and the past of each at that reach.
     """
     top = max(one.scale() or 1.0 for one in (first, second)) if along == "budget" else max(float(np.max(one.table[along])) for one in (first, second))
-    x_m = np.geomspace(low or top / 100, high or top * 1000, 121)
+    least = min([top / 100, *(float(np.min(scale)) for one in (first, second) if along == "budget" and (scale := one.law.scale(one.table)) is not None and np.min(scale) > 0)])
+    x_m = np.geomspace(low or least, high or top * 1000, 161)
     curves = [_along(one, along, x_m, inputs) for one in (first, second)]
     count = min(len(curves[0]), len(curves[1]))
     gap_Km = curves[0][:count] - curves[1][:count]

@@ -145,6 +145,9 @@ def refuse(tree: dict[str, Any]) -> None:
     encoder, objective = tree["encoder"], innermost(tree)[0]
     if not {"mixer", "feedforward"} <= encoder.keys():
         raise ValueError(f"the encoder {encoder['name']!r} has no mixer and feed-forward to widen")
+    position = tree["embedding"].get("position") or {}
+    if position and getattr(load("nn.position", position["name"]), "of_width", False):
+        raise ValueError(f"the positions {position['name']!r} are computed from the width, so they do not copy as features do; grow in depth, or take learned ones")
     linear = encoder.get("linear") or {"name": "dense"}
     if not copies_pass(linear):
         raise ValueError(f"the linear {linear['name']!r} does not stay the same under copied features; grow in depth, or make it dense first (densify)")

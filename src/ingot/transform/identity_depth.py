@@ -39,6 +39,9 @@ class IdentityDepth:
         block = tree["encoder"].get("block", {}).get("name", "pre")
         if getattr(load("nn.block", block), "normalizes_output", False):
             raise ValueError(f"the block {block!r} normalizes what passes through it, so a block that adds nothing would still change it; use stack or interpolate")
+        mixer = tree["encoder"].get("mixer", {})
+        if mixer and "heads" not in mixer:
+            raise ValueError(f"the mixer {mixer['name']!r} has no projection back to the width that could be zero, so a new block would not be idle; use stack or interpolate")
         return with_depth(tree, self.depth or 2 * depth_of(tree))
 
     def sources(self, old: int, new: int) -> list[tuple[int, bool]]:

@@ -32,3 +32,15 @@ def test_shares_must_add_up() -> None:
         fit("data_mixing", {"mix_a": np.full(9, 0.5), "mix_b": np.full(9, 0.1), "loss": np.full(9, 2.0)})
     with pytest.raises(UserError, match="at least two columns"):
         fit("data_mixing", {"params": np.ones(9), "loss": np.full(9, 2.0)})
+
+
+def test_the_sum_finds_a_law_of_sums() -> None:
+    """1.5 + 0.4 (exp(-12 a) + exp(0.3 b) + exp(-1 c)): the first tenth of a teaches most, which the product cannot say."""
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet((1.0, 1.0, 1.0), 40)
+    loss = 1.5 + 0.4 * np.exp(shares * [-12.0, 0.3, -1.0]).sum(1)
+    table = dict(zip(("mix_a", "mix_b", "mix_c"), shares.T)) | {"loss": loss}
+    product, total = (fit("data_mixing", table, draws=0, interval="none", knobs={"combine": combine}) for combine in ("product", "sum"))
+    assert total.error["worst"] < 1e-3 < product.error["mean"]
+    assert total.backtest[0]["mean"] < product.backtest[0]["mean"]
+    assert total.estimates["t_a"] == pytest.approx(-12, rel=0.05)

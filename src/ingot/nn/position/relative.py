@@ -57,7 +57,7 @@ class Relative(nn.Module):
                 raise ValueError("shared relative positions are kept by the first block, which this forward has not run")
             queries, past, device = context.positions_BT.shape[1], context.cache.length if context.cache is not None else 0, self.weight.device
             distance_TS = torch.arange(queries + past, device=device)[None] - torch.arange(past, past + queries, device=device)[:, None]
-            table = F.embedding(self.bucket(distance_TS, context.causal), self.weight)
+            table = F.embedding(self.bucket(distance_TS, context.causal), _whole(self.weight))
             made = table.permute(2, 0, 1).contiguous().to(dtype)
             if not self.shared:
                 return made
@@ -66,3 +66,13 @@ class Relative(nn.Module):
 
     def extra_repr(self) -> str:
         return f"buckets={self.buckets}, longest={self.longest}, shared={self.shared}"
+
+
+def _whole(weight: Tensor) -> Tensor:
+    """The table where it is sharded: it is read before the block that holds it, and gathers its own, runs. Gradients of all ranks add up."""
+    if not hasattr(weight, "full_tensor"):
+        return weight
+    from torch.distributed.tensor import Partial
+
+    found: Tensor = weight.full_tensor(grad_placements=[Partial()])
+    return found

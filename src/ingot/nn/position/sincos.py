@@ -22,6 +22,7 @@ class SinCos(nn.Module):
     """theta: base of the frequencies."""
 
     additive = True
+    of_width = True  # another width has other waves
 
     def __init__(self, width: int, grid: tuple[int, ...] = (), leading: int = 0, *, theta: Positive[float] = 10000.0):
         super().__init__()
