@@ -117,7 +117,7 @@ def test_a_capped_run_says_what_it_chose_applies_it_and_resumes_with_it(tiny_rec
 
 def test_a_cap_that_cannot_be_kept_is_refused(tiny_recipe: Any) -> None:
     run = ingot.build(tiny_recipe({**AUTO, "memory": "1 MiB", "stages": {0: {"budget": "1 steps"}}}))
-    with pytest.raises(UserError, match="stage 0 is not forecast to fit 1 MB: the least is [0-9]+ MB, with micro_rows 1 and checkpointing"):
+    with pytest.raises(UserError, match=r"stage 0 is not forecast to fit 1 MB: the least is [0-9]+ MB, with micro_rows 1 and checkpointing"):
         run.train()
 
 

@@ -70,4 +70,4 @@ def tell(answer: dict[str, Any], output: Output) -> None:
         inside = "inside" if one["inside"] else "outside"
         output.print(f"held out, {count(one['params'])} parameters, {count(one['tokens'])} tokens: predicted {one['predicted']:.4f} ({one['low']:.4f} to {one['high']:.4f}), "
                      f"measured {one['loss']:.4f}: {one['error']:+.2%}, {inside} the interval")  # fmt: skip
-    output.print(*(f"doubt: {doubt}" for doubt in answer["doubts"]), f"fit: {Path(answer['folder']) / 'fit.json'}")
+    output.print(*(f"doubt: {doubt}" for doubt in answer["doubts"]), f"page: {answer['page']}", f"fit: {Path(answer['folder']) / 'fit.json'}")

@@ -115,7 +115,8 @@ def family_for(section: Any, *, sequence: int = 1024) -> Family:
     for name, reasons in refusals.items():
         if not reasons:
             return families()[name]
-    nearest, reasons = min(refusals.items(), key=lambda item: len(item[1]))
+    # Another part in a component is further away than any number of knobs.
+    nearest, reasons = min(refusals.items(), key=lambda item: (sum(reason.partition("=")[0] in wanted for reason in item[1]), len(item[1])))
     raise UserError(f"no Hugging Face family can express this model; the nearest, {nearest}, has no {', '.join(reasons[:5])}")
 
 

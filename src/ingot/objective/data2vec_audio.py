@@ -28,6 +28,7 @@ class Data2VecAudio(nn.Module):
     """share, span: of what is masked. layers: K. forget: how much of the teacher an update replaces. beta: of the loss, 0 for squares."""
 
     causal, couples_batch = False, False
+    keeps_encoder = True
 
     def __init__(
         self, width: int, linear: Spec, embedding: Any, encoder: Any, *, share: Fraction = 0.65, span: Positive[int] = 10, layers: Positive[int] = 8,

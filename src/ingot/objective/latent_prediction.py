@@ -36,6 +36,7 @@ class LatentPrediction(nn.Module):
     """blocks: how many are predicted. size: share of the positions in each. momentum: m. position: of the predictor's positions."""
 
     causal, couples_batch = False, False
+    keeps_encoder = True
 
     def __init__(
         self, width: int, linear: Spec, embedding: Any, encoder: Any, decoder_width: int, *, blocks: Positive[int] = 4, size: Fraction = 0.17,

@@ -62,6 +62,7 @@ class SelfDistillation(nn.Module):
     momentum: m. center_momentum: q. whole: how many of the looks the teacher is given. pooling: which positions speak for a row."""
 
     causal, couples_batch = False, False
+    keeps_encoder = True
     center: Tensor
 
     def __init__(

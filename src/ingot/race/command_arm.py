@@ -40,7 +40,7 @@ def run_command(folder: Path, trial: dict[str, Any], threads: int) -> None:
         raise UserError(f"the command of {trial['arm']} cannot be run: {error.strerror or error}") from None
     lines, peak = follow(process, began)
     seconds = time.monotonic() - began
-    status = process.wait()
+    status: int = process.wait()
     if not any("evaluation" in line for line in lines) and status == 0:
         raise UserError(f"the command of {trial['arm']} printed no evaluation: see docs/race.md for the protocol")
     result = told(lines, metric=trial["metric"], seconds=seconds, peak=peak)
@@ -112,7 +112,7 @@ def export_rows(folder: Path, trial: dict[str, Any], threads: int) -> None:
     target = folder / "rows"
     target.mkdir(exist_ok=True)
     data = run.data_of(0)
-    kind = np.uint16 if run.vocabulary <= 1 << 16 else np.int32
+    kind = np.uint16 if (run.vocabulary or 0) <= 1 << 16 else np.int32
     count = min(trial["rows"], data.train.rows_per_epoch)
     np.save(target / "train.npy", data.train.batch(0, count)["tokens"].astype(kind))
     sizes = run.tokenizer.token_bytes()

@@ -58,7 +58,7 @@ def conduct(race: Race, *, folder: str | Path = "runs/races", results: str | Pat
     verdict = judge(race, store, course, notes=notes)
     verdict |= {"machine_rates": rates, "commit": commit(), "version": installed_version(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "identity": race.identity,
                 "jobs": pool.size, "folder": str(place)}  # fmt: skip
-    verdict = plain(verdict)
+    verdict = dict(plain(verdict))
     write_whole(place / "verdict.json", verdict)
     write_page(verdict, place / "race.html")
     if results is not None:

@@ -90,7 +90,7 @@ def share_evaluation(run: Run, shared: dict[str, Any]) -> None:
         with judged_by(run, common):
             return own(streams or given, *arguments, **more)
 
-    run.evaluate_streams = evaluate  # type: ignore[method-assign]
+    run.evaluate_streams = evaluate  # type: ignore[method-assign, assignment]
 
 
 def objectives(run: Run) -> list[Any]:

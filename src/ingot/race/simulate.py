@@ -19,9 +19,9 @@ from .stopping import stopped
 
 Draw = Callable[[np.random.Generator, Any], np.ndarray]
 SHAPES: dict[str, Draw] = {
-    "normal": lambda draw, size: draw.standard_normal(size),
-    "heavy": lambda draw, size: draw.standard_t(3, size) / np.sqrt(3.0),
-    "skewed": lambda draw, size: draw.standard_exponential(size) - 1.0,
+    "normal": lambda draw, size: np.asarray(draw.standard_normal(size)),
+    "heavy": lambda draw, size: np.asarray(draw.standard_t(3, size)) / np.sqrt(3.0),
+    "skewed": lambda draw, size: np.asarray(draw.standard_exponential(size)) - 1.0,
 }
 
 

@@ -32,12 +32,12 @@ def judge(race: Race, store: Store, course: Course, *, notes: list[str]) -> dict
     values = {arm: {index: found["final"] for index, found in runs.items() if found["status"] == "done"} for arm, runs in results.items()}
     arms = {arm: _arm(race, store, course, arm, results[arm], seeds) for arm in results}
     judged = _effects(race, course, values, arms, seeds)
-    for arm, (verdict, effect) in judged.items():
-        arms[arm] |= {"verdict": verdict, "effect": None if effect is None else _shown(effect)}
+    for arm, (found_word, effect) in judged.items():
+        arms[arm] |= {"verdict": found_word, "effect": None if effect is None else _shown(effect)}
     target = section.target or max((value for value in values[BASELINE].values()), default=math.nan)
     _targets(race, results, arms, target)
     metric = next((found["metric"] for runs in results.values() for found in runs.values() if found["status"] == "done"), section.metric)
-    machine = next((found["machine"] for runs in results.values() for found in runs.values() if found.get("machine")), {})
+    machine: dict[str, Any] = next((found["machine"] for runs in results.values() for found in runs.values() if found.get("machine")), {})
     verdict: dict[str, Any] = {
         "race": race.name, "question": section.question, "tiny": race.tiny, "budget": str(section.budget), "unit": section.budget.unit, "budget_value": section.budget.value, "metric": metric,
         "seeds": seeds, "first_seed": section.first_seed, "chosen": section.seeds == "auto", "margin": section.margin, "level": LEVEL, "early_stopping": section.early_stopping,
@@ -111,7 +111,8 @@ def _mean_curve(done: list[dict[str, Any]]) -> dict[str, list[float | None]]:
 
 def _effects(race: Race, course: Course, values: Mapping[str, Mapping[int, float]], arms: Mapping[str, dict[str, Any]], seeds: int) -> dict[str, tuple[str, Effect | None]]:
     """Verdict and effect of every contender, and of the control, which is compared alone."""
-    section, judged = race.section, {}
+    section = race.section
+    judged: dict[str, tuple[str, Effect | None]] = {}
     level = level_at_end(LEVEL, section.early_stopping)
     pilot = section.pilot if section.seeds == "auto" else None
     pairs = {arm: differences(values[BASELINE], values[arm]) for arm in race.contenders if not arms[arm]["failed"]}

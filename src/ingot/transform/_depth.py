@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ._carry import Take
+from ._objective import refuse_teachers
 
 if TYPE_CHECKING:
     from ..core.seams import Snapshot, Target
@@ -24,6 +25,7 @@ def depth_of(tree: dict[str, Any]) -> int:
 
 def with_depth(tree: dict[str, Any], depth: int) -> dict[str, Any]:
     """The tree with a deeper encoder. ValueError where it would not be deeper."""
+    refuse_teachers(tree)
     if depth <= depth_of(tree):
         raise ValueError(f"the encoder has {depth_of(tree)} blocks already, and would have {depth}")
     grown = copy.deepcopy(tree)

@@ -25,6 +25,7 @@ from torch import Tensor
 from ..core.parts import load
 from ..core.resolve import spec
 from ._carry import Map, Maps, Take
+from ._objective import refuse_own_features
 
 if TYPE_CHECKING:
     from ..core.axes import Axes
@@ -142,12 +143,15 @@ def refuse(tree: dict[str, Any]) -> None:
     """ValueError for what copies of features cannot be carried through."""
     if tree.get("decoder") or tree.get("target_embedding") or tree.get("towers"):
         raise ValueError("only models without a decoder or further towers can be widened")
+    refuse_own_features(tree)
     encoder, objective = tree["encoder"], innermost(tree)[0]
     if not {"mixer", "feedforward"} <= encoder.keys():
         raise ValueError(f"the encoder {encoder['name']!r} has no mixer and feed-forward to widen")
     position = tree["embedding"].get("position") or {}
     if position and getattr(load("nn.position", position["name"]), "of_width", False):
         raise ValueError(f"the positions {position['name']!r} are computed from the width, so they do not copy as features do; grow in depth, or take learned ones")
+    if getattr(load("nn.embedding", tree["embedding"]["name"]), "of_width", False):
+        raise ValueError(f"the embedding {tree['embedding']['name']!r} holds features in groups, which do not copy one by one; grow in depth")
     linear = encoder.get("linear") or {"name": "dense"}
     if not copies_pass(linear):
         raise ValueError(f"the linear {linear['name']!r} does not stay the same under copied features; grow in depth, or make it dense first (densify)")

@@ -53,6 +53,7 @@ class Waveform(nn.Module):
 
     reads: tuple[str, ...] = ("waveform",)
     leading = 0
+    of_width = True  # groups of the positional convolution hold features side by side
 
     def __init__(
         self, width: int, linear: Spec, sequence: int, fields: Mapping[str, Field] | None = None, *, channels: Positive[int] = 512,
