@@ -31,6 +31,8 @@ class MultiToken(CausalLM):
     tied, bias, softcap, z_loss: as in ``causal_lm``.
     """
 
+    splits_encoder = True  # its losses read the encoder before the last block
+
     def __init__(
         self, width: int, vocabulary: int, sequence: int = 0, *, heads: Positive[int] = 4, layer: Slot["model.encoder"], weight: Positive[float] = 1.0,
         tied: bool = True, bias: bool = False, softcap: Positive[float] | None = None, z_loss: NonNegative[float] = 0.0,

@@ -27,7 +27,8 @@ Every part in a small run, under everything that must not change what it compute
 
 The run has 7 rows a step, which neither two ranks nor micro-batches of 3 divide, and 5 steps. Gradients of one window are compared to
 1e-9 and weights at the end to 1e-6, since AdamW hides a gradient of the wrong size; under bf16 the loss of every step against fp32's, to
-2 % (15 % for `clip` and `contrastive`, whose temperature multiplies the rounding of a similarity). *resume* stops after step 3 and a new run goes on from the checkpoint, optimizer state compared too. *grown* widens the model or puts
+2 % (15 % for `clip`,
+`contrastive` and `self_distillation`, whose temperatures multiply the rounding of a similarity). *resume* stops after step 3 and a new run goes on from the checkpoint, optimizer state compared too. *grown* widens the model or puts
 blocks into it after step 2, optimizer state carried: the number is how far the loss moves. *fused backward* updates each weight inside
 the backward pass. *compile* is tracing and ahead-of-time differentiation, without generated code.
 """

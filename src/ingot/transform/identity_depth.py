@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..core.parts import Positive, load, part
 from ._carry import Take
 from ._depth import BLOCK, depth_of, with_depth
+from ._objective import refuse_splits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +40,7 @@ class IdentityDepth:
         block = tree["encoder"].get("block", {}).get("name", "pre")
         if getattr(load("nn.block", block), "normalizes_output", False):
             raise ValueError(f"the block {block!r} normalizes what passes through it, so a block that adds nothing would still change it; use stack or interpolate")
+        refuse_splits(tree)
         mixer = tree["encoder"].get("mixer", {})
         if mixer and "heads" not in mixer:
             raise ValueError(f"the mixer {mixer['name']!r} has no projection back to the width that could be zero, so a new block would not be idle; use stack or interpolate")

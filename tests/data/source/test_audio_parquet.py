@@ -53,7 +53,7 @@ def test_another_rate_keeps_the_tone(tmp_path: Path) -> None:
 def test_channels_are_averaged_or_refused(tmp_path: Path) -> None:
     stereo = wav(np.stack([tone(400), -tone(400)], axis=1))
     assert abs(rows(source(tmp_path, [stereo]), 0)["waveform"]).max() < 1e-3
-    with pytest.raises(UserError, match="sounds.parquet row 0: has 2 channels"):
+    with pytest.raises(UserError, match=r"sounds\.parquet row 0: has 2 channels"):
         rows(source(tmp_path, [stereo], convert=False), 0)
 
 

@@ -48,7 +48,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     for row, word in ((1, "holds no sound"), (2, "decoded|cut short")):
         with pytest.raises(UserError, match=f"a.tar: {row}.flac: .*({word})"):
             source(tmp_path).rows(np.array([row]), np.array([row]))
-    with pytest.raises(UserError, match="label|kind"):
+    with pytest.raises(UserError, match=r"label|kind"):
         source(tmp_path, label="kind")
     write(tmp_path / "a.tar", {"0.flac": flac(0.1)}, mode="w:gz")
     with pytest.raises(UserError, match="uncompressed tar"):
