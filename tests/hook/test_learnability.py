@@ -40,7 +40,7 @@ def test_without_a_reference_what_the_run_has_unlearned_comes_first(told: Any) -
     with torch.no_grad():
         model.weight.mul_(2.0)  # every loss doubles: what was largest has risen most
     assert told.kept(hook.select(state, told.window(list(range(8)), 4))) == [6, 7]
-    assert float(model.weight) == 2.0 and float(hook.start["weight"]) == 1.0
+    assert model.weight.item() == 2.0 and hook.start["weight"].item() == 1.0
     again = spec("hook", "learnability", keep=0.25).build()
     again.load_state_dict(hook.state_dict())
     with torch.no_grad():

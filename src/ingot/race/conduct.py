@@ -105,7 +105,7 @@ def _run(race: Race, store: Store, identities: dict[str, Any], pool: Pool, folde
     """Start what is waiting until nothing is."""
     running: dict[Path, Trial] = {}
     deaths: dict[str, int] = {}
-    began, done = time.monotonic(), 0
+    began, done, before = time.monotonic(), 0, done_trials(survey_course(race, store, identities), store)
     while True:
         course = survey_course(race, store, identities)
         busy = {trial.key for trial in running.values()}
@@ -131,16 +131,20 @@ def _run(race: Race, store: Store, identities: dict[str, Any], pool: Pool, folde
                 say(f"{trial.label}: was killed (status {status}), is started again")
                 continue
             done += 1
-            tell(trial, result, survey_course(race, store, identities), store, (time.monotonic() - began) / done, say)
+            tell(trial, result, survey_course(race, store, identities).expected, before + done, (time.monotonic() - began) / done, say)
 
 
-def tell(trial: Trial, result: dict[str, Any], course: Course, store: Store, pace: float, say: Say) -> None:
+def tell(trial: Trial, result: dict[str, Any], expected: int, ready: int, pace: float, say: Say) -> None:
     """A progress line: how many trials are done, what this one gave, and when the rest will be."""
-    counted = [one for trials in course.tuning_trials.values() for one in trials] + [one for runs in course.trials.values() for one in runs.values()]
-    ready = sum(store.result(one) is not None for one in counted)
     outcome = f"{result['metric'].replace('_', ' ')} {result['final']:.4f}" if result["status"] == "done" and result["final"] is not None else f"failed: {result['reason']}"
-    left = f"; about {duration(pace * (course.expected - ready))} left" if ready < course.expected else ""
-    say(f"{ready}/{course.expected}  {trial.label}: {outcome}, {duration(result['spent']['seconds'])}{left}")
+    left = f"; about {duration(pace * (expected - ready))} left" if ready < expected else ""
+    say(f"{ready}/{expected}  {trial.label}: {outcome}, {duration(result['spent']['seconds'])}{left}")
+
+
+def done_trials(course: Course, store: Store) -> int:
+    """How many of a course's trials have a result."""
+    counted = [one for trials in course.tuning_trials.values() for one in trials] + [one for runs in course.trials.values() for one in runs.values()]
+    return sum(store.result(one) is not None for one in counted)
 
 
 def _prepare(race: Race, store: Store, trial: Trial, folder: Path) -> Path:
