@@ -310,7 +310,7 @@ def test_the_tokenizer_goes_with_the_model(tmp_path: Path) -> None:
 
 
 def test_every_family_is_tested_here() -> None:
-    own = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")} - {"hf"}
-    assert set(families()) == {"bert", "gpt2", "llama", "qwen2", "qwen3"} | own
+    texts = [path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py")]
+    assert [name for name in families() if not any(f'"{name}"' in text or f"test_{name}.py" in text for text in texts) and not Path(__file__).with_name(f"test_{name}.py").exists()] == []
     assert expected_shapes({"width": 8, "embedding": {"name": "token"}, "encoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}},
                             "objective": {"name": "causal_lm"}}, sequence=4, vocabulary=5)["embedding.weight"] == (5, 8)  # fmt: skip

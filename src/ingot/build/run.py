@@ -228,6 +228,8 @@ class Run:
         progress = Progress()
         if path is not None:
             progress = Progress.from_dict(self.checkpoints.manifest(path)["progress"])
+            if progress.stage >= len(self.section.stages):
+                raise RunError(f"{path} is of stage {progress.stage}, but the recipe has {len(self.section.stages)}")
         self.stand_at(progress.stage, entered=path is not None)
         state = State(model=self.model, optimizer=make_optimizer(self, self.section.stages[progress.stage]), progress=progress)
         if path is not None:

@@ -118,6 +118,9 @@ class _Mapping:
         if target.batches is None or target.model is None:
             raise UserError("ligo learns its map from data, and there is none here")
         model = target.model()
+        for stack in model.modules():
+            if hasattr(stack, "checkpointing"):  # what is computed again in backward would be so with the model's own weights, the map's being gone
+                stack.checkpointing = "none"  # type: ignore[assignment]
         with torch.enable_grad():
             factors = {name: factor.requires_grad_() for name, factor in self.factors.items()}
             optimizer = torch.optim.Adam(factors.values(), lr=lr)
