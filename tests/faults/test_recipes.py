@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import copy
 import random
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
