@@ -1,4 +1,4 @@
-"""Write a race's claim card: what a paper says of a method, and what was seen of it here.
+"""Write a race's claim card: what a paper says of a method, and what was seen here.
 
 Without a race, lists the cards there are. Either way the page of all cards, index.html, is written anew.
 
