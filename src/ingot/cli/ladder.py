@@ -1,4 +1,4 @@
-"""Climb a ladder of small recipes, fit a scaling law, and see what it says of the largest, which it has not seen.
+"""Climb a ladder of small recipes, fit a law, and predict the largest from the others.
 
 Runs are parallel, never repeated, and go on after a kill: the same command again. The ladder's file says everything (docs/scaling.md);
 key=value changes it. Written to FOLDER/NAME: points.csv, fit.json (for 'ingot predict' and 'ingot plan --fit'), ladder.json, ladder.html.
