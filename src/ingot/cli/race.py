@@ -1,4 +1,4 @@
-"""Race methods under one budget: a baseline against contenders, paired by seed, with verdicts.
+"""Race methods under one budget: contenders against a baseline, paired by seed.
 
 Trials run in parallel, are never run twice, and go on after a kill: the same command again. Everything about the race is in its file
 (docs/race.md); key=value changes it. Written: FOLDER/NAME/race.html, verdict.json, and a line in RESULTS/NAME.jsonl.
