@@ -228,8 +228,7 @@ class Run:
         progress = Progress()
         if path is not None:
             progress = Progress.from_dict(self.checkpoints.manifest(path)["progress"])
-            if progress.stage >= len(self.section.stages):
-                raise RunError(f"{path} is of stage {progress.stage}, but the recipe has {len(self.section.stages)}")
+            self._has_stage(progress.stage, path)
         self.stand_at(progress.stage, entered=path is not None)
         state = State(model=self.model, optimizer=make_optimizer(self, self.section.stages[progress.stage]), progress=progress)
         if path is not None:
@@ -237,10 +236,12 @@ class Run:
             self.parents = self.parents or self.checkpoints.manifest(path)["parents"]
         return state
 
+    def _has_stage(self, index: int, path: Path) -> None:
+        if index >= len(self.section.stages):
+            raise RunError(f"{path} is of stage {index}, but the recipe has {len(self.section.stages)}")
+
     def stand_at(self, index: int, *, entered: bool = True) -> None:
         """Make the model section and the objective those of a stage, before its transforms or after; a model of another make is dropped."""
-        if index >= len(self.section.stages):
-            raise RunError(f"{self.folder} holds a checkpoint of stage {index}, but the recipe has {len(self.section.stages)}")
         graph = graph_of(self.section, index) if entered else self.section.model
         replaced = [stage.objective for stage in self.section.stages[: index + 1] if stage.objective is not None]
         objective = replaced[-1] if replaced else graph.objective
@@ -254,6 +255,7 @@ class Run:
         if path is not None:
             manifest = self.checkpoints.manifest(path)
             self._extra = manifest["plain"].get("extra", {})
+            self._has_stage(manifest["progress"]["stage"], path)
             self.stand_at(manifest["progress"]["stage"])
             self.checkpoints.load_model(self.model, path)
         return path
