@@ -1,4 +1,4 @@
-"""What tests of converted families share: their gradients under our names."""
+"""What tests of converted families share: models of theirs with random gains and biases, their gradients under our names, tensors both ways."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from ingot.convert.hf import read_folder
+
+
+def roughened(model: Any) -> Any:
+    """The model with its gains and biases moved away from one and zero."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
 
 
 def gradients(reference: Any, twin: Any, folder: Path) -> dict[str, torch.Tensor]:
@@ -26,3 +36,10 @@ def agree(model: Any, wanted: dict[str, torch.Tensor], tolerance: float = 1e-4, 
     for name, parameter in model.named_parameters():
         if name not in without:
             assert float((parameter.grad - wanted[name]).norm()) < tolerance * max(float(wanted[name].norm()), 1e-2 * scale), name
+
+
+def same_tensors(folder: Path, every: bool = True) -> None:
+    """What was written to folder/out is what was read from folder/in; with ``every``, nothing of it is missing."""
+    before, after = (load_file(folder / name / "model.safetensors") for name in ("in", "out"))
+    assert not every or before.keys() == after.keys()
+    assert all(torch.equal(after[name], before[name]) for name in after)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _paired import agree, gradients
 from safetensors.torch import load_file
 
 from ingot.build.graph import build_model
@@ -17,10 +17,6 @@ from ingot.core.recipe import Recipe
 from ingot.core.resolve import resolve
 
 transformers = pytest.importorskip("transformers")
-_spec = importlib.util.spec_from_file_location("paired", Path(__file__).parent / "_paired.py")
-assert _spec is not None and _spec.loader is not None
-paired = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(paired)
 
 STACK = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 IMAGE = STACK | {"image_size": 16, "patch_size": 8}
@@ -74,7 +70,7 @@ def test_two_sides(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(loss, expected.loss, rtol=1e-4, atol=0)
     expected.loss.backward()
     loss.backward()
-    paired.agree(model, paired.gradients(reference, theirs(name), tmp_path / "gradients"))
+    agree(model, gradients(reference, theirs(name), tmp_path / "gradients"))
     written(name, model, section, tmp_path, 6)
     again = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
     again_found = again(input_ids=tokens, pixel_values=pixels)
@@ -96,7 +92,7 @@ def test_masked_patches(tmp_path: Path) -> None:
     expected.loss.backward()
     loss.backward()
     fixed = ("embedding.position.weight", "objective.fill.position.weight")  # theirs do not train
-    paired.agree(model, paired.gradients(reference, theirs("vit_mae"), tmp_path / "gradients"), without=fixed)
+    agree(model, gradients(reference, theirs("vit_mae"), tmp_path / "gradients"), without=fixed)
     written("vit_mae", model, section, tmp_path, 17)
     again = transformers.ViTMAEForPreTraining.from_pretrained(tmp_path / "out").eval()
     torch.testing.assert_close(again(pixel_values=pixels, noise=noise).loss, expected.loss)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from _paired import agree, gradients, roughened, same_tensors
 from safetensors.torch import load_file, save_file
 
 from ingot.build.graph import build_model
@@ -26,11 +27,7 @@ def theirs(kind: str, settings: dict[str, Any]) -> Any:
     torch.manual_seed(3)
     config = transformers.ElectraConfig(**settings, initializer_range=0.1, attn_implementation="eager", pad_token_id=0)
     model = getattr(transformers, f"ElectraFor{kind}")(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+    return roughened(model)
 
 
 def build(section: dict[str, Any]) -> Any:
@@ -64,20 +61,10 @@ def test_detection_loss_gradients_and_round_trip(tmp_path: Path) -> None:
 
     expected.loss.backward()
     found.backward()
-    twin = type(reference)(reference.config)
-    gradients = {name: parameter.grad for name, parameter in reference.named_parameters()}
-    with torch.no_grad():
-        for name, parameter in twin.named_parameters():
-            parameter.copy_(gradients[name])
-    twin.save_pretrained(tmp_path / "gradients")
-    held = read_folder(tmp_path / "gradients")[1]
-    scale = max(float(gradient.norm()) for gradient in held.values())
-    for name, parameter in model.named_parameters():
-        assert float((parameter.grad - held[name]).norm()) < 1e-4 * max(float(held[name].norm()), 1e-2 * scale), name
+    agree(model, gradients(reference, type(reference)(reference.config), tmp_path / "gradients"))
 
     assert write_folder(model, section, tmp_path / "out", sequence=32) == extra["family"] == "electra"
-    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("in", "out"))
-    assert all(torch.equal(after[name], before[name]) for name in after)
+    same_tensors(tmp_path, every=False)
     again = type(reference).from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
     torch.testing.assert_close(again(input_ids=inputs, attention_mask=given["segments"]).logits, expected.logits.detach())
 

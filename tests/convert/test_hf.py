@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from _paired import roughened
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -63,11 +64,7 @@ def theirs(case: str) -> Any:
     head = "ForMaskedLM" if kind == "Bert" else "LMHeadModel" if kind == "GPT2" else "ForCausalLM"
     torch.manual_seed(3)
     model = getattr(transformers, f"{kind}{head}")(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+    return roughened(model)
 
 
 def build(section: dict[str, Any], sequence: int, vocabulary: int) -> Model:

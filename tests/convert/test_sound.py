@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from _paired import agree, gradients, same_tensors
 from safetensors.torch import load_file, save_file
 
 from ingot.build.graph import build_model
@@ -70,23 +71,15 @@ def test_logits_loss_gradients_and_round_trip(case: str, tmp_path: Path) -> None
     torch.testing.assert_close(loss, expected.loss, rtol=1e-4, atol=1e-4)
     expected.loss.backward()
     loss.backward()
-    twin = theirs(case)
-    with torch.no_grad():
-        for one, other in zip(twin.parameters(), reference.parameters(), strict=True):
-            one.copy_(other.grad if other.grad is not None else torch.zeros_like(other))
-    twin.save_pretrained(tmp_path / "gradients")
-    wanted = read_folder(tmp_path / "gradients")[1]
-    scale = max(float(gradient.norm()) for gradient in wanted.values())
+    wanted = gradients(reference, theirs(case), tmp_path / "gradients")
     assert wanted.keys() == dict(model.named_parameters()).keys()
-    for name, parameter in model.named_parameters():
-        assert float((parameter.grad - wanted[name]).norm()) < 1e-4 * max(float(wanted[name].norm()), 1e-2 * scale), name
+    agree(model, wanted)
 
     kind = {"Wav2Vec2": "wav2vec2", "Hubert": "hubert", "Data2VecAudio": "data2vec_audio"}[CASES[case][0]]
     assert write_folder(model, section, tmp_path / "out", kind=kind) == kind
     again = transformers.AutoModelForCTC.from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
     torch.testing.assert_close(again(sound, attention_mask=mask if padded else None).logits[real], expected.logits[real], rtol=1e-4, atol=1e-4)
-    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("in", "out"))
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    same_tensors(tmp_path)
 
 
 def test_a_bare_model_leaves_the_head_to_be_trained(tmp_path: Path) -> None:

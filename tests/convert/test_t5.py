@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from _paired import agree, gradients, same_tensors
 from safetensors.torch import load_file, save_file
 
 from ingot.build.graph import build_model
@@ -69,20 +70,10 @@ def test_logits_loss_gradients_and_round_trip(case: str, tmp_path: Path) -> None
 
     expected.loss.backward()
     found.backward()
-    twin = type(reference)(reference.config)
-    gradients = {name: parameter.grad for name, parameter in reference.named_parameters()}
-    with torch.no_grad():
-        for name, parameter in twin.named_parameters():
-            parameter.copy_(gradients[name])
-    twin.save_pretrained(tmp_path / "gradients")
-    held = read_folder(tmp_path / "gradients")[1]
-    scale = max(float(gradient.norm()) for gradient in held.values())
-    for name, parameter in model.named_parameters():
-        assert float((parameter.grad - held[name]).norm()) < 1e-4 * max(float(held[name].norm()), 1e-2 * scale), name
+    agree(model, gradients(reference, type(reference)(reference.config), tmp_path / "gradients"))
 
     assert write_folder(model, section, tmp_path / "out", sequence=32) == family == "t5"
-    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("in", "out"))
-    assert set(after) == set(before) and all(torch.equal(after[name], before[name]) for name in after)
+    same_tensors(tmp_path)
     again = type(reference).from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
     torch.testing.assert_close(again(**asked | {"labels": None, "decoder_input_ids": given["decoder_tokens"]}).logits[real], wanted)
 

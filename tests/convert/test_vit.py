@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from _paired import agree, gradients, roughened, same_tensors
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -28,11 +29,7 @@ CASES: dict[str, dict[str, Any]] = {"plain": SMALL, "odd": SMALL | {"qkv_bias": 
 def theirs(case: str) -> Any:
     torch.manual_seed(3)
     model = transformers.ViTForImageClassification(transformers.ViTConfig(**CASES[case], attn_implementation="eager")).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+    return roughened(model)
 
 
 def build(section: dict[str, Any]) -> Model:
@@ -58,21 +55,12 @@ def test_logits_gradients_and_round_trip(case: str, tmp_path: Path) -> None:
     assert float((found - expected).norm() / expected.norm()) < 1e-5
     F.cross_entropy(expected, labels).backward()
     F.cross_entropy(found, labels).backward()
-    gradients = {name: parameter.grad for name, parameter in reference.named_parameters()}
-    twin = theirs(case)
-    with torch.no_grad():
-        for name, parameter in twin.named_parameters():
-            parameter.copy_(gradients[name])
-    twin.save_pretrained(tmp_path / "gradients")
-    wanted = read_folder(tmp_path / "gradients")[1]
-    scale = max(float(gradient.norm()) for gradient in wanted.values())
+    wanted = gradients(reference, theirs(case), tmp_path / "gradients")
     assert wanted.keys() == dict(model.named_parameters()).keys()
-    for name, parameter in model.named_parameters():
-        assert float((parameter.grad - wanted[name]).norm()) < 1e-4 * max(float(wanted[name].norm()), 1e-2 * scale), name
+    agree(model, wanted)
 
     assert write_folder(model, section, tmp_path / "out") == "vit"
-    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("in", "out"))
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    same_tensors(tmp_path)
     again = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
     torch.testing.assert_close(again(pixels).logits, expected)
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.errors import UserError
-from ._mapping import Held, Section, leaves, refuse, same
+from ._mapping import GELUS, Held, Section, activation_of, leaves, per_block, refuse, same
 
-ACTIVATIONS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "quick_gelu": "quick"}
+ACTIVATIONS = GELUS | {"quick_gelu": "quick"}
 BOTH = ("weight", "bias")
 
 
@@ -23,7 +23,7 @@ def stack(family: str, *, depth: int, heads: int, hidden: int, activation: str, 
 
 def activation(encoder: Section) -> str:
     """Their name of a stack's activation."""
-    return {"none": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}[encoder["feedforward"]["approximate"]]
+    return activation_of(encoder, {"gelu_pytorch_tanh": "tanh"} | ACTIVATIONS)
 
 
 def tower(family: str, config: Mapping[str, Any], **defaults: Any) -> Section:
@@ -42,13 +42,47 @@ def sizes(width: int, encoder: Section) -> dict[str, Any]:
 def patches(family: str, config: Mapping[str, Any], default: tuple[int, int]) -> Section:
     """The embedding of images, with learned positions."""
     size, patch = config.get("image_size", default[0]), config.get("patch_size", default[1])
-    refuse(family, image_size=(size, int(size) if isinstance(size, int) else 0))
+    for name, value in (("image_size", size), ("patch_size", patch)):
+        refuse(family, **{name: (value, int(value) if isinstance(value, int) else 0)})
     return {"name": "patch", "patch": patch, "image": size, "channels": config.get("num_channels", 3), "position": "learned"}
 
 
 def convolution(theirs: str, width: int, embedding: Section) -> Held:
     """Their convolution over patches."""
     return Held(theirs, ("embedding.project.weight",), shape=(width, embedding["channels"], embedding["patch"], embedding["patch"]))
+
+
+def vit_config(section: Section, hidden_act: str) -> dict[str, Any]:
+    """What ViT's config.json and its relatives' say about images and encoder."""
+    encoder, embedding = section["encoder"], section["embedding"]
+    return {
+        "hidden_size": section["width"], "num_hidden_layers": encoder["depth"], "num_attention_heads": encoder["mixer"]["heads"],
+        "intermediate_size": encoder["feedforward"]["hidden"], "hidden_act": hidden_act, "layer_norm_eps": encoder["norm"]["eps"],
+        "image_size": embedding["image"] or 224, "patch_size": embedding["patch"], "num_channels": embedding["channels"] or 3, "qkv_bias": encoder["mixer"]["bias"],
+        "hidden_dropout_prob": encoder["dropout"], "attention_probs_dropout_prob": 0.0,
+    }  # fmt: skip
+
+
+def vit_names(section: Section) -> list[Held]:
+    """ViT's own tensors: it projects patches by a convolution, and keeps a dimension for rows in front of class token and positions."""
+    width, embedding = section["width"], section["embedding"]
+    rules = [
+        Held("vit.embeddings.cls_token", ("embedding.first.weight",), shape=(1, 1, width)),
+        Held("vit.embeddings.position_embeddings", ("embedding.position.weight",), shape=(1, embedding["position"]["size"], width)),
+        convolution("vit.embeddings.patch_embeddings.projection.weight", width, embedding),
+    ]
+    rules += same("vit.embeddings.patch_embeddings.projection", "embedding.project", "bias") + same("vit.layernorm", "encoder.norm", *BOTH)
+    return per_block(section, rules + vit_blocks("vit.encoder.layer", "encoder.blocks", section["encoder"]["mixer"]["bias"]))
+
+
+def vit_blocks(theirs: str, ours: str, bias: bool) -> list[Held]:
+    """ViT's names of a stack's blocks, ``{i}`` left open."""
+    theirs, ours = f"{theirs}.{{i}}", f"{ours}.{{i}}"
+    rules = [held for name in ("query", "key", "value") for held in same(f"{theirs}.attention.attention.{name}", f"{ours}.mixer.{name}", *leaves(bias))]
+    for name, own in (("attention.output.dense", "mixer.output"), ("layernorm_before", "mixer_norm"), ("layernorm_after", "feedforward_norm"),
+                      ("intermediate.dense", "feedforward.up"), ("output.dense", "feedforward.down")):  # fmt: skip
+        rules += same(f"{theirs}.{name}", f"{ours}.{own}", *BOTH)
+    return rules
 
 
 def blocks(theirs: str, ours: str, *, bias: bool = True) -> list[Held]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..core.errors import UserError
 
 Section = dict[str, Any]
+GELUS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}  # their names of activations -> how ours approximates
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,15 @@ def _leftovers(family: Family, theirs: Mapping[str, Tensor], used: set[str]) -> 
         elif not any(re.search(pattern, name) for pattern in family.ignored):
             problems.append(f"{name} is unknown")
     return problems
+
+
+def activation_of(encoder: Section, known: Mapping[str, str] = GELUS) -> str:
+    """Their name of a stack's activation; of several that mean the same, the first one known. UserError where there is none."""
+    wanted = encoder["feedforward"]["approximate"]
+    for name, kind in known.items():
+        if kind == wanted:
+            return name
+    raise UserError(f"feedforward.approximate={wanted!r}")
 
 
 def refuse(family: str, **wanted: tuple[Any, Any]) -> None:

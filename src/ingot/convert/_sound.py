@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.errors import UserError
-from ._mapping import Held, Section, per_block, refuse, same
+from ._mapping import GELUS, Held, Section, activation_of, per_block, refuse, same
 
-ACTIVATIONS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 KERNELS, STRIDES = [10, 3, 3, 3, 3, 2, 2], [5, 2, 2, 2, 2, 2, 2]
 BOTH = ("weight", "bias")
 IGNORED = (r"^quantizer\.", r"^project_q\.", r"^project_hid\.", r"^label_embeddings", r"^final_proj\.", r"\.parametrizations\.weight\.original$")
@@ -22,7 +21,7 @@ RENAMED = ((r"pos_conv_embed\.conv\.weight_g$", "pos_conv_embed.conv.parametriza
 def read(config: Mapping[str, Any], family: str) -> tuple[Section, int]:
     """Recipe model section and number of positions; rows have any length, so that number is what a recipe's own data makes it."""
     activation = config.get("hidden_act", "gelu")
-    if activation not in ACTIVATIONS or config.get("feat_extract_activation", "gelu") != "gelu":
+    if activation not in GELUS or config.get("feat_extract_activation", "gelu") != "gelu":
         raise UserError(f"a {family} model with hidden_act={activation!r}, feat_extract_activation={config.get('feat_extract_activation')!r} cannot be read")
     refuse(family, add_adapter=(bool(config.get("add_adapter", False)), False), adapter_attn_dim=(config.get("adapter_attn_dim"), None),
            conv_pos_batch_norm=(bool(config.get("conv_pos_batch_norm", False)), False))  # fmt: skip
@@ -39,7 +38,7 @@ def read(config: Mapping[str, Any], family: str) -> tuple[Section, int]:
         "groups": config.get("num_conv_pos_embedding_groups", 16), "layers": config.get("num_conv_pos_embeddings", 5) if several else 1,
     }  # fmt: skip
     mixer = {"name": "attention", "heads": config["num_attention_heads"], "position": None, "bias": True}
-    feedforward = {"name": "gelu", "hidden": config["intermediate_size"], "bias": True, "approximate": ACTIVATIONS[activation]}
+    feedforward = {"name": "gelu", "hidden": config["intermediate_size"], "bias": True, "approximate": GELUS[activation]}
     encoder = {"name": "transformer", "depth": config["num_hidden_layers"], "mixer": mixer, "feedforward": feedforward, "norm": norm, "block": "pre" if stable else "post"}
     return {"width": config["hidden_size"], "embedding": embedding, "encoder": encoder, "objective": {"name": "ctc", "blank": config.get("pad_token_id", 0)}}, 1024
 
@@ -55,7 +54,7 @@ def write(section: Section, vocabulary: int, family: str) -> dict[str, Any]:
     count = len(embedding["kernels"])
     shared = {
         "model_type": family.replace("_", "-"), "hidden_size": section["width"], "num_hidden_layers": encoder["depth"], "num_attention_heads": encoder["mixer"]["heads"],
-        "intermediate_size": encoder["feedforward"]["hidden"], "hidden_act": {kind: name for name, kind in reversed(ACTIVATIONS.items())}[encoder["feedforward"]["approximate"]],
+        "intermediate_size": encoder["feedforward"]["hidden"], "hidden_act": activation_of(encoder),
         "layer_norm_eps": encoder["norm"]["eps"], "conv_dim": [embedding["channels"]] * count, "conv_kernel": embedding["kernels"], "conv_stride": embedding["strides"],
         "num_feat_extract_layers": count, "conv_bias": embedding["bias"], "num_conv_pos_embedding_groups": embedding["groups"],
         "vocab_size": vocabulary, "pad_token_id": section["objective"]["blank"], "hidden_dropout": encoder["dropout"], "attention_dropout": 0.0, "activation_dropout": 0.0,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import electra
+from ._bert_like import names_common
 from ._mapping import Family, Held, Section, same
 
 
@@ -22,8 +23,8 @@ def write(section: Section, sequence: int, vocabulary: int) -> dict[str, Any]:
 
 
 def names(section: Section) -> list[Held]:
-    """The stem, and the head over the vocabulary."""
-    rules = electra.stem_names(section) + same("generator_predictions.dense", "objective.transform.linear", "weight", "bias")
+    """What is common, and the head over the vocabulary."""
+    rules = names_common(section, "electra") + same("generator_predictions.dense", "objective.transform.linear", "weight", "bias")
     rules += same("generator_predictions.LayerNorm", "objective.transform.norm", "weight", "bias")
     rules += [Held("generator_lm_head.bias", ("objective.bias",))]
     return rules if section["objective"]["tied"] else rules + same("generator_lm_head", "objective.head", "weight")

@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.errors import UserError
-from ._mapping import Family, Held, Section, per_block, refuse, same
-
-ACTIVATIONS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
+from ._mapping import GELUS, Family, Held, Section, per_block, refuse, same
 
 
 def read(config: Mapping[str, Any]) -> tuple[Section, int]:
     """Recipe model section and sequence length. Dropout is left at 0: a choice of training, not of the weights."""
     activation = config.get("activation_function", "gelu_new")
-    if activation not in ACTIVATIONS:
-        raise UserError(f"a gpt2 model with activation_function={activation!r} cannot be read; known are {', '.join(ACTIVATIONS)}")
+    if activation not in GELUS:
+        raise UserError(f"a gpt2 model with activation_function={activation!r} cannot be read; known are {', '.join(GELUS)}")
     refuse(
         "gpt2",
         scale_attn_weights=(config.get("scale_attn_weights", True), True),
@@ -35,7 +33,7 @@ def read(config: Mapping[str, Any]) -> tuple[Section, int]:
                 "name": "gelu",
                 "hidden": config.get("n_inner") or 4 * width,
                 "bias": True,
-                "approximate": ACTIVATIONS[activation],
+                "approximate": GELUS[activation],
             },
             "norm": norm,
         },
