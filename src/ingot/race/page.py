@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ..report.document import document, kept
 from ..report.text import count, duration, safe, size
 from . import plots
 from .spec import BASELINE, CONTROL
@@ -28,33 +27,11 @@ td + td { white-space: nowrap; } tr.control td { color: var(--soft); } .notes li
   .grid.two { grid-template-columns: 1fr 1fr; } .lead { font-size: 14px; } .scroll { overflow: visible; } td, th { padding: 4px 7px; font-size: 10.5px; } table { min-width: 0; } details > pre { display: block; }
 }
 """
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<link rel="icon" href="data:,">
-<title>{title} · Ingot</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-{data}
-</body>
-</html>
-"""
 
 
 def page(title: str, body: str, data: Any = None) -> str:
     """A whole page in the style of the reports; data is kept in it for programs."""
-    style = (files("ingot.report") / "page.css").read_text(encoding="utf-8") + STYLE
-    kept = "" if data is None else '<script type="application/json" id="race">' + json.dumps(data).replace("<", "\\u003c") + "</script>"
-    return PAGE.format(title=safe(title), style=style, body=body, data=kept)
+    return document(title, body, data="" if data is None else kept("race", data), style=STYLE)
 
 
 def write_page(verdict: dict[str, Any], path: Path) -> Path:

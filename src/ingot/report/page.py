@@ -15,6 +15,7 @@ from typing import Any
 
 from ..core.errors import RunError, UserError
 from ..ledger.ledger import plain, read
+from .document import document, kept
 from .figures import figures, number
 from .text import count, duration, moment, recipe_lines, safe, size
 
@@ -59,36 +60,9 @@ def render(folder: Path) -> str:
         _recipe(recipe),
         _provenance(folder, data, run),
     ]
-    payload = json.dumps(plain({key: data[key] for key in ("curves", "stages", "evaluations", "events", "time", "flops", "memory")}), allow_nan=False)
-    # "<" never appears literally, so that no text of a run can end the script element.
-    payload = payload.replace("<", "\\u003c")
-    assets = files(__package__)
-    style, script = ((assets / file).read_text(encoding="utf-8") for file in ("page.css", "page.js"))
-    return _PAGE.format(title=safe(name), style=style, body="\n".join(filter(None, sections)), payload=payload, script=script)
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:">
-<link rel="icon" href="data:,">
-<title>{title} · Ingot</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-<script type="application/json" id="figures">{payload}</script>
-<script>
-{script}</script>
-</body>
-</html>
-"""
+    drawn = plain({key: data[key] for key in ("curves", "stages", "evaluations", "events", "time", "flops", "memory")})
+    script = (files(__package__) / "page.js").read_text(encoding="utf-8")
+    return document(name, "\n".join(filter(None, sections)), data=kept("figures", drawn, allow_nan=False), script=script)
 
 
 def _text(path: Path) -> str:
