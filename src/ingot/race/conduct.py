@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..build.session import commit, installed_version
-from ..core.errors import RunError, UserError
+from ..core.errors import UserError
 from ..core.recipe import digest
 from ..ledger.ledger import plain
 from ..report.text import duration
@@ -23,13 +21,11 @@ from .course import Course, survey_course
 from .page import write_page
 from .pool import Pool, Processes
 from .reference import calibrate
+from .running import Say, error_of, run_waiting
 from .spec import BASELINE, CONTROL, Race
 from .statistics import student
 from .trials import Store, Trial, read_json, read_lines, write_whole
 from .verdict import judge
-
-Say = Callable[[str], None]
-TRIES = 3  # times that a trial may be killed without a result before the race gives up
 
 
 def default_jobs(race: Race) -> int:
@@ -88,50 +84,20 @@ def surveys(race: Race, folder: Path, pool: Pool, *, forecast: bool = False) -> 
                 continue  # of an earlier race with the same pool
             running -= 1
             if status:
-                raise UserError(f"{places[place]}: {_error_of(place)}")
+                raise UserError(f"{places[place]}: {error_of(place)}")
     found = {arm: read_json(place / "survey.json") or {} for place, arm in places.items()}
     for place in places:
         shutil.rmtree(place, ignore_errors=True)
     return found
 
 
-def _error_of(place: Path) -> str:
-    with contextlib.suppress(OSError):
-        return (place / "error.txt").read_text(encoding="utf-8").strip()
-    return f"died without a word; its output is in {place / 'log.txt'}"
-
-
 def _run(race: Race, store: Store, identities: dict[str, Any], pool: Pool, folder: Path, say: Say) -> Course:
     """Start what is waiting until nothing is."""
-    running: dict[Path, Trial] = {}
-    deaths: dict[str, int] = {}
-    began, done, before = time.monotonic(), 0, done_trials(survey_course(race, store, identities), store)
-    while True:
-        course = survey_course(race, store, identities)
-        busy = {trial.key for trial in running.values()}
-        fresh = [trial for trial in {trial.key: trial for trial in course.waiting}.values() if trial.key not in busy]
-        while fresh and len(running) < pool.size:
-            trial = fresh.pop(0)
-            place = _prepare(race, store, trial, folder).resolve()
-            pool.start(place)
-            running[place] = trial
-        if not running:
-            if not course.waiting:
-                return course
-            continue
-        for place, status in pool.wait():
-            if place not in running:
-                continue
-            trial = running.pop(place)
-            result = store.result(trial)
-            if result is None:
-                deaths[trial.key] = deaths.get(trial.key, 0) + 1
-                if status > 0 or deaths[trial.key] >= TRIES:
-                    raise RunError(f"{trial.label}: {_error_of(place)}")
-                say(f"{trial.label}: was killed (status {status}), is started again")
-                continue
-            done += 1
-            tell(trial, result, survey_course(race, store, identities).expected, before + done, (time.monotonic() - began) / done, say)
+    began, before = time.monotonic(), done_trials(survey_course(race, store, identities), store)
+    ended = run_waiting(lambda: survey_course(race, store, identities).waiting, lambda trial: _prepare(race, store, trial, folder).resolve(), store, pool, say)
+    for done, (trial, result) in enumerate(ended, 1):
+        tell(trial, result, survey_course(race, store, identities).expected, before + done, (time.monotonic() - began) / done, say)
+    return survey_course(race, store, identities)
 
 
 def tell(trial: Trial, result: dict[str, Any], expected: int, ready: int, pace: float, say: Say) -> None:
@@ -153,7 +119,6 @@ def _prepare(race: Race, store: Store, trial: Trial, folder: Path) -> Path:
 
     extra: dict[str, Any] = {"cwd": os.getcwd(), "metric": race.section.metric}
     place = store.write(trial, extra)
-    (place / "error.txt").unlink(missing_ok=True)
     if "command" not in trial.what:
         return place
     rows = folder / "rows" / digest([trial.what["rows_of"], trial.what["identity"]])[:20]

@@ -11,13 +11,12 @@ race do: in parallel, each once, and after a kill the same command goes on. Writ
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import csv
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,14 +30,13 @@ from ..core.recipe import Recipe, digest, load, merge_keys
 from ..core.resolve import resolve
 from ..report.text import count, duration
 from .pool import Pool, Processes
+from .running import Say, error_of, run_waiting
 from .trials import Store, Trial, make_trial, read_json, write_whole
 
 if TYPE_CHECKING:
     from ..scaling import Fit
 
-Say = Callable[[str], None]
 NOWHERE = Path("nowhere")
-TRIES = 3  # times that a rung may be killed without a result
 LEAST = 5  # points that a law of three constants is fitted to
 
 
@@ -234,42 +232,22 @@ def _identity(ladder: Ladder, folder: Path, pool: Pool) -> Any:
         for ended, status in pool.wait():
             if ended == place:
                 if status:
-                    raise UserError(_error_of(place))
+                    raise UserError(error_of(place))
                 return (read_json(place / "survey.json") or {}).get("identities")
-
-
-def _error_of(place: Path) -> str:
-    with contextlib.suppress(OSError):
-        return (place / "error.txt").read_text(encoding="utf-8").strip()
-    return f"died without a word; its output is in {place / 'log.txt'}"
 
 
 def _run(every: list[tuple[Rung, Trial]], store: Store, pool: Pool, metric: str, say: Say) -> None:
     """Run all that have no result."""
-    waiting = [trial for _, trial in every if store.result(trial) is None]
-    running: dict[Path, Trial] = {}
-    deaths: dict[str, int] = {}
-    while waiting or running:
-        while waiting and len(running) < pool.size:
-            trial = waiting.pop(0)
-            place = store.write(trial, {"cwd": os.getcwd(), "metric": metric}).resolve()
-            (place / "error.txt").unlink(missing_ok=True)
-            pool.start(place)
-            running[place] = trial
-        for place, status in pool.wait():
-            if place not in running:
-                continue
-            trial = running.pop(place)
-            result = store.result(trial)
-            if result is None:
-                deaths[trial.key] = deaths.get(trial.key, 0) + 1
-                if status > 0 or deaths[trial.key] >= TRIES:
-                    raise RunError(f"{trial.label}: {_error_of(place)}")
-                say(f"{trial.label}: was killed (status {status}), is started again")
-                waiting.insert(0, trial)
-            else:
-                outcome = f"{metric} {result['final']:.4f}" if result["status"] == "done" else f"failed: {result['reason']}"
-                say(f"{len(every) - len(waiting) - len(running)}/{len(every)}  {trial.label}: {outcome}, {duration(result['spent']['seconds'])}")
+    rungs = [trial for _, trial in every]
+
+    def waiting() -> list[Trial]:
+        return [trial for trial in rungs if store.result(trial) is None]
+
+    before = len(rungs) - len(waiting())
+    ended = run_waiting(waiting, lambda trial: store.write(trial, {"cwd": os.getcwd(), "metric": metric}).resolve(), store, pool, say)
+    for done, (trial, result) in enumerate(ended, before + 1):
+        outcome = f"{metric} {result['final']:.4f}" if result["status"] == "done" else f"failed: {result['reason']}"
+        say(f"{done}/{len(every)}  {trial.label}: {outcome}, {duration(result['spent']['seconds'])}")
 
 
 def _point(rung: Rung, trial: Trial, result: dict[str, Any], held: bool) -> dict[str, Any]:
