@@ -62,3 +62,15 @@ def test_cross_entropy_counts_scored_positions_once_each_way(kind: str) -> None:
     assert counted(lambda: linear_cross_entropy(h, w, targets)[0] * uneven, True) == 3 * 2 * scored * D * V
     with torch.no_grad():
         assert counted(lambda: linear_cross_entropy(h, w, targets)[0], False) == 2 * scored * D * V
+
+
+def test_decompositions_count_by_the_textbook() -> None:
+    register()
+    for shape, long, short, count in (((12, 8), 12, 8, 1), ((3, 8, 12), 12, 8, 3)):
+        matrix = torch.randn(shape)
+        with FlopCounterMode(display=False) as flops:
+            torch.linalg.svd(matrix, full_matrices=False)
+        assert flops.get_total_flops() == count * (6 * long * short**2 + 20 * short**3)
+    with FlopCounterMode(display=False) as flops:
+        torch.linalg.qr(torch.randn(12, 8))
+    assert flops.get_total_flops() == 4 * 12 * 8**2 - 4 * 8**3 // 3

@@ -1,72 +1,15 @@
-"""AdamW with moments in 8 bits is torchao's, where its blocks are ours; codes are the nearest, and blocks never cross rows."""
+"""AdamW with moments in 8 bits: its bytes, and what becomes of a small second moment. The rest: test_quantized_adam.py."""
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
-import pytest
 import torch
 from torch import nn
 
 from ingot.core.resolve import spec
-from ingot.optim._quantize import Codec, _bounds, codecs, dequantize, quantize
+from ingot.optim._quantize import codecs, dequantize, quantize
 
 BITS, BLOCK = 8, 256
-FIRST, SECOND = codecs(BITS).values()
-
-
-def ours(**knobs: Any) -> Any:
-    return lambda weights: spec("optim", "adam8bit", **{"lr": 0.01} | knobs).build(params=weights)
-
-
-def test_agrees_with_torchao_on_recorded_gradients(compare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    torchao = pytest.importorskip("torchao.optim")
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    apart, quantized = [], []
-
-    def each(step: int, mine: Any, reference: Any) -> None:
-        weight, twin = (optimizer.param_groups[0]["params"][0] for optimizer in (mine, reference))
-        for key in ("exp_avg", "exp_avg_sq"):
-            theirs = reference.state[twin][key]
-            codes, other = mine.state[weight][f"{key}_codes"].flatten(), theirs.codes.flatten()
-            quantized.append(len(codes))
-            halves = ([codes >> 4, codes & 15], [other >> 4, other & 15]) if BITS == 4 else ([codes], [other])
-            apart.extend(int((a.int() - b.int()).abs().max()) for a, b in zip(*halves))
-            torch.testing.assert_close(mine.state[weight][f"{key}_scales"].flatten(), theirs.scale, rtol=1e-5, atol=0)
-
-    def theirs(weights: list[nn.Parameter]) -> Any:
-        return torchao.AdamW8bit(weights, lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
-
-    assert compare(ours(), theirs, each=each, at="zero") < 1e-5
-    assert max(apart) <= 1 and len(quantized) == 400
-
-
-@pytest.mark.parametrize("codec", [FIRST, SECOND])
-def test_codes_are_the_nearest_values(codec: Codec) -> None:
-    torch.manual_seed(0)
-    values = torch.randn(5, 300) if codec.signed else torch.rand(5, 300)
-    values[2] = 0
-    values[3] *= 1e-6
-    codes, scales = quantize(values, codec)
-    table, back = codec.table(values.device), dequantize(codes, scales, 300, codec)
-    assert len(table) == 2**BITS and torch.equal(table, table.sort().values) and (float(table[0]) < 0) == codec.signed
-    for block in range(-(-300 // BLOCK)):
-        part = slice(block * BLOCK, min(300, (block + 1) * BLOCK))
-        largest = values[:, part].abs().amax(1).clamp(min=1e-12)
-        torch.testing.assert_close(scales[:, block], largest)
-        nearest = ((values[:, part] / largest[:, None])[:, :, None] - table).abs().min(-1).values
-        found = (back[:, part] / largest[:, None] - values[:, part] / largest[:, None]).abs()
-        torch.testing.assert_close(found, nearest, rtol=0, atol=1e-6)
-    # at and around every boundary, as by search
-    edges = (_bounds(BITS, codec.signed, table.device)[:, None] + torch.tensor([-1e-7, 0, 1e-7])).reshape(1, -1).clamp(-1, 1)
-    edges = torch.cat([edges, torch.ones(1, 1)], 1)
-    wide = Codec(BITS, codec.signed, edges.shape[1])
-    found = dequantize(*quantize(edges, wide), edges.shape[1], wide)
-    assert torch.equal(found, table[torch.bucketize(edges, _bounds(BITS, codec.signed, table.device), right=True)])
-    # the sign survives, and the largest of a block is exact
-    signs = (back * values)[[0, 1, 3, 4]]
-    assert float(signs.min()) >= 0 and torch.equal(back.abs().amax(1)[[0, 1, 3, 4]], values.abs().amax(1)[[0, 1, 3, 4]])
+SECOND = codecs(BITS)["exp_avg_sq"]
 
 
 def test_the_second_moment_is_zero_only_where_it_may_be() -> None:
@@ -77,49 +20,8 @@ def test_the_second_moment_is_zero_only_where_it_may_be() -> None:
     assert float(dequantize(codes, scales, BLOCK, SECOND).min()) > 0
 
 
-def test_odd_rows_and_short_blocks() -> None:
-    torch.manual_seed(0)
-    for columns in (1, 3, BLOCK - 1, BLOCK + 1, 2 * BLOCK):
-        values = torch.randn(4, columns)
-        codes, scales = quantize(values, FIRST)
-        assert codes.shape == (4, columns if BITS == 8 else (columns + 1) // 2) and scales.shape == (4, -(-columns // BLOCK))
-        whole = dequantize(codes, scales, columns, FIRST)
-        apart = torch.cat([dequantize(*quantize(values[i : i + 2], FIRST), columns, FIRST) for i in (0, 2)])
-        assert torch.equal(whole, apart)  # rows may live on different ranks
-        assert float((whole - values).abs().max() / values.abs().max()) < (0.1 if BITS == 8 else 0.5)
-
-
-def test_vectors_and_small_weights_are_kept_whole() -> None:
-    weights = [nn.Parameter(torch.randn(shape)) for shape in ((64, 64), (8, 8), (5000,))]
-    optimizer = ours()(weights)
-    reference = spec("optim", "adamw", lr=0.01).build(params=copy.deepcopy(weights))
-    for weight, twin in zip(weights, reference.param_groups[0]["params"]):
-        weight.grad = torch.randn_like(weight)
-        twin.grad = weight.grad.clone()
-    optimizer.step()
-    reference.step()
-    assert ["exp_avg_codes" in optimizer.state[weight] for weight in weights] == [True, False, False]
-    for weight, twin in zip(weights, reference.param_groups[0]["params"]):
-        torch.testing.assert_close(weight, twin, rtol=1e-5, atol=1e-6)  # the first update is made before anything is rounded
-
-
-def test_follows_adamw(recorded: Any) -> None:
-    start, steps = recorded
-    ends = []
-    for make in (ours(smallest=0), lambda weights: spec("optim", "adamw", lr=0.01).build(params=weights)):
-        weights = [nn.Parameter(tensor.clone()) for tensor in start]
-        optimizer = make(weights)
-        for gradients in steps[:60]:
-            for weight, gradient in zip(weights, gradients):
-                weight.grad = gradient.clone()
-            optimizer.step()
-        ends.append([weight.detach() - tensor for weight, tensor in zip(weights, start)])
-    for short, full in zip(*ends):
-        assert float((short - full).norm() / full.norm()) < 0.05
-
-
 def test_state_bytes_are_codes_and_scales() -> None:
-    optimizer = ours(smallest=0)([nn.Parameter(torch.zeros(64, 512))])
+    optimizer = spec("optim", "adam8bit", lr=0.01, smallest=0).build(params=[nn.Parameter(torch.zeros(64, 512))])
     assert optimizer.state_bytes((64, 512), torch.float32) == 2 * (64 * 512 * BITS // 8 + 4 * 64 * 512 // BLOCK) + 4
     assert optimizer.state_bytes((64, 301), torch.float64) == 2 * (64 * 301 + 4 * 64 * 2) + 4
     assert set(optimizer.state_layout(None, (64, 512)).values()) == {"scalar", "quantized"}

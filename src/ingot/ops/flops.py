@@ -4,6 +4,9 @@ A multiply-add is 2, pairs that the mask removes are not counted, recomputation 
 2 pairs (d_qk + d_v) per head forward and twice that backward, whichever kernel runs. The counter itself knows CPU attention as
 zero, and counts the full square and recomputation for CUDA attention.
 
+Decompositions, which some optimizers make, count by Golub & Van Loan, Matrix Computations, 4th edition, of m rows and n <= m columns:
+the thin SVD 6 m n^2 + 20 n^3 (figure 8.6.1, R-SVD), the thin QR by Householder 4 m n^2 - 4 n^3 / 3 (sections 5.2.2, 5.1.6).
+
 Formulas see the actual tensors: pairs across segments and targets that are not scored are left out, from the batch at hand; on
 meta or fake tensors segments are ignored and every target counts as scored.
 """
@@ -43,6 +46,8 @@ def register() -> None:
     flop_registry[own.linear_cross_entropy_backward] = _nothing
     flop_registry[own.grouped_matmul] = flops_of_matmul
     flop_registry[own.grouped_outer] = flops_of_outer
+    flop_registry[_ATEN._linalg_svd] = _svd
+    flop_registry[_ATEN.linalg_qr] = _qr
 
 
 def _bound(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -98,3 +103,18 @@ def _cross_entropy(
 def _nothing(*args: Any, **kwargs: Any) -> int:
     """What the backward pass of cross-entropy may compute again is recomputation."""
     return 0
+
+
+def _sides(matrix: Tensor) -> tuple[int, int, int]:
+    """How many matrices, their longer and their shorter side."""
+    return math.prod(matrix.shape[:-2]), max(matrix.shape[-2:]), min(matrix.shape[-2:])
+
+
+def _svd(matrix: Tensor, *args: Any, out_val: Any = None, **kwargs: Any) -> int:
+    count, m, n = _sides(matrix)
+    return count * (6 * m * n**2 + 20 * n**3)
+
+
+def _qr(matrix: Tensor, *args: Any, out_val: Any = None, **kwargs: Any) -> int:
+    count, m, n = _sides(matrix)
+    return count * (4 * m * n**2 - 4 * n**3 // 3)

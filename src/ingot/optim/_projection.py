@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ..core.axes import STACKS, Axes
-from ._declared import STEP, DeclaredOptimizer, Held, axes_in, first_ranks, gathered, name_in, number, piece, scattered, total
+from ._declared import STEP, DeclaredOptimizer, Held, first_ranks, gathered, number, piece, scattered, total
 from ._groups import Group, local, local_gradient, prepare_groups
-from ._quantize import Codec, by_rows, codecs, held_moment, moments
+from ._quantize import Codec, adam_rows_, by_rows, codecs, held_moment
 from .muon import is_matrix, matrix_view
 
 
@@ -93,9 +93,12 @@ class Projector:
         term = operand.mT @ gradient
         return scattered(term, self.weight) if self.cut else term
 
-    def up(self, image: Tensor, operand: Tensor) -> Tensor:
-        """This rank's rows of an image's return to the shape of the gradient."""
-        return image @ operand.mT if self.plan.right else operand @ self.whole(image)
+    def add_up(self, added: Tensor, image: Tensor, operand: Tensor, *, beta: float, alpha: float, out: Tensor | None = None) -> Tensor:
+        """beta added + alpha U: this rank's rows of an image's return to the shape of the gradient, added to another in one product."""
+        left, right = (image, operand.mT) if self.plan.right else (operand, self.whole(image))
+        multiply = torch.addmm if added.dim() == 2 else torch.baddbmm
+        found: Tensor = multiply(added, left, right, beta=beta, alpha=alpha, out=out)
+        return found
 
     def whole(self, image: Tensor) -> Tensor:
         """All rows of an image."""
@@ -107,7 +110,8 @@ class Projector:
 
     def norm(self, values: Tensor) -> Tensor:
         """Frobenius norm of each matrix, as (..., 1, 1)."""
-        return self.total(values.square().sum((-2, -1), keepdim=True)).sqrt()
+        norm = torch.linalg.vector_norm(values, dim=(-2, -1), keepdim=True)
+        return self.total(norm.square()).sqrt() if self.cut else norm
 
     def channel_norm(self, image: Tensor) -> Tensor:
         """Norms over the rank axis of an image: one per row (right) or per column (left), ready to multiply a gradient."""
@@ -153,7 +157,7 @@ def randomized_basis(matrix: Tensor, plan: Plan, noise: Tensor) -> Tensor:
 
 
 class LowRankAdam(DeclaredOptimizer):
-    """The skeleton: state, plain weights, weight decay and bias corrections. Subclasses give ``direction``, perhaps ``more``."""
+    """The skeleton: state, plain weights, weight decay and bias corrections. Subclasses give ``move``, perhaps ``more`` and ``operand``."""
 
     def __init__(self, params: Iterable[Any], *, lr: float, weight_decay: float, **knobs: Any):
         super().__init__(prepare_groups(params, lr=lr, weight_decay=weight_decay), knobs)
@@ -194,52 +198,68 @@ class LowRankAdam(DeclaredOptimizer):
         return held
 
     def update(self, group: Group, weights: list[Tensor]) -> None:
+        described = {id(weight): (axes, name) for weight, axes, name in zip(group["params"], group["axes"], group["names"])}
         for weight in weights:
-            state, own = self.state[weight], local(weight)
-            plan = self.plan(axes_in(group, weight), tuple(weight.shape))
-            gradient = local_gradient(weight)
-            if plan is None:
-                state["step"] += 1
-                direction = self.normalized(group, state, gradient, tuple(weight.shape))
-            else:
-                direction = self.direction(group, weight, Projector(plan, weight), plan.matrix(gradient)).reshape(own.shape)
+            axes, name = described[id(weight)]
+            state, own, gradient, plan = self.state[weight], local(weight), local_gradient(weight), self.plan(axes, tuple(weight.shape))
+            if plan is not None:
+                to, gradient = Projector(plan, weight), plan.matrix(gradient)
+                operand = self.operand(group, state, name, to, gradient)
+            state["step"] += 1
             step, (beta1, beta2) = number(state["step"], 1), group["betas"]
-            own.mul_(1 - group["lr"] * group["weight_decay"])
-            own.add_(direction, alpha=-group["lr"] * sqrt(1 - beta2**step) / (1 - beta1**step))
+            rate, decay = group["lr"] * sqrt(1 - beta2**step) / (1 - beta1**step), group["lr"] * group["weight_decay"]
+            if plan is None:
+                self.adam(group, state, own, gradient, tuple(weight.shape), rate, decay)
+            else:
+                self.move(group, state, to, operand, gradient, own.view(gradient.shape), rate, decay)
 
-    def normalized(self, group: Group, state: dict[str, Any], gradient: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """N of a gradient or an image; shape: of the whole."""
-        kept = self.kept(shape)
-        found = torch.empty_like(gradient)
+    def adam(self, group: Group, state: dict[str, Any], own: Tensor, gradient: Tensor, shape: tuple[int, ...], rate: float, decay: float = 0.0) -> None:
+        """Adam's update of a value by a gradient of its shape, without bias corrections; shape: of the whole."""
+        kept, chosen = self.kept(shape), {"betas": group["betas"], "eps": group["eps"], "rate": rate, "decay": decay}
         for rows, part in by_rows(state, gradient, kept):
-            first, second = moments(part, gradient[rows], group["betas"], kept)
-            torch.div(first, second.sqrt().add_(group["eps"]), out=found[rows])
+            adam_rows_(own[rows], gradient[rows], part, kept, **chosen)
+
+    def normalized(self, group: Group, state: dict[str, Any], image: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """N of an image; shape: of the whole."""
+        found = torch.zeros_like(image)
+        self.adam(group, state, found, image, shape, -1.0)
         return found
 
-    def direction(self, group: Group, weight: Tensor, to: Projector, gradient: Tensor) -> Tensor:
-        """This rank's rows of the direction of a projected weight; advances its step count."""
+    def operand(self, group: Group, state: dict[str, Any], name: str, to: Projector, gradient: Tensor) -> Tensor:
+        """B for the coming step, as this rank's products want it; sought where it is due. The step count is not advanced yet."""
+        if self.due(group, state):
+            self.sought(group, state, name, to, gradient)
+        return to.operand(state["projection"])
+
+    def move(
+        self, group: Group, state: dict[str, Any], to: Projector, operand: Tensor, gradient: Tensor, own: Tensor, rate: float, decay: float
+    ) -> None:
+        """own <- (1 - decay) own - rate D, with D the direction of a projected weight. own, gradient: this rank's rows, as matrices."""
         raise NotImplementedError
 
-    def sought(self, group: Group, weight: Tensor, to: Projector, gradient: Tensor) -> None:
+    def sought(self, group: Group, state: dict[str, Any], name: str, to: Projector, gradient: Tensor) -> None:
         """Put the subspace of this gradient into the state."""
-        state, plan = self.state[weight], to.plan
+        plan, weight = to.plan, to.weight
         whole = gathered(gradient, plan.rows, weight) if to.cut else gradient
         if group.get("subspace", "svd") == "svd":
             basis = svd_basis(whole, plan)
         else:
             shape = plan.stacked(max(plan.rows, plan.columns), plan.rank)
-            noise = gaussian(shape, name_in(group, weight), turn(group, state), gradient)
+            noise = gaussian(shape, name, turn(group, state), gradient)
             basis = randomized_basis(whole, plan, noise if to.cut else piece(noise, weight))
         local(state["projection"]).copy_(first_ranks(basis, weight) if to.cut else basis)
 
-    def limited(self, state: dict[str, Any], to: Projector, direction: Tensor, growth: float | None) -> Tensor:
-        """The direction, its norm at most `growth` times that of the step before (Fira, arXiv:2410.01623, section 3.3)."""
+    def limit(self, state: dict[str, Any], to: Projector, norm: Tensor, growth: float | None) -> Tensor:
+        """The factor, as (..., 1, 1), that keeps a direction of this norm within `growth` times that of the step before.
+
+        Fira, arXiv:2410.01623, section 3.3.
+        """
         if growth is None:
-            return direction
-        before, norm = local(state["norm"]).reshape(-1, 1, 1), to.norm(direction).reshape(-1, 1, 1)
+            return norm.new_ones(())
+        before, norm = local(state["norm"]).reshape(-1, 1, 1), norm.reshape(-1, 1, 1)
         factor = torch.ones_like(norm) if number(state["step"], 2) == 1 else (norm / (before + 1e-8)).clamp(min=growth) / growth
         local(state["norm"]).copy_((norm / factor).reshape(local(state["norm"]).shape))
-        return direction / (factor if to.plan.stack else factor[0])
+        return factor.reciprocal() if to.plan.stack else factor[0].reciprocal()
 
 
 def held_norm(plan: Plan, dtype: torch.dtype) -> dict[str, Held]:

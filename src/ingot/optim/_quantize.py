@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from math import prod
+from math import gcd, prod
 from typing import Any, NamedTuple
 
 import torch
@@ -26,12 +26,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ._adam import adam_, slabs
 from ._declared import Held
 from ._groups import Layout, local
 
 _LEAST = 1e-12  # a block of zeros has this scale
-_PART = {"cpu": 2**16}  # elements worked on at once: what stays in a CPU's cache; elsewhere what bounds the memory of temporaries
-_PART_ELSEWHERE = 2**26
 
 
 class Codec(NamedTuple):
@@ -85,51 +84,88 @@ def _bounds(bits: int, signed: bool, device: torch.device) -> Tensor:
 
 
 @cache
-def _search(bits: int, signed: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """For the upper half of an fp32 number's bits the code of the least such number; and for every code the next one's bound.
+def _carries(bits: int, signed: bool, device: torch.device) -> Tensor:
+    """By the upper half of a number's bits: what to add to the bits, all inverted if it is negative, to have the code in the upper half.
 
-    Numbers with the same upper half lie so close together that there is at most one bound among them: two look-ups and a comparison
-    find the code, at a fiftieth of the cost of a binary search.
+    Inverted, they grow with the number. Numbers with the same upper half lie so close together that there is at most one bound among
+    them: the addend puts the lower code into the upper half, and makes the lower half carry at the bound.
     """
     with _disable_current_modes():
         bounds = _bounds(bits, signed, torch.device("cpu"))
         upper = torch.arange(1 << 16, dtype=torch.int64, device="cpu") << 16
-        ends = torch.stack([upper, upper | 0xFFFF]).to(torch.int32).view(torch.float32).nan_to_num(0)
-        codes = torch.bucketize(ends, bounds, right=True).sort(0).values
+        ends = torch.stack([upper, upper | 0xFFFF]).to(torch.int32).view(torch.float32).nan_to_num(0).sort(0).values
+        low, high = torch.bucketize(ends, bounds, right=True)
         inside = ends.abs().amax(0) < 2
-        assert int((codes[1] - codes[0])[inside].max()) <= 1
-        return codes[0].int().to(device), torch.cat([bounds, torch.tensor([torch.inf], device="cpu")]).to(device)
+        assert int((high - low)[inside].max()) <= 1
+        least, bound = (_growing(values) for values in (ends[0], bounds[low.clamp(max=len(bounds) - 1)]))
+        until = torch.where(high > low, bound - least, 1 << 16)
+        addends = ((low + 1) << 16) - least - until
+        return addends.where(inside, 0).to(torch.int32).to(device)
+
+
+def _growing(values: Tensor) -> Tensor:
+    bits = values.view(torch.int32)
+    return torch.bitwise_xor(bits, bits >> 31).long()
+
+
+@cache
+def _pairs(signed: bool, device: torch.device) -> Tensor:
+    """For a byte of two 4-bit codes their two values, which lie in one fp64 number's place."""
+    with _disable_current_modes():
+        table, codes = _table(4, signed, torch.device("cpu")), torch.arange(256, device="cpu")
+        return torch.stack([table[codes >> 4], table[codes & 15]], -1).view(torch.float64)[:, 0].to(device)
 
 
 def quantize(values_RC: Tensor, codec: Codec) -> tuple[Tensor, Tensor]:
     """(codes, scales) of every row."""
+    codes, scales_RB = _quantized(values_RC, codec)
+    return codes.to(torch.uint8), scales_RB
+
+
+def _quantized(values_RC: Tensor, codec: Codec) -> tuple[Tensor, Tensor]:
+    """The same; only the lowest byte of the codes counts."""
+    columns = values_RC.shape[1]
+    values_RC, size = values_RC.float().contiguous(), min(codec.block, columns)
+    magnitudes = values_RC.abs() if codec.signed else values_RC  # a second moment has no sign
+    scales_RB = _pieces(magnitudes, size).amax(-1)
+    if columns % size:  # of several pieces to a block the largest
+        some = size // gcd(size, columns)
+        scales_RB = F.pad(scales_RB, (0, -scales_RB.shape[1] % some)).view(len(values_RC), -1, some).amax(-1)
+    scales_RB.clamp_(min=_LEAST)
+    scaled_RC = (_pieces(values_RC, size) / _spread(scales_RB, size, columns)).view(values_RC.shape)
+    bits = scaled_RC.view(torch.int32)
+    growing = (bits >> 31).bitwise_xor_(bits) if codec.signed else bits
+    upper = bits.bitwise_right_shift_(16) if codec.signed else bits >> 16
+    index = upper.bitwise_and_(0xFFFF).view(-1).long()
+    codes = torch.index_select(_carries(codec.bits, codec.signed, bits.device), 0, index).view(bits.shape)
+    codes.add_(growing).bitwise_right_shift_(16)
+    if codec.bits == 4:
+        pairs = (F.pad(codes, (0, 1)) if codes.shape[1] % 2 else codes).to(torch.uint8).view(torch.int16)  # the first is its lower half
+        codes = pairs << 4 | pairs >> 8
+    return codes, scales_RB
+
+
+def _pieces(values_RC: Tensor, size: int) -> Tensor:
+    """Rows in equal pieces, none of which has elements of two blocks: blocks, where all are whole."""
     rows, columns = values_RC.shape
-    size = min(codec.block, columns)
-    blocks = -(-columns // size)
-    spare = blocks * size - columns
-    padded = (F.pad(values_RC.float(), (0, spare)) if spare else values_RC.float()).reshape(rows, blocks, size)
-    scales_RB = padded.abs().amax(-1).clamp(min=_LEAST)
-    scaled = padded / scales_RB[:, :, None]
-    lowest, bounds = _search(codec.bits, codec.signed, values_RC.device)
-    found = lowest.index_select(0, (scaled.view(torch.int32) >> 16 & 0xFFFF).reshape(-1))
-    found = found.to(torch.uint8).add_(scaled.reshape(-1) >= bounds.index_select(0, found))
-    codes_RC = found.reshape(rows, blocks * size)[:, :columns]
-    if codec.bits == 8:
-        return codes_RC, scales_RB
-    pairs = F.pad(codes_RC, (0, columns % 2)).reshape(rows, -(-columns // 2), 2)
-    return pairs[:, :, 0] << 4 | pairs[:, :, 1], scales_RB
+    return values_RC.view(rows, -1, gcd(size, columns))
+
+
+def _spread(scales_RB: Tensor, size: int, columns: int) -> Tensor:
+    """The scale of every such piece, ready to multiply it."""
+    width = gcd(size, columns)
+    return (scales_RB.repeat_interleave(size // width, 1)[:, : columns // width] if width < size else scales_RB)[:, :, None]
 
 
 def dequantize(codes: Tensor, scales_RB: Tensor, columns: int, codec: Codec) -> Tensor:
     """(rows, columns) fp32 values."""
-    rows, blocks = scales_RB.shape
-    if codec.bits == 4:
-        codes = torch.stack([codes >> 4, codes & 15], -1).reshape(rows, 2 * codes.shape[1])[:, :columns]
+    table = codec.table(codes.device) if codec.bits == 8 else _pairs(codec.signed, codes.device)
+    values_RC = table.index_select(0, codes.reshape(-1).long()).view(torch.float32).view(len(codes), -1)
+    if values_RC.shape[1] > columns:
+        values_RC = values_RC[:, :columns].contiguous()
     size = min(codec.block, columns)
-    values_RC = codec.table(codes.device).index_select(0, codes.reshape(-1).int()).reshape(rows, columns)
-    if columns == blocks * size:
-        return (values_RC.reshape(rows, blocks, size) * scales_RB[:, :, None]).reshape(rows, columns)
-    return values_RC * scales_RB.repeat_interleave(size, 1)[:, :columns]
+    _pieces(values_RC, size).mul_(_spread(scales_RB, size, columns))
+    return values_RC
 
 
 def held_moment(key: str, shape: tuple[int, ...], dtype: torch.dtype, layout: Layout, codec: Codec | None) -> dict[str, Held]:
@@ -142,31 +178,21 @@ def held_moment(key: str, shape: tuple[int, ...], dtype: torch.dtype, layout: La
     return {f"{key}_codes": Held("quantized", codes, torch.uint8), f"{key}_scales": Held("quantized", (rows, blocks), torch.float32)}
 
 
-def read(state: dict[str, Any], key: str, like: Tensor, codec: Codec | None) -> Tensor:
-    """This rank's piece of a moment, of the shape and dtype of `like`; where it is kept as it is, the kept tensor itself."""
-    if codec is None:
-        return local(state[key])
-    columns = prod(like.shape[1:])
-    return dequantize(local(state[f"{key}_codes"]), local(state[f"{key}_scales"]), columns, codec).to(like.dtype).reshape(like.shape)
-
-
-def write(state: dict[str, Any], key: str, value: Tensor, codec: Codec | None) -> None:
-    """Keep a new value of the moment that ``read`` gave."""
-    if codec is None:
+def adam_rows_(
+    target: Tensor, gradient: Tensor, state: dict[str, Any], kept: dict[str, Codec], *, betas: tuple[float, float], **knobs: float
+) -> None:
+    """``adam_`` of some rows of a weight, whose moments are kept as their codecs say: the target moves by them before they are rounded."""
+    if not kept:
+        adam_(target, gradient, local(state["exp_avg"]), local(state["exp_avg_sq"]), betas=betas, **knobs)
         return
-    codes, scales = quantize(value.reshape(value.shape[0], prod(value.shape[1:])), codec)
-    local(state[f"{key}_codes"]).copy_(codes)
-    local(state[f"{key}_scales"]).copy_(scales)
-
-
-def moments(state: dict[str, Any], gradient: Tensor, betas: tuple[float, float], kept: dict[str, Codec]) -> tuple[Tensor, Tensor]:
-    """Adam's two moments after this gradient, in full precision for the update, kept as their codecs say. Do not write to them."""
-    first, second = (read(state, key, gradient, kept.get(key)) for key in ("exp_avg", "exp_avg_sq"))
-    first.lerp_(gradient, 1 - betas[0])
-    second.lerp_(gradient.square(), 1 - betas[1])
-    for key, value in (("exp_avg", first), ("exp_avg_sq", second)):
-        write(state, key, value, kept.get(key))
-    return first, second
+    rows, columns = gradient.shape[0], prod(gradient.shape[1:])
+    held = {key: (state[f"{key}_codes"], state[f"{key}_scales"]) for key in kept}
+    first, second = (dequantize(*held[key], columns, codec).to(gradient.dtype).view(gradient.shape) for key, codec in kept.items())
+    rounded = second.lerp(gradient.square(), 1 - betas[1])  # as the authors' code rounds it: the last digit may decide a code
+    adam_(target, gradient, first, second, betas=betas, **knobs)
+    for value, (key, codec) in zip((first, rounded), kept.items()):
+        for part, found in zip(held[key], _quantized(value.view(rows, columns), codec)):
+            part.copy_(found)
 
 
 def by_rows(state: dict[str, Any], gradient: Tensor, kept: dict[str, Codec]) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -174,8 +200,6 @@ def by_rows(state: dict[str, Any], gradient: Tensor, kept: dict[str, Codec]) -> 
     if not kept:
         yield ..., state
         return
-    size = max(1, _PART.get(gradient.device.type, _PART_ELSEWHERE) // prod(gradient.shape[1:]))
     own = {key: local(value) for key, value in state.items() if key.endswith(("_codes", "_scales"))}
-    for start in range(0, gradient.shape[0], size):
-        rows = slice(start, start + size)
+    for rows in slabs(gradient):
         yield rows, {key: value[rows] for key, value in own.items()}

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.axes import Axes
 from ._declared import STEP, DeclaredOptimizer, Held, number
 from ._groups import Group, local, local_gradient, prepare_groups
-from ._quantize import Codec, by_rows, codecs, held_moment, moments
+from ._quantize import Codec, adam_rows_, by_rows, codecs, held_moment
 
 
 class QuantizedAdam(DeclaredOptimizer):
@@ -35,13 +35,11 @@ class QuantizedAdam(DeclaredOptimizer):
         return held
 
     def update(self, group: Group, weights: list[Tensor]) -> None:
-        beta1, beta2 = group["betas"]
         for weight in weights:
-            state, own = self.state[weight], local(weight)
+            state, own, gradient, kept = self.state[weight], local(weight), local_gradient(weight), self.kept(tuple(weight.shape))
             state["step"] += 1
-            step = number(state["step"], 1)
-            gradient, kept = local_gradient(weight), self.kept(tuple(weight.shape))
+            step, (beta1, beta2) = number(state["step"], 1), group["betas"]
+            correction = sqrt(1 - beta2**step)
+            rate, decay = group["lr"] * correction / (1 - beta1**step), group["lr"] * group["weight_decay"]
             for rows, part in by_rows(state, gradient, kept):
-                first, second = moments(part, gradient[rows], (beta1, beta2), kept)
-                root = second.sqrt().div_(sqrt(1 - beta2**step)).add_(group["eps"])
-                own[rows].mul_(1 - group["lr"] * group["weight_decay"]).addcdiv_(first, root, value=-group["lr"] / (1 - beta1**step))
+                adam_rows_(own[rows], gradient[rows], part, kept, betas=(beta1, beta2), eps=group["eps"] * correction, rate=rate, decay=decay)

@@ -16,7 +16,8 @@ Sharding: C and the three means are summed over ranks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from math import sqrt
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from ..core.axes import Axes
 from ..core.parts import NonNegative, Positive, part
+from ._adam import slabs
 from ._declared import STEP, DeclaredOptimizer, Held, gathered, number, scattered, total
 from ._groups import Group, local, local_gradient, prepare_groups
 
@@ -59,32 +61,45 @@ class Adafactor(DeclaredOptimizer):
             step = number(state["step"], 1)
             share = step ** group["beta2_decay"]
             floor = group["eps"][0] or torch.finfo(weight.dtype).eps
-            if weight.dim() > 1:
-                estimate = _factored(state, weight, gradient, share, floor)
-            else:
-                estimate = local(state["variance"]).lerp_(gradient.square(), share).clone()
-            update = estimate.clamp_(min=floor * floor).rsqrt_().mul_(gradient)
-            size = max(group["eps"][1], _rms(own, weight)) * min(group["lr"], step**-0.5)
-            own.mul_(1 - group["lr"] * group["weight_decay"])
-            own.add_(update, alpha=-size / max(1.0, _rms(update, weight) / group["clip"]))
+            factors = _factors(state, weight, gradient, share, floor) if weight.dim() > 1 else [local(state["variance"]).lerp_(gradient.square(), share)]
+            parts = list(slabs(gradient))
+            # whole where it is one part; else worked out twice, which a CPU does sooner than it is given memory for the whole
+            updates = [_update(gradient, factors, floor, parts[0])] if len(parts) == 1 else ()
+            square = gradient.new_zeros(())
+            for update in updates or (_update(gradient, factors, floor, rows) for rows in parts):
+                square += torch.linalg.vector_norm(update).square()
+            rate = max(group["eps"][1], _rms(torch.linalg.vector_norm(own).square(), weight)) * min(group["lr"], step**-0.5)
+            rate /= max(1.0, _rms(square, weight) / group["clip"])
+            for rows, update in zip(parts, updates or (_update(gradient, factors, floor, rows) for rows in parts)):
+                if decay := group["lr"] * group["weight_decay"]:
+                    own[rows].mul_(1 - decay)
+                own[rows].add_(update, alpha=-rate)
 
 
-def _factored(state: dict[str, Any], weight: Tensor, gradient: Tensor, share: float, floor: float) -> Tensor:
-    """This rank's rows of V."""
+def _update(gradient: Tensor, factors: Sequence[Tensor], floor: float, rows: Any) -> Tensor:
+    """u of some rows of a weight; factors: of V, each of the gradient's shape."""
+    estimate = torch.mul(*(factor[rows] for factor in factors)) if len(factors) > 1 else factors[0][rows].clone()
+    return estimate.clamp_(min=floor * floor).rsqrt_().mul_(gradient[rows])
+
+
+def _factors(state: dict[str, Any], weight: Tensor, gradient: Tensor, share: float, floor: float) -> Sequence[Tensor]:
+    """Two factors of this rank's rows of V, of the gradient's shape."""
     row, column = local(state["row"]), local(state["column"])
     rows, columns = weight.shape[-2:]
-    squared = gradient.square()  # many times faster on a CPU than norms along columns
-    row.lerp_(squared.mean(-1), share)
-    squares = squared.sum(-2)
-    if weight.dim() > 2:  # cut between its matrices, if at all
-        column.lerp_(squares.div_(rows), share)
-        return row[..., :, None] * column[..., None, :] / row.mean(-1)[..., None, None].clamp(min=floor)
-    column.lerp_(scattered(squares, weight).div_(rows), share)
+    stacked = weight.dim() > 2  # and cut between its matrices, if at all
+    sums = torch.zeros_like(column) if stacked else gradient.new_zeros(columns)
+    for some in slabs(gradient):
+        squared = gradient[some].square()  # many times faster on a CPU than norms along columns
+        row[some].lerp_(squared.mean(-1), share)
+        (sums[some] if stacked else sums).add_(squared.sum(-2))
+    if stacked:
+        column.lerp_(sums.div_(rows), share)
+        return [value.expand(gradient.shape) for value in ((row / row.mean(-1, keepdim=True).clamp(min=floor))[..., None], column[..., None, :])]
+    column.lerp_(scattered(sums, weight).div_(rows), share)
     mean = total(row.sum(), weight) / rows
-    return row[:, None] * gathered(column, columns, weight)[None, :] / mean.clamp(min=floor)
+    return [value.expand(gradient.shape) for value in ((row / mean.clamp(min=floor))[:, None], gathered(column, columns, weight)[None])]
 
 
-def _rms(values: Tensor, weight: Tensor) -> float:
-    """Root mean square of a value shaped as the weight, of which this rank has a piece."""
-    norm = number(total(torch.linalg.vector_norm(values).square(), weight).sqrt(), 1)
-    return norm / float(weight.numel()) ** 0.5
+def _rms(square: Tensor, weight: Tensor) -> float:
+    """Root mean square of a value shaped as the weight; square: the sum of this rank's squares."""
+    return number(total(square, weight).sqrt(), 1) / sqrt(weight.numel())

@@ -26,7 +26,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from ..core.parts import NonNegative, Positive, part
-from ._declared import Held, fixed, name_in
+from ._declared import Held, fixed
 from ._groups import Beta, Group
 from ._projection import LowRankAdam, Plan, Projector, gaussian, held_norm, turn
 
@@ -61,12 +61,20 @@ class Apollo(LowRankAdam):
     def more(self, plan: Plan, dtype: torch.dtype) -> dict[str, Held]:
         return held_norm(plan, dtype)
 
-    def direction(self, group: Group, weight: Tensor, to: Projector, gradient: Tensor) -> Tensor:
-        state = self.state[weight]
-        basis = gaussian(to.plan.basis, name_in(group, weight), turn(group, state), gradient) / sqrt(to.plan.rank)
-        state["step"] += 1
-        image = to.down(gradient, to.drawn(basis))
+    def operand(self, group: Group, state: dict[str, Any], name: str, to: Projector, gradient: Tensor) -> Tensor:
+        return to.drawn(gaussian(to.plan.basis, name, turn(group, state), gradient).div_(sqrt(to.plan.rank)))
+
+    def move(
+        self, group: Group, state: dict[str, Any], to: Projector, operand: Tensor, gradient: Tensor, own: Tensor, rate: float, decay: float
+    ) -> None:
+        image = to.down(gradient, operand)
         normalized = self.normalized(group, state, image, to.plan.image)
-        norm = to.channel_norm if group["scaling"] == "channel" else to.norm
-        scaled = gradient * (norm(normalized) / (norm(image) + 1e-8))
-        return self.limited(state, to, scaled, group["growth"]) * sqrt(group["scale"])
+        channels = group["scaling"] == "channel"
+        norm = to.channel_norm if channels else to.norm
+        factor = norm(normalized) / (norm(image) + 1e-8)
+        if channels:
+            gradient, factor = gradient * factor, torch.ones_like(factor[..., :1, :1])
+        factor = factor * self.limit(state, to, to.norm(gradient) * factor, group["growth"])
+        if decay:
+            own.mul_(1 - decay)
+        own.addcmul_(gradient, factor, value=-rate * sqrt(group["scale"]))

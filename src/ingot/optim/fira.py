@@ -59,14 +59,12 @@ class Fira(LowRankAdam):
     def more(self, plan: Plan, dtype: torch.dtype) -> dict[str, Held]:
         return super().more(plan, dtype) | held_norm(plan, dtype)
 
-    def direction(self, group: Group, weight: Tensor, to: Projector, gradient: Tensor) -> Tensor:
-        state = self.state[weight]
-        if self.due(group, state):
-            self.sought(group, weight, to, gradient)
-        state["step"] += 1
-        operand = to.operand(state["projection"])
+    def move(
+        self, group: Group, state: dict[str, Any], to: Projector, operand: Tensor, gradient: Tensor, own: Tensor, rate: float, decay: float
+    ) -> None:
         image = to.down(gradient, operand)
         normalized = self.normalized(group, state, image, to.plan.image)
         factor = to.channel_norm(normalized) / (to.channel_norm(image) + 1e-8)
-        outside = (gradient - group["scale"] * to.up(image, operand)).mul_(factor)
-        return self.limited(state, to, outside, group["growth"]).add_(to.up(normalized, operand), alpha=group["scale"])
+        outside = to.add_up(gradient, image, operand, beta=1, alpha=-group["scale"]).mul_(factor)
+        to.add_up(own, normalized, operand, beta=1 - decay, alpha=-rate * group["scale"], out=own)
+        own.addcmul_(outside, self.limit(state, to, to.norm(outside), group["growth"]), value=-rate)

@@ -13,8 +13,8 @@ DEPARTS: decoupled weight decay comes before the update, as in AdamW; the author
 
 Shapes: w, G (rows, columns); B (shorter side, rank); R, m, v, N (longer side, rank) or transposed.
 State: rank (shorter + 2 longer) numbers per matrix and a step count; 8 bits: the moments a byte each and 4 bytes per block of 256.
-Cost: 4 rows columns rank FLOPs per matrix and step; the decomposition every `refresh` steps (not metered, about
-10 shorter^2 longer exactly, 10 rows columns rank randomized).   Sharding: see optim/_projection.py; gathered whole only for a refresh.
+Cost: 4 rows columns rank FLOPs per matrix and step; every `refresh` steps 6 longer shorter^2 + 20 shorter^3 more for the decomposition,
+randomized 10 rows columns rank and three of (shorter, rank) by QR.   Sharding: see optim/_projection.py; gathered whole only for a refresh.
 """
 
 from __future__ import annotations
@@ -58,11 +58,8 @@ class GaLore(LowRankAdam):
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
         yield from fixed(knobs, context, "rank", "refresh", "state_bits", "smallest")
 
-    def direction(self, group: Group, weight: Tensor, to: Projector, gradient: Tensor) -> Tensor:
-        state = self.state[weight]
-        if self.due(group, state):
-            self.sought(group, weight, to, gradient)
-        state["step"] += 1
-        operand = to.operand(state["projection"])
-        image = to.down(gradient, operand)
-        return to.up(self.normalized(group, state, image, to.plan.image), operand).mul_(group["scale"])
+    def move(
+        self, group: Group, state: dict[str, Any], to: Projector, operand: Tensor, gradient: Tensor, own: Tensor, rate: float, decay: float
+    ) -> None:
+        normalized = self.normalized(group, state, to.down(gradient, operand), to.plan.image)
+        to.add_up(own, normalized, operand, beta=1 - decay, alpha=-rate * group["scale"], out=own)

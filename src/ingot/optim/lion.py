@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..core.axes import Axes
 from ..core.parts import NonNegative, Positive, part
+from ._adam import pieces
 from ._groups import Beta, Group, Layout, StatefulOptimizer, count, local, local_gradient, prepare_groups
 
 
@@ -41,14 +42,11 @@ class Lion(StatefulOptimizer):
 
     def update(self, group: Group, weights: list[Tensor]) -> None:
         first, second = group["betas"]
-        on_cpu = weights[0].device.type == "cpu"
-        # a CPU keeps one weight's operands in its cache from one operation to the next; a GPU wants one launch for all
-        for chunk in [[weight] for weight in weights] if on_cpu else [weights]:
-            gradients = [local_gradient(weight) for weight in chunk]
-            momenta = [local(self.state[weight]["momentum"]) for weight in chunk]
-            pieces = [local(weight) for weight in chunk]
+        held = [local(self.state[weight]["momentum"]) for weight in weights]
+        for own, gradients, momenta in pieces([local(weight) for weight in weights], [local_gradient(weight) for weight in weights], held):
             directions = torch._foreach_lerp(momenta, gradients, 1 - first)
             torch._foreach_sign_(directions)
-            torch._foreach_mul_(pieces, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(pieces, directions, alpha=-group["lr"])
+            if decay := group["lr"] * group["weight_decay"]:
+                torch._foreach_mul_(own, 1 - decay)
+            torch._foreach_add_(own, directions, alpha=-group["lr"])
             torch._foreach_lerp_(momenta, gradients, 1 - second)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ..core.parts import NonNegative, Positive, part
+from ._adam import adam_
 from ._declared import Held, fixed, gathered, number, scattered, total
 from ._groups import Beta, Group, local
 from ._projection import LowRankAdam, Plan, Projector
@@ -68,20 +69,16 @@ class OnlineSubspaceDescent(LowRankAdam):
         moments = ("projection_exp_avg", "projection_exp_avg_sq") if self.defaults["projection_rule"] == "adamw" else ()
         return {key: Held("projected", plan.basis, dtype) for key in ("projection", *moments)}
 
-    def direction(self, group: Group, weight: Tensor, to: Projector, gradient: Tensor) -> Tensor:
-        state = self.state[weight]
-        first = self.due(group, state)
-        if first:
-            self.sought(group, weight, to, gradient)
-        state["step"] += 1
-        operand = to.operand(state["projection"])
+    def move(
+        self, group: Group, state: dict[str, Any], to: Projector, operand: Tensor, gradient: Tensor, own: Tensor, rate: float, decay: float
+    ) -> None:
         image = to.down(gradient, operand)
-        found = to.up(self.normalized(group, state, image, to.plan.image), operand).mul_(group["scale"])
+        normalized = self.normalized(group, state, image, to.plan.image)
+        to.add_up(own, normalized, operand, beta=1 - decay, alpha=-rate * group["scale"], out=own)
         base = group["base_lr"] * group["lr_scale"]
-        if not first and base:
+        if number(state["step"], 2) > 1 and base:
             slope = self._slope(group, to, local(state["projection"]), gradient, image)
             self._descend(group, state, slope, group["projection_lr"] * group["lr"] / base)
-        return found
 
     def _slope(self, group: Group, to: Projector, basis: Tensor, gradient: Tensor, image: Tensor) -> Tensor:
         """grad L, this rank's rows of it. basis: this rank's rows."""
@@ -102,9 +99,7 @@ class OnlineSubspaceDescent(LowRankAdam):
         if group["projection_rule"] == "sgd":
             basis.add_(slope, alpha=-lr)
             return
-        first, second = local(state["projection_exp_avg"]), local(state["projection_exp_avg_sq"])
-        first.lerp_(slope, 1 - _BETAS[0])
-        second.mul_(_BETAS[1]).addcmul_(slope, slope, value=1 - _BETAS[1])
         step = number(state["step"], 2) - 1  # there is no slope in the first step
-        root = second.sqrt().div_(sqrt(1 - _BETAS[1] ** step)).add_(_EPS)
-        basis.mul_(1 - lr * group["projection_weight_decay"]).addcdiv_(first, root, value=-lr / (1 - _BETAS[0] ** step))
+        first, second, correction = local(state["projection_exp_avg"]), local(state["projection_exp_avg_sq"]), sqrt(1 - _BETAS[1] ** step)
+        rate, decay = lr * correction / (1 - _BETAS[0] ** step), lr * group["projection_weight_decay"]
+        adam_(basis, slope, first, second, betas=_BETAS, eps=_EPS * correction, rate=rate, decay=decay)

@@ -108,7 +108,7 @@ class SAM(StatefulOptimizer):
         for (group, _, weight), step, scale in zip(found, steps, scales):
             piece = local(weight)
             moved.append((weight, piece.clone()))
-            piece.add_((step if scale is None else step * scale) * (group["rho"] / (norm + _EPS)))
+            piece.addcmul_(step if scale is None else step * scale, (group["rho"] / (norm + _EPS)).to(piece.dtype))
         return moved
 
 

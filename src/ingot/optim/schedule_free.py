@@ -18,6 +18,7 @@ Cost: no matmul FLOPs; one more pass over the weights than AdamW.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import sqrt
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -26,6 +27,8 @@ from torch import Tensor
 
 from ..core.axes import Axes
 from ..core.parts import NonNegative, Positive, part
+from ._adam import adam_, pieces
+from ._declared import number
 from ._groups import Beta, Group, Layout, StatefulOptimizer, count, local, local_gradient, prepare_groups
 
 TINY = torch.finfo(torch.float32).tiny  # in place of a sum that is still zero, while the learning rate is
@@ -82,18 +85,22 @@ class ScheduleFree(StatefulOptimizer):
             self._ahead -= {id(weight)}
 
     def update(self, group: Group, weights: list[Tensor]) -> None:
+        beta, lr, decay = group["betas"][1], group["lr"], group["lr"] * group["weight_decay"]
         for weight in weights:
             state = self.state[weight]
-            piece, z, square, gradient = local(weight), local(state["z"]), local(state["exp_avg_sq"]), local_gradient(weight)
-            second, lr = group["betas"][1], group["lr"]
             state["step"] += 1
             state["lr_max"].clamp_(min=lr)
-            step = state["step"].double()
-            share = step ** group["power"] * state["lr_max"].double() ** group["lr_power"]
+            step = number(state["step"], 1)
+            share = step ** group["power"] * number(state["lr_max"], lr) ** group["lr_power"]
             state["weight_sum"] += share
-            square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-            direction = gradient / (square / (1 - second**step)).sqrt_().add_(group["eps"])
-            direction.add_(piece, alpha=group["weight_decay"])
-            self._to_x(group, weight)
-            z.sub_(direction, alpha=lr)
-            piece.add_((z - piece).mul_(share / state["weight_sum"].clamp(min=TINY)))
+            portion, correction = share / max(number(state["weight_sum"], share), TINY), sqrt(1 - beta**step)
+            chosen = {"betas": (0.0, beta), "eps": group["eps"] * correction, "rate": lr * correction}
+            held = [local(weight)], [local(state["z"])], [local(state["exp_avg_sq"])], [local_gradient(weight)]
+            back = 1 - 1 / group["betas"][0] if id(weight) in self._ahead else 0.0
+            self._ahead -= {id(weight)}
+            for (own,), (z,), (square,), (gradient,) in pieces(*held):
+                x = own.lerp(z, back) if back else own
+                if decay:
+                    z.add_(own, alpha=-decay)
+                adam_(z, gradient, gradient, square, **chosen)  # an average with b = 0 is the gradient itself
+                torch.lerp(x, z, portion, out=own)
