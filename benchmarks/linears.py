@@ -4,7 +4,7 @@
     python benchmarks/linears.py --table          only write the table of docs/linears.md anew, from the last results
 
 Linears take turns within each round, so that other work on the machine touches all alike; the ratio to dense is the median over rounds
-of the ratio within a round. FLOPs are those the ledger's counter sees. Results go to benchmarks/results/linears.json and docs/linears.md.
+of the ratio within a round. Widths may be measured one at a time: shapes of the same settings are kept. FLOPs are those the ledger's counter sees. Results go to benchmarks/results/linears.json and docs/linears.md.
 """
 
 from __future__ import annotations
@@ -94,6 +94,9 @@ def synchronize(x: Tensor) -> None:
 
 def measure(inputs: int, outputs: int, given: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Every linear at one shape, by label."""
+    from ingot.ops.memory import keep_freed_memory
+
+    keep_freed_memory()
     timed = {label: Timed(knobs, inputs, outputs, given) for label, knobs in choices(inputs, outputs).items()}
     flops = {label: item.flops() for label, item in timed.items()}
     for turn in range(given.rounds + 1):
@@ -106,7 +109,7 @@ def measure(inputs: int, outputs: int, given: argparse.Namespace) -> dict[str, d
         label: {
             "milliseconds": 1e3 * statistics.median(item.seconds), "ratio": statistics.median(mine / base for mine, base in zip(item.seconds, dense)),
             "ratio_low": min(mine / base for mine, base in zip(item.seconds, dense)), "ratio_high": max(mine / base for mine, base in zip(item.seconds, dense)),
-            "flops_ratio": flops[label] / flops["dense"], "trained_ratio": item.trained() / timed["dense"].trained(),
+            "rounds": given.rounds, "flops_ratio": flops[label] / flops["dense"], "trained_ratio": item.trained() / timed["dense"].trained(),
         }
         for label, item in timed.items()
     }  # fmt: skip
@@ -116,8 +119,10 @@ def table(found: dict[str, Any]) -> str:
     """The measured part of the page."""
     machine, given = found["machine"], found["settings"]
     names = list(found["shapes"])
+    counts = sorted({cell["rounds"] for shape in found["shapes"].values() for cell in shape.values()})
+    rounds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     said = machine.get("cpu") if given["device"] == "cpu" else machine.get("device")
-    lines = [f"Measured {found['time'][:10]} on {said} ({given['threads']} threads), {given['dtype']}, {given['positions']} positions, median of {given['rounds']} rounds.",
+    lines = [f"Measured {found['time'][:10]} on {said} ({given['threads']} threads), {given['dtype']}, {given['positions']} positions, median of {rounds} rounds.",
              "Time of forward and backward as a multiple of dense at the same shape (inputs x outputs); in parentheses the arithmetic, likewise.", "",
              "| linear | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]  # fmt: skip
     for label in next(iter(found["shapes"].values())):
@@ -145,11 +150,14 @@ def main() -> None:
     results = ROOT / "benchmarks" / "results" / "linears.json"
     if not given.table:
         torch.set_num_threads(given.threads)
-        found: dict[str, Any] = {"settings": {key: value for key, value in vars(given).items() if key not in ("table", "dry")}}
+        found: dict[str, Any] = {"settings": {key: value for key, value in vars(given).items() if key not in ("table", "dry", "widths", "rounds")}}
         found["shapes"] = {f"{inputs} x {outputs}": measure(inputs, outputs, given) for inputs, outputs in shapes([int(width) for width in given.widths.split(",")])}
         if given.dry:
             print(json.dumps(found, indent=1))
             return
+        before = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
+        kept = before["shapes"] if before.get("settings") == found["settings"] else {}
+        found["shapes"] = dict(sorted((kept | found["shapes"]).items(), key=lambda item: [int(side) for side in item[0].split(" x ")]))
         write("linears", found)
     text = table(json.loads(results.read_text(encoding="utf-8")))
     page = DOCS.read_text(encoding="utf-8")

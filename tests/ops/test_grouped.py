@@ -43,6 +43,26 @@ def test_rows_outside_every_group_are_never_read() -> None:
         assert grouped_matmul(x, weight, ENDS).isfinite().all() and grouped_outer(x, x, ENDS).isfinite().all()
 
 
+@pytest.mark.parametrize("ends", [[130, 130, 367, 600], [7, 19, 300, 633], [0, 640, 640, 640], [3, 5, 5, 9]])
+def test_masters_in_full_precision_are_cast_group_by_group(ends: list[int]) -> None:
+    """Sizes that are rounded up inside: nothing of a neighbor or of what lies behind may enter, in product, gradients, or memory."""
+    generator = torch.Generator().manual_seed(0)
+    ends_E = torch.tensor(ends, dtype=torch.int32)
+    x = torch.randn(640, 24, generator=generator).bfloat16()
+    x[ends[-1] :] = torch.nan
+    x.requires_grad_()
+    weight = torch.randn(4, 40, 24, generator=generator, requires_grad=True)
+    pull = torch.randn(640, 40, generator=generator).bfloat16()
+    y = grouped_matmul(x, weight, ends_E)
+    x_gradient, w_gradient = torch.autograd.grad(y, (x, weight), pull)
+    assert y.dtype == x_gradient.dtype == torch.bfloat16 and w_gradient.dtype == torch.float32
+    for group, (start, end) in enumerate(zip([0, *ends], ends)):
+        rows, matrix, g = x[start:end].double(), weight[group].bfloat16().double(), pull[start:end].double()
+        for one, other in ((y[start:end], rows @ matrix.t()), (x_gradient[start:end], g @ matrix), (w_gradient[group], g.t() @ rows)):
+            assert float((one - other).norm()) <= 5e-3 * float(other.norm())
+    assert not y[ends[-1] :].any() and not x_gradient[ends[-1] :].any()
+
+
 def test_spread_and_collect_undo_and_derive_each_other() -> None:
     experts = torch.tensor([[2, 0], [1, 3], [0, 2], [3, 1]])
     sorted_M, order = experts.flatten().sort(stable=True)

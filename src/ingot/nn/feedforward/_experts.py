@@ -39,7 +39,7 @@ class StackedLinear(nn.Module):
     def forward(self, x_MI: Tensor) -> Tensor:
         ends_E = self.groups.ends_E
         assert ends_E is not None, "rows are only sorted inside the mixture's forward"
-        y_MO = grouped_matmul(x_MI, self.weight.to(x_MI.dtype), ends_E)
+        y_MO = grouped_matmul(x_MI, self.weight, ends_E)
         if self.bias is None:
             return y_MO
         group_M = group_of_rows(len(x_MI), ends_E).clamp(max=len(ends_E) - 1)

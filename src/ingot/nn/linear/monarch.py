@@ -65,12 +65,22 @@ class Monarch(Projection):
 
     def _product(self, x: Tensor) -> Tensor:
         """W x for x (N, inputs)."""
-        k, count = self.blocks, x.shape[0]
-        x_Nkp = F.pad(x, (0, k * self.p - self.inputs)).view(count, k, self.p)
-        h_kNq = torch.bmm(x_Nkp.transpose(0, 1), self.first.to(x.dtype).mT)
-        dealt_kNq = h_kNq.transpose(0, 1).reshape(count, self.q, k).permute(2, 0, 1)
-        y_kNs = torch.bmm(dealt_kNq, self.second.to(x.dtype).mT)
+        k, count, width = self.blocks, x.shape[0], self.blocks * self.p
+        x_Nkp = (x if width == self.inputs else F.pad(x, (0, width - self.inputs))).view(count, k, self.p)
+        # Laid out by block once: products of strided views copy them again, one block at a time, in both passes.
+        y_kNs = torch.bmm(self._dealt(x_Nkp.transpose(0, 1).contiguous()), self.second.to(x.dtype).mT)
         return y_kNs.permute(1, 2, 0).reshape(count, k * self.s)[:, : self.outputs]
+
+    def _dealt(self, x_kNp: Tensor) -> Tensor:
+        """P1 L x, (k, N, q)."""
+        k, q, count, first = self.blocks, self.q, x_kNp.shape[1], self.first.to(x_kNp.dtype)
+        if q % k:
+            h_kNq = torch.bmm(x_kNp, first.mT)
+            return h_kNq.transpose(0, 1).reshape(count, q, k).permute(2, 0, 1)
+        # L's rows are dealt out instead of its outputs, so that what moves by position moves in runs of q / k.
+        rows_kqp = first.view(k, q // k, k, self.p).transpose(1, 2).reshape(k, q, self.p)
+        h_kNkr = torch.bmm(x_kNp, rows_kqp.mT).view(k, count, k, q // k)
+        return h_kNkr.permute(2, 1, 0, 3).reshape(k, count, q)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, blocks={self.blocks}"

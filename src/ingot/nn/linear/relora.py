@@ -78,8 +78,8 @@ class ReLoRA(Projection):
         return [self.left, self.right]  # type: ignore[list-item]
 
     def forward(self, x: Tensor) -> Tensor:
-        low = F.linear(F.linear(x, self.right.to(x.dtype)), self.left.to(x.dtype))
-        return F.linear(x, self.weight.to(x.dtype), self.bias_as(x.dtype)) + self.scale * low
+        low = F.linear(self.scale * F.linear(x, self.right.to(x.dtype)), self.left.to(x.dtype))
+        return F.linear(x, self.weight.to(x.dtype), self.bias_as(x.dtype)) + low
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rank={self.rank}"

@@ -55,7 +55,7 @@ class StaticSparse(Projection):
         return self.weight * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.effective().to(x.dtype), self.bias_as(x.dtype))
+        return F.linear(x, self.weight.to(x.dtype) * self.mask, self.bias_as(x.dtype))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, kept={self.kept}"
