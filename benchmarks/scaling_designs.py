@@ -60,6 +60,9 @@ DESIGNS: dict[str, dict[str, Any]] = {
                  "truth": {"c": 1.79, "a": -0.713, "b": 0.307, "d": 0.58, "e": 0.571, "u": 0.006, "v": 0.004, "w": -0.4} | {f"l_{i}": 3.2 - 0.1 * i for i in range(1, 10)}},
     "critical_batch": {"table": {"batch": np.geomspace(2e4, 2e7, 16)}, "truth": {"S_min": 5000.0, "B_crit": 1e6}, "sigma": 0.03},
     "data_mixing": {"table": mixtures(), "truth": {"c": 1.9, "t_a": -1.5, "t_b": 0.6, "t_c": 0.8, "t_d": 0.4, "t_e": 1.0}, "sigma": 0.003},
+    "additive_mixing": {"table": mixtures(80), "sigma": 0.002,
+                        "truth": {"E": 1.5} | {f"w_{name}": w for name, w in zip("abcde", (1.4, 0.9, 0.7, 0.5, 0.8))}
+                        | {f"gamma_{name}": g for name, g in zip("abcde", (0.15, 0.3, 0.4, 0.5, 0.3))}},
     "d_cpt": {"table": cross(params=np.geomspace(5e8, 4e9, 4), tokens=np.geomspace(1e8, 2.6e10, 8), share=(0.0, 0.05, 0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 1.0)), "sigma": 0.002,
               "truth": {"E": 0.6, "A": 600.0, "B": 900.0, "C": 0.25, "alpha": 0.33, "beta": 0.36, "gamma": 0.6, "eta": 0.3, "epsilon": 0.05}},
     "moe": {"table": cross(params=np.geomspace(1.5e7, 1.3e9, 7), experts=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)), "sigma": 0.003,
@@ -70,3 +73,11 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "downstream": {"table": {"loss": np.linspace(1.9, 3.8, 40)}, "truth": {"floor": 0.25, "ceiling": 0.85, "k": 4.0, "L_0": 2.7}, "sigma": 0.008},
     "average_error": {"table": {"loss": np.linspace(2.0, 4.5, 40)}, "truth": {"epsilon": 0.857, "k": 2.21, "gamma": 0.715}, "sigma": 0.004},
 }  # fmt: skip
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "data_mixing, sum": {"form": "data_mixing", "knobs": {"combine": "sum"}, "table": mixtures(60), "sigma": 0.002,
+                         "truth": {"c": 1.5, "k": 0.4, "t_a": -12.0, "t_b": 0.6, "t_c": -1.5, "t_d": -6.0, "t_e": 0.4}},
+    "additive_mixing, shared": {"form": "additive_mixing", "knobs": {"exponents": "shared"}, "table": mixtures(), "sigma": 0.002,
+                                "truth": {"E": 1.5, "gamma": 0.3} | {f"w_{name}": w for name, w in zip("abcde", (1.4, 0.9, 0.7, 0.5, 0.8))}},
+}  # fmt: skip
+"""The other shapes of forms that have several."""

@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", metavar="FIT.json", type=Path, help="with --budget and a fit of batch_lr: the law that tells the best sizes")
     parser.add_argument("--against", metavar="OTHER.json", type=Path, help="where this law and another cross")
     parser.add_argument("--along", default="budget", metavar="NAME", help="with --against: the input along which they cross (budget)")
-    parser.add_argument("--mixture", action="store_true", help="the shares that make the loss lowest (fits of data_mixing)")
+    parser.add_argument("--mixture", action="store_true", help="the shares that make the loss lowest (fits of data_mixing or additive_mixing)")
     parser.add_argument("--most", metavar="NAME=SHARE", action="append", default=[], help="with --mixture: the largest share a domain may have")
     parser.add_argument("--weights", metavar="CSV", type=Path, help="with --mixture: columns valid_domain, weight")
     parser.add_argument("--run", metavar="RUN", type=Path, help="a run that is not finished: its training loss at --at, by several shapes of learning curve")
@@ -139,8 +139,8 @@ def mixture(arguments: argparse.Namespace, fits: dict[str, Any], by: str, output
     from ..scaling import best_mixture
     from ..scaling.table import read
 
-    if any(one.form != "data_mixing" for one in fits.values()):
-        raise UserError("--mixture wants fits of data_mixing")
+    if not all(one.law.mixture for one in fits.values()):
+        raise UserError("--mixture wants fits of data_mixing or additive_mixing")
     weights = None
     if arguments.weights is not None:
         table = read(arguments.weights)

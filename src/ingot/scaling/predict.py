@@ -183,7 +183,7 @@ def rate_and_batch(fit: Fit, *, params: float | None = None, tokens: float | Non
 
 
 def best_mixture(fits: Sequence[Fit], weights: Sequence[float] | None = None, *, most: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """The shares that make the weighted sum of the predicted losses lowest, from fits of data_mixing (one for each validation domain).
+    """The shares that make the weighted sum of the predicted losses lowest, from fits of a law of mixtures (one for each validation domain).
 
     most: the largest share that a domain may have (there may be too little of it).
     Returns shares, loss, and distance: half the L1 distance to the nearest mixture that was measured; far from all of them, try it first.

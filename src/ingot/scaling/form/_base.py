@@ -48,7 +48,7 @@ class Form:
     """A law. Subclasses set the class attributes and write predict and starts; the rest follows.
 
     inputs: columns read.  output: column fitted.  residual: "log" or "linear".  delta: Huber threshold as published, None: from the data.
-    curve: rows are points of whole training curves, in order, and the law depends on all that went before.
+    curve: rows are points of whole training curves, in order, and the law depends on all that went before.   mixture: inputs are shares.
     """
 
     inputs: Sequence[str] = ()
@@ -56,6 +56,7 @@ class Form:
     residual = "log"
     delta: float | None = None
     curve = False
+    mixture = False
     coefficients: Sequence[Coefficient] = ()
 
     def prepare(self, table: Columns) -> dict[str, np.ndarray]:

@@ -3,7 +3,8 @@ r"""Loss on one validation domain from the shares of the training domains.   Ye 
     L(r) = c + k exp(sum_j t_j r_j)            r_j: share of training domain j, sum_j r_j = 1
 
 ``combine: sum`` is another of the forms that the paper compares (M2): L(r) = c + k sum_j exp(t_j r_j). It describes domains better of which
-a first small share teaches most. Which of the two suits a domain is told by the back-test (``ingot.scaling.compare``).
+a first small share teaches most. Which of the two suits a domain is told by the back-test (``ingot.scaling.compare``); where neither does,
+``additive_mixing`` has powers of the shares instead of exponentials.
 
 DEPARTS: of the product, k is dropped, because adding log k to every t_j gives the same law when the shares add up to one.
 
@@ -17,28 +18,24 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...core.errors import UserError
 from ...core.parts import part
 from ._base import Coefficient, Columns, PowerSum
+from ._shares import share_columns, shares
 
 
 @part
 class DataMixing(PowerSum):
+    mixture = True
+
     def __init__(self, table: Columns, *, columns: list[str] | None = None, combine: Literal["product", "sum"] = "product") -> None:
         """columns: the shares, where they are not the columns that start with ``mix_``. combine: product is exp(sum_j t_j r_j)."""
         self.sum = combine == "sum"
-        self.inputs = tuple(columns or sorted(name for name in table if name.startswith("mix_")))
-        if len(self.inputs) < 2:
-            raise UserError("data_mixing needs at least two columns of shares, named mix_DOMAIN")
+        self.inputs = share_columns(table, columns, "data_mixing")
         slopes = [Coefficient(f"t_{name.removeprefix('mix_')}", -60 if self.sum else -15, 15) for name in self.inputs]
         self.coefficients = (Coefficient("c", 1e-3, log=True), *([Coefficient("k", log=True)] if self.sum else []), *slopes)
 
     def prepare(self, table: Columns) -> dict[str, np.ndarray]:
-        shares = np.stack([np.asarray(table[name], float) for name in self.inputs])
-        total = shares.sum(0)
-        if not np.allclose(total, 1, atol=0.02):
-            raise UserError(f"the shares {', '.join(self.inputs)} add up to {total.min():.3g} to {total.max():.3g}, not to 1")
-        return dict(zip(self.inputs, shares / total))
+        return shares(table, self.inputs)
 
     def terms(self, x: Mapping[str, Any]) -> list[dict[int, Any]]:
         if self.sum:
