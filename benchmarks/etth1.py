@@ -1,8 +1,8 @@
 """Forecasts of ETTh1 by the patch transformer and by the mixer, from their recipes: the paper's split, horizon 96, look-back 512.
 
-    python benchmarks/etth1.py --data FOLDER [--out etth1.json] [--seeds 0 1 2] [override ...]
+    python benchmarks/etth1.py [--seeds 0 1 2] [--runs FOLDER] [override ...]
 
-FOLDER holds timeseries/ETTh1.csv. Writes test and validation errors at the end, seconds of the run, parameters. The published test
+Writes test and validation errors at the end, seconds of the run, parameters. The published test
 errors beside them: DLinear 0.375 (arXiv:2205.13504), PatchTST 0.370 (arXiv:2211.14730).
 """
 
@@ -12,12 +12,15 @@ import argparse
 import json
 import os
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
+from _machine import ROOT, text_folder, write
+
 import ingot
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "series"
+RECIPES = ROOT / "recipes" / "series"
 MODELS = ("patchtst_etth1", "ttm_etth1")
 GOAL = 0.385
 
@@ -35,25 +38,21 @@ def measured(name: str, seed: int, overrides: list[str]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds timeseries/ETTh1.csv")
-    parser.add_argument("--out", type=Path, default=Path("etth1.json"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, help="where to keep the runs; a finished one is only read")
     parser.add_argument("overrides", nargs="*", help="changes of both recipes, such as stages.0.budget='1 epochs'")
     given = parser.parse_args()
-    out = given.out.resolve()
-    source = (given.data / "timeseries").resolve()
-    work = out.parent / "etth1_runs"
+    work = given.runs or Path(tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
     os.chdir(work)
     if not Path("timeseries").exists():
-        Path("timeseries").symlink_to(source)
+        Path("timeseries").symlink_to(text_folder().parent / "timeseries")
     report = {}
     for name in MODELS:
         runs = {seed: measured(name, seed, given.overrides) for seed in given.seeds}
         mean = statistics.mean(item["test_mse"] for item in runs.values())
         report[name] = {"test_mse": mean, "goal": GOAL, "reached": mean <= GOAL, "published": {"DLinear": 0.375, "PatchTST": 0.370}, "seeds": runs}
-        out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        print(f"{name}: test MSE {mean:.4f} over {len(runs)} seeds (wanted at most {GOAL})")
+    write("etth1", {"models": report})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 6 layers, width 384, 256 tokens, batch 16, vocabulary 8,192, no dropout, bf16 with fp32 master weights; embedding, loss and AdamW
 included. Masked attention pairs are not counted as FLOPs.
 
-    python benchmarks/step_speed.py [--steps 100] [--rounds 3]
+    python benchmarks/step_speed.py [--steps 100] [--rounds 3] [--heads 6]
 
 Figures: share of the matmul rate (median step); loss after --steps steps in bf16 against fp32; tokens per second of whole
 processes, start-up and compilation included, and of the median step, as ratios to the Trainer.
@@ -31,10 +31,12 @@ RECIPE = {
 }  # fmt: skip
 
 
-def recipe_file(folder: Path, name: str, steps: int, **changes: Any) -> Path:
+def recipe_file(folder: Path, name: str, steps: int, heads: int, **changes: Any) -> Path:
     import yaml
 
     tree = RECIPE | {"name": name} | changes
+    encoder = RECIPE["model"]["encoder"] | {"mixer": {"name": "attention", "heads": heads}}
+    tree["model"] = RECIPE["model"] | {"encoder": encoder}
     tree["data"] = RECIPE["data"] | {"train": {"name": "jsonl", "paths": [str(text_folder() / "fiction" / "train.jsonl.gz"), str(text_folder() / "technical" / "train.jsonl.gz")]}}
     tree["stages"] = [RECIPE["stages"][0] | {"budget": f"{steps} steps"}]
     path = folder / f"{name}.yaml"
@@ -82,8 +84,9 @@ def dump_rows(recipe: Path, folder: Path, steps: int) -> Path:
     return path
 
 
-def run_peer(rows: Path, steps: int) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "peer_trainer.py"), "--rows", str(rows), "--steps", str(steps)], capture_output=True, text=True)
+def run_peer(rows: Path, steps: int, heads: int) -> dict[str, Any]:
+    command = [sys.executable, str(ROOT / "benchmarks" / "peer_trainer.py"), "--rows", str(rows), "--steps", str(steps), "--heads", str(heads)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -93,26 +96,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--heads", type=int, default=6, help="of both; 6 heads of 64 features, or 3 of 128")
     options = parser.parse_args()
     from ingot.ledger.machine import _matmul_rate
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = dump_rows(recipe_file(folder, "rows", options.steps), folder, options.steps)
+        rows = dump_rows(recipe_file(folder, "rows", options.steps, options.heads), folder, options.steps)
         ours, theirs, rates = [], [], []
         for number in range(options.rounds):
             rates.append(_matmul_rate.__wrapped__("cpu", __import__("torch").bfloat16, 2))
-            ours.append(run_ingot(recipe_file(folder, f"bf16_{number}", options.steps), folder))
-            theirs.append(run_peer(rows, options.steps))
-        reference = run_ingot(recipe_file(folder, "fp32", options.steps, precision="fp32"), folder)
+            ours.append(run_ingot(recipe_file(folder, f"bf16_{number}", options.steps, options.heads), folder))
+            theirs.append(run_peer(rows, options.steps, options.heads))
+        reference = run_ingot(recipe_file(folder, "fp32", options.steps, options.heads, precision="fp32"), folder)
     rate = max(rates + [item["rate"] for item in ours])
     tail = max(1, options.steps // 20)
 
     def last(run: dict[str, Any]) -> float:
         return sum(run["losses"][-tail:]) / tail
 
-    write("step_speed", {
-        "steps": options.steps, "matmul_flops_per_second": rate, "ingot": [{k: v for k, v in item.items() if k != "losses"} for item in ours],
+    write("step_speed" if options.heads == 6 else f"step_speed_{options.heads}_heads", {
+        "steps": options.steps, "heads": options.heads, "matmul_flops_per_second": rate, "ingot": [{k: v for k, v in item.items() if k != "losses"} for item in ours],
         "trainer": [{k: v for k, v in item.items() if k != "losses"} for item in theirs],
         "share_of_matmul_rate": spread([item["flops"] / item["median_step_seconds"] / rate for item in ours]),
         "loss_bf16": last(ours[0]), "loss_fp32": last(reference), "loss_relative_difference": abs(last(ours[0]) - last(reference)) / last(reference),
