@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..core.parts import Spec
 
@@ -43,6 +47,26 @@ def _encoder(graph: Graph | TowerSection, shared: dict[str, Any]) -> tuple[Any, 
     """Embedding and encoder of the model or of a tower."""
     embedding = graph.embedding.build(**shared, linear=graph.encoder.knobs.get("linear") or dense())
     return embedding, graph.encoder.build(**shared | {"sequence": getattr(embedding, "within", getattr(embedding, "longest", shared["sequence"]))})
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Modules made inside hold parameters without memory (on the meta device), and buffers with their values: what a layout that
+    keeps a slice of each parameter needs to begin with."""
+    register, made = nn.Module.register_parameter, WeakIdKeyDictionary()
+
+    def hollow(self: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            if parameter not in made:  # a tied one stays one
+                made[parameter] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+            parameter = made[parameter]
+        register(self, name, parameter)
+
+    nn.Module.register_parameter = hollow  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def dense() -> Spec:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,14 @@ from ..train.state import State
 from .annotate import annotate, annotated_fields
 from .check import batch_rows, resolve_run
 from .device import choose_device, choose_layout, choose_precision
-from .graph import build_model
+from .graph import build_model, without_weights
 from .grow import graph_of
 from .measure import evaluate_streams
 from .program import DeviceWindows, Program, make_optimizer
 from .rows import fields_of, gives_text, seconds_per_row
 from .schema import Data, Graph, RunSection
 from .session import train
-from .start import adopt, load_start
+from .start import adopt, adopt_tokenizer, load_start
 
 # What may change between a run's start and its resuming: where and how it runs and reports, not what it computes.
 OF_THE_MACHINE = {"layout", "micro_rows", "device", "memory", "price_per_hour", "log", "compile", "checkpoint"}
@@ -109,7 +109,7 @@ class Run:
             tokenizer = data.tokenizer or spec("data.tokenizer", "bytes")
             self._data[key] = open_data(train=data.train, validation=data.validation, holdout=data.holdout, tokenizer=tokenizer, sequence=data.sequence,
                                         pack=data.pack, cache=Path(data.cache), folder=Path.cwd(), seed=self.section.seed, known=self._known_tokenizer(key), progress=progress,
-                                        augment=data.augment, views=data.views)  # fmt: skip
+                                        augment=data.augment, views=data.views, bucket=data.bucket)  # fmt: skip
         return self._data[key]
 
     def _known_tokenizer(self, key: int) -> Any:
@@ -181,7 +181,16 @@ class Run:
 
     @cached_property
     def model(self) -> Any:
-        """The model on its device and in its layout, freshly initialized (checkpoints are loaded by train, evaluate, generate)."""
+        """The model on its device and in its layout, freshly initialized (checkpoints are loaded by train, evaluate, generate).
+
+        A layout that keeps slices of parameters is given a model without weights, so that no rank ever holds a whole one.
+        """
+        if not self.start_from and hasattr(self.layout, "materialize"):
+            with without_weights():
+                model = self.plain_model()
+            model = self.layout.materialize(self.layout.shard(model, self.dtype), self.device)
+            self.initializer.apply(model, seed=self.section.seed)
+            return model
         model = self.plain_model()
         if self.start_from:
             self.parents = load_start(self, model, self.start_from)
@@ -294,6 +303,27 @@ class Run:
                 yield text[len(shown) :]
                 shown = text
 
+    def plan(self) -> dict[str, Any]:
+        """Forecast of memory, seconds and cost, by stage; see build/plan.py. Nothing is trained."""
+        from .fit import available_bytes
+        from .plan import plan
+
+        return plan(self, available_bytes(self))
+
+    def export(self, out: str | Path, *, dtype: torch.dtype = torch.float32) -> str:
+        """Write the model and its tokenizer as a Hugging Face folder; returns the family. Raises UserError for a model that no family has."""
+        from ..convert.hf import write_folder
+
+        if (Path(out) / "config.json").exists():
+            raise UserError(f"{out} holds a model already; name another folder")
+        return str(write_folder(self.model, self.graph, Path(out), tokenizer=self.tokenizer, sequence=self.section.data.sequence, dtype=dtype))
+
+    def report(self) -> Path:
+        """Write the run folder's report.html and return its path."""
+        from ..report.page import write_report
+
+        return Path(write_report(self.folder))
+
     def sample_prompts(self) -> list[dict[str, str]]:
         """The recipe's evaluation prompts, continued."""
         settings = self.section.evaluate
@@ -305,10 +335,19 @@ class Run:
             return [{"prompt": prompt, "text": "".join(self.generate(prompt, tokens=settings.prompt_tokens, temperature=0.8, top_p=0.95))} for prompt in settings.prompts]
 
 
-def build(recipe: Recipe | str | Path, *, runs: str | Path = "runs", start_from: str | None = None, echo: Callable[[str], None] | None = None) -> Run:
-    """Check a recipe and prepare its Run. Raises UserError with every problem; an existing run with another recipe is refused."""
+def build(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, tiny: bool = False, runs: str | Path = "runs", tokenizer: Any = None,
+          start_from: str | None = None, echo: Callable[[str], None] | None = None) -> Run:  # fmt: skip
+    """Check a recipe and prepare its Run. Raises UserError with every problem; an existing run with another recipe is refused.
+
+    recipe: a file, the name of a shipped one, or one that was loaded; overrides and tiny as on the command line, for the former two.
+    tokenizer: instead of the recipe's own: a part's name or knobs, a path, or a live tokenizer (see start.adopt_tokenizer).
+    """
     if not isinstance(recipe, Recipe):
-        recipe = load(recipe)
+        recipe = load(recipe, tuple(overrides), tiny=tiny)
+    elif overrides or tiny:
+        raise UserError("overrides and tiny belong to load_recipe, where the recipe is loaded already")
+    if tokenizer is not None:
+        adopt_tokenizer(recipe, tokenizer)
     if start_from and start_from.startswith("hf:"):
         for line in adopt(recipe, start_from):
             (echo or (lambda text: None))(line)
@@ -330,7 +369,9 @@ def refuse_changed(run: Run) -> None:
     now = {key: value for key, value in json.loads(json.dumps(run.resolved)).items() if key not in OF_THE_MACHINE}
     changes = difference({key: value for key, value in before.items() if key not in OF_THE_MACHINE}, now)
     if changes:
-        raise UserError([Problem("", f"the run {run.folder} exists with another recipe; resume needs the same one (or choose another name=)"),
+        last = f"stages.{len(run.section.stages) - 1}.budget: "
+        other = f"ingot extend {run.folder} --budget ..., or choose another name=" if all(line.startswith(last) for line in changes) else "or choose another name="
+        raise UserError([Problem("", f"the run {run.folder} exists with another recipe; resume needs the same one ({other})"),
                          *(Problem("", f"  {line}") for line in changes[:20])])  # fmt: skip
 
 

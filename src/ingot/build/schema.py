@@ -20,7 +20,8 @@ class Data:
     train, validation: sources. holdout: share of the training documents that is kept for validation when no validation is given.
     tokenizer: text to ids; sequence: tokens in a row of text, or of the text beside an image or a sound. pack: how documents become
     rows. cache: where prepared stores lie. augment: changes of training rows that are not text, in this order, drawn anew for every
-    row; views: how many differently augmented looks of each row are given.
+    row; views: how many differently augmented looks of each row are given. bucket: so many training rows of similar length stand together
+    and are cut behind the longest of them, where the source knows lengths, as sources of sound do; 0 for none.
     """
 
     train: Slot["data.source"]
@@ -32,6 +33,7 @@ class Data:
     cache: str = ".ingot"
     augment: list[Slot["data.augment"]] = field(default_factory=list)
     views: Positive[int] = 1
+    bucket: NonNegative[int] = 0
 
 
 @section

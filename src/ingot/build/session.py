@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import RunError
 from ..core.recipe import dump
+from ..ledger.energy import Energy
 from ..ledger.ledger import Ledger
 from ..ledger.machine import describe
 from ..ledger.meter import Meter
 from ..ledger.viewers import open_viewers
 from ..ops.memory import keep_freed_memory
+from ..parallel.start import together
 from ..train.anomaly import AnomalyGuard
 from ..train.loop import Loop
 from ..train.state import State
@@ -36,11 +38,13 @@ class Scribe:
         self.ledger = None
         if self.first:
             viewers = open_viewers(run.folder, tensorboard=settings.tensorboard, wandb=settings.wandb, name=run.section.name, recipe=run.resolved)
-            self.ledger = Ledger(run.folder, viewers)
+            self.ledger, self.energy = Ledger(run.folder, viewers), Energy(run.device)
 
     def emit(self, line: dict[str, Any]) -> None:
         if self.ledger is None:
             return
+        if line["kind"] in ("start", "step", "end") and (joules := self.energy.since_last()) and line["kind"] != "start":
+            line = line | {"joules": joules}
         written = self.ledger.write(**line)
         show = getattr(self.reporter, str(line["kind"]), None)
         if show is not None:
@@ -52,7 +56,12 @@ class Scribe:
 
 
 def train(run: Run, reporter: Any = None) -> dict[str, Any]:
-    """Run the loop to its end. Raises RunError when training cannot go on; what was saved stays whole."""
+    """Run the loop to its end. Raises RunError when training cannot go on, as on the loss of a rank; what was saved stays whole."""
+    with together():
+        return _train(run, reporter)
+
+
+def _train(run: Run, reporter: Any) -> dict[str, Any]:
     prepare_folder(run)
     if run.device.type == "cpu":
         keep_freed_memory()

@@ -1,11 +1,15 @@
-"""Starting from existing weights: a run, one of its checkpoints, or a Hugging Face folder. Weights only; lineage is kept."""
+"""Starting from what is there: weights of a run, one of its checkpoints or a Hugging Face folder; a tokenizer. Lineage is kept."""
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import UserError
+from ..core.errors import RunError, UserError
+from ..core.parts import Spec, parts_in
 from ..core.recipe import Recipe, merge_keys
 
 if TYPE_CHECKING:
@@ -43,6 +47,43 @@ def _at(tree: Any, keys: tuple[str | int, ...]) -> Any:
     for word in keys:
         tree = tree.get(word) if isinstance(tree, dict) else None
     return tree
+
+
+def adopt_tokenizer(recipe: Recipe, tokenizer: Any) -> None:
+    """Put a tokenizer in the place of the recipe's own, so that the recipe, and with it the run, names it.
+
+    tokenizer: a part's name, its knobs, a tokenizer.json or its folder; or a live object: one of Ingot's, of ``tokenizers``, or a fast
+    one of transformers. A live one is kept under the data's cache, in a folder named by its content. Raises UserError for anything else.
+    """
+    data = recipe.tree.setdefault("data", {})
+    data["tokenizer"] = _named(tokenizer, Path(data.get("cache") or ".ingot") / "tokenizers")
+    recipe.overridden.add(("data", "tokenizer"))
+
+
+def _named(tokenizer: Any, cache: Path) -> Any:
+    if isinstance(tokenizer, Spec):
+        return tokenizer.data()
+    if isinstance(tokenizer, dict) or (isinstance(tokenizer, str) and tokenizer in parts_in("data.tokenizer")):
+        return tokenizer
+    if isinstance(tokenizer, str | Path):
+        return {"name": "pretrained", "path": str(tokenizer)}
+    save = next((found for name in ("save_pretrained", "save") if (found := getattr(tokenizer, name, None)) is not None), None)
+    if save is None:
+        raise UserError(f"tokenizer: wants a part of data.tokenizer, a path, or a tokenizer that can be saved, got a {type(tokenizer).__name__}")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as aside:
+            here = Path(aside) / "made"
+            here.mkdir()
+            save(str(here / "tokenizer.json") if hasattr(tokenizer, "to_str") else here)
+            if not (here / "tokenizer.json").is_file():
+                raise UserError(f"tokenizer: a {type(tokenizer).__name__} leaves no tokenizer.json; take the fast kind")
+            content = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in sorted(here.iterdir()) if path.is_file())).hexdigest()[:16]
+            if not (cache / content).exists():
+                shutil.move(here, cache / content)
+    except OSError as error:
+        raise RunError(f"{cache} cannot be written: {error.strerror or error}") from None
+    return {"name": "pretrained", "path": str(cache / content)}
 
 
 def load_start(run: Run, model: Any, source: str) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 GROUPS = {
     "before a run": ("check", "plan", "prepare", "parts", "show"),
-    "a run": ("train", "evaluate", "generate", "report"),
+    "a run": ("train", "extend", "evaluate", "generate", "report"),
     "checkpoints": ("transform", "import", "export", "lineage"),
     "trust": ("verify-resume", "parity"),
     "which method pays": ("race", "claim"),

@@ -13,7 +13,7 @@ NOWHERE = Path(".ingot") / "nowhere"  # the folder of a Run that is looked at an
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """RECIPE, ``key=value`` overrides and ``--tiny``."""
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe file (.yaml)")
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe file (.yaml), or the name of a shipped one, such as text/gpt_tiny")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to it, such as stages.0.optimizer.lr=3e-4")
     parser.add_argument("--tiny", action="store_true", help="the recipe's tiny twin: the same code path in seconds on a CPU")
 

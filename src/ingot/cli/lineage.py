@@ -68,6 +68,10 @@ def _ancestors(parents: list[dict[str, Any]], depth: int) -> Iterator[str]:
         yield "  from random initial weights"
     for parent in parents:
         facts = [f"step {parent.get('step')}"] * ("step" in parent) + [f"recipe {str(parent.get('recipe_hash'))[:12]}"] * bool(parent.get("recipe_hash"))
+        if "budget" in parent:
+            facts.append(f"budget {' -> '.join(map(str, parent['budget']))}")
+        if "rewarm" in parent:
+            facts.append(f"a new warm-up of {parent['rewarm']}")
         kind = str(parent.get("kind", "checkpoint")).replace("_", " ")
         yield f"{'  ' * depth}from {kind} {parent.get('path', '?')}" + (f"  ({', '.join(facts)})" if facts else "")
         yield from _ancestors(parent.get("parents", []), depth + 1)

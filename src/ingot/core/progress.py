@@ -83,6 +83,8 @@ class Moment:
 
     def through(self, span: Quantity) -> float:
         """How many times the span fits into what is spent: 0.5 is half-way through a warm-up, 1 and above is past it."""
+        if span.unit == self.budget.unit and span.value:  # without the budget, so that a larger one gives the same, bit for bit
+            return min(self.progress.spent(self.budget), self.budget.value) / span.value
         share = self.share(span)
         return self.fraction / share if share else float("inf")
 

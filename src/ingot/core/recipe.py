@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from . import shipped
 from .errors import Problem, UserError, shown
 
 Keys = tuple[str | int, ...]
@@ -129,10 +130,12 @@ def _convert(node: yaml.Node, loader: _Loader, keys: Keys, marks: dict[Keys, str
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = (), *, tiny: bool = False) -> Recipe:
     """Read a recipe file, its parents, optionally its ``tiny`` overlay, and ``key=value`` overrides, in that order.
 
+    path: a file; where there is none, the name of a shipped recipe, such as ``text/gpt_tiny``.
     Raises UserError for a missing or malformed file, a cycle of parents, or an override that names no place.
     """
-    recipe = _load_chain(Path(path), ())
-    recipe.path = Path(path)
+    place = _there(Path(path))
+    recipe = _load_chain(place, ())
+    recipe.path = place
     overlay = recipe.tree.pop("tiny", None)
     if tiny:
         if not isinstance(overlay, dict):
@@ -147,6 +150,14 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = (), *, tiny:
     return recipe
 
 
+def _there(path: Path, name: Path | None = None) -> Path:
+    """The file at the path; where there is none, the shipped recipe of that name, or the path again."""
+    try:
+        return path if path.is_file() else shipped.find(name or path) or path
+    except (OSError, ValueError):
+        return path
+
+
 def _load_chain(path: Path, below: tuple[Path, ...]) -> Recipe:
     name = path.name
     place = Path(os.path.realpath(path))
@@ -159,7 +170,7 @@ def _load_chain(path: Path, below: tuple[Path, ...]) -> Recipe:
             raise UserError([Problem("", f"is larger than {LARGEST:,} bytes, which no recipe is", str(path))])
         text = data.decode("utf-8-sig")
     except FileNotFoundError:
-        raise UserError([Problem("", f"no recipe file at {path}")]) from None
+        raise UserError([Problem("", f"no recipe file at {path}{shipped.nearest(path)}")]) from None
     except UnicodeDecodeError as error:
         raise UserError([Problem("", f"is not UTF-8 text (byte {error.start})", name)]) from None
     except (OSError, ValueError) as error:
@@ -170,9 +181,10 @@ def _load_chain(path: Path, below: tuple[Path, ...]) -> Recipe:
         return child
     if not isinstance(parent_name, str):
         raise UserError([Problem("based_on", f"wants the file name of one recipe, got {shown(parent_name)}", child.origin(("based_on",)))])
-    if not (path.parent / parent_name).is_file():
+    parent_path = _there(path.parent / parent_name, Path(parent_name))
+    if not parent_path.is_file():
         raise UserError([Problem("based_on", f"no recipe file at {path.parent / parent_name}", child.origin(("based_on",)))])
-    parent = _load_chain(path.parent / parent_name, (*below, place))
+    parent = _load_chain(parent_path, (*below, place))
     parent.tree.pop("name", None)
     return Recipe(merge_keys(parent.tree, child.tree), parent.marks | child.marks)
 

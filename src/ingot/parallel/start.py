@@ -1,18 +1,28 @@
-"""Joining and leaving the process group that torchrun started."""
+"""Joining and leaving the process group that torchrun started, and what a rank says when it loses the others."""
 
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import sys
-from contextlib import suppress
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NoReturn
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
-from ..core.errors import RunError, UserError
+from ..core.errors import IngotError, RunError, UserError, one_line
+
+PATIENCE = 2.0  # seconds in which ranks leave word of why they end
+GONE = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out", "socket")  # in what the collectives say
+_board: dist.Store | None = None  # where ranks leave word; it outlives the group's connections
 
 
 @dataclass(frozen=True)
@@ -25,11 +35,11 @@ class Place:
     device: torch.device
 
 
-def start(device: torch.device | str = "cpu", *, timeout: timedelta = timedelta(minutes=10)) -> Place:
+def start(device: torch.device | str = "cpu", *, timeout: timedelta | None = None) -> Place:
     """Join the group that RANK, WORLD_SIZE and LOCAL_RANK describe (torchrun sets them); alone, make a group of one.
 
     device: where the model will be: CUDA takes the GPU of the local rank and NCCL, everything else gloo. timeout: how long a rank
-    waits for the others. Calling it again is harmless. Raises UserError for more processes than GPUs, RunError when the other
+    waits for the others, INGOT_RANK_TIMEOUT seconds or 10 minutes when not given. Calling it again is harmless. Raises UserError for more processes than GPUs, RunError when the other
     ranks cannot be reached.
     """
     rank, ranks, local = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
@@ -40,10 +50,11 @@ def start(device: torch.device | str = "cpu", *, timeout: timedelta = timedelta(
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     if not dist.is_initialized():
+        timeout = timeout or timedelta(seconds=_seconds("INGOT_RANK_TIMEOUT", 600.0))
         backend = "nccl" if device.type == "cuda" else "gloo"
         try:
             if ranks > 1:
-                dist.init_process_group(backend, timeout=timeout)
+                _meet(backend, rank, ranks, timeout)
             else:
                 dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
         except (RuntimeError, ValueError) as error:
@@ -51,8 +62,106 @@ def start(device: torch.device | str = "cpu", *, timeout: timedelta = timedelta(
     return Place(rank, ranks, local, device)
 
 
+def _seconds(name: str, default: float) -> float:
+    text = os.environ.get(name, "")
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e7:
+        raise UserError(f"{name}: wants seconds, a number above 0, got {text!r}")
+    return value
+
+
+def _meet(backend: str, rank: int, ranks: int, timeout: timedelta) -> None:
+    global _board
+    store, _, _ = next(rendezvous("env://", rank, ranks, timeout=timeout))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=timeout)
+    _board = dist.PrefixStore("ingot/words", store)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Around work of several ranks. A rank that fails leaves word of it; one that loses the others raises RunError, which names them.
+
+    Whatever happens to one rank, the others end within the collectives' timeout and a few seconds.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _board is None or not dist.is_initialized() or dist.get_world_size() == 1:
+            raise
+        if not _is_loss(error):
+            kind = "" if isinstance(error, IngotError) else f"{type(error).__name__}: "
+            _say(f"failed: {kind}{one_line(str(error).strip().partition(chr(10))[0])[:300]}")
+            raise
+        raise RunError(_obituary("timed out" in str(error).lower())) from error
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether a collective failed, rather than the work between them."""
+    said = str(error).lower()
+    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and any(word in said for word in GONE))
+
+
+def _say(word: str) -> bool:
+    """Leave word for the other ranks; False where there is nobody to keep it."""
+    if not _kept():
+        return False
+    with suppress(dist.DistError, RuntimeError):
+        assert _board is not None
+        _board.set(str(dist.get_rank()), word)
+        return True
+    return False
+
+
+def _kept() -> bool:
+    """Whether the process that keeps the words is there: a store that has lost it fills the screen before it raises."""
+    try:
+        socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), timeout=1).close()
+    except (OSError, KeyError, ValueError):
+        return False
+    return True
+
+
+def _obituary(waited: bool) -> str:
+    """Who is missing, as far as can be known: those who failed said so, and those who were killed or stand still say nothing."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the survivors too; this one is about to end, with a line
+    time.sleep(0.1)  # a killed process loses its connections one by one
+    ranks, rank = range(dist.get_world_size()), dist.get_rank()
+    words = _words(len(ranks)) if _say("lost") else {}
+    silent = set(ranks) - set(words) - {rank} if words else {0} - {rank} if _keeps() else set()
+    failed = [f"rank {other} {word}" for other, word in sorted(words.items()) if word != "lost"]
+    if silent and not failed:
+        names = f"rank{'s' * (len(silent) > 1)} {', '.join(map(str, sorted(silent)))}"
+        failed = [f"{names} did not answer" + (" in time" if waited else ": killed, or lost with its machine")]
+    return f"{'; '.join(failed) or 'the connection to another rank broke'}. What was saved is whole: the same command goes on from it, with any number of ranks"
+
+
+def _words(ranks: int) -> dict[int, str]:
+    """What each rank left, waited for until all did or PATIENCE is over; empty where their keeper is gone."""
+    found: dict[int, str] = {}
+    deadline = time.monotonic() + PATIENCE
+    with suppress(dist.DistError, RuntimeError):
+        while len(found) < ranks and time.monotonic() < deadline and _kept():
+            assert _board is not None
+            found |= {rank: _board.get(str(rank)).decode() for rank in range(ranks) if rank not in found and _board.check([str(rank)])}
+            time.sleep(0.1)
+    if dist.get_rank() == 0 and _keeps():
+        time.sleep(0.5)  # the others may still be reading
+    return found
+
+
+def _keeps() -> bool:
+    """Whether rank 0 itself keeps the words; under torchrun its agent does."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+
+
 def finish() -> None:
     """Leave the group after everybody is done with it."""
+    global _board
+    _board = None
     if dist.is_available() and dist.is_initialized():
         with suppress(RuntimeError):
             dist.barrier()

@@ -225,6 +225,15 @@ class Checkpoints:
             return str(path)
         return RunError(f"no checkpoint in {self.folder} is whole: {damaged[0]}") if damaged else None
 
+    def is_whole(self, path: Path) -> bool:
+        """Whether a checkpoint's files are as it states; says which is not."""
+        try:
+            self._verify(path)
+        except Damaged as error:
+            self.say(str(error))
+            return False
+        return True
+
     def manifest(self, path: str | Path) -> dict[str, Any]:
         """What a checkpoint says about itself, as plain data. Raises UserError where there is none, RunError when it is damaged."""
         return self._manifest(Path(path)).model_dump()

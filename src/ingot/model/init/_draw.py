@@ -37,12 +37,21 @@ def fill(model: nn.Module, seed: int, std: Callable[[str, Axes, tuple[int, ...]]
             special: Callable[[str, torch.Generator], Tensor | None] | None = getattr(modules[owner], "initial", None)
             values = special(short, generator) if special is not None else None
             if values is not None:
-                parameter.copy_(values)
+                _assign(parameter, values)
             elif axes[name].role in ("scale", "bias"):
                 parameter.fill_(1.0 if axes[name].role == "scale" else 0.0)
             else:
                 shape = tuple(parameter.shape)
-                parameter.copy_(torch.empty(shape).normal_(0.0, std(name, axes[name], shape), generator=generator))
+                _assign(parameter, torch.empty(shape).normal_(0.0, std(name, axes[name], shape), generator=generator))
+
+
+def _assign(target: Tensor, values: Tensor) -> None:
+    """Put whole values into a tensor; into a slice of one, its part of them."""
+    if hasattr(target, "placements"):
+        from torch.distributed.tensor import distribute_tensor
+
+        values = distribute_tensor(values.to(target.dtype), target.device_mesh, target.placements, src_data_rank=None)  # type: ignore[attr-defined]
+    target.copy_(values)
 
 
 def _draw_wholes(modules: Mapping[str, nn.Module], seed: int, std: Callable[[str, Axes, tuple[int, ...]], float]) -> set[str]:
@@ -55,7 +64,7 @@ def _draw_wholes(modules: Mapping[str, nn.Module], seed: int, std: Callable[[str
         whole: Any = module.whole
         wanted = std(f"{path}.weight", Axes(whole.names, "matrix"), whole.shape)
         for short, values in draw(generator_for(seed, path), wanted).items():
-            getattr(module, short).copy_(values)
+            _assign(getattr(module, short), values)
             done.add(f"{path}.{short}")
     return done
 

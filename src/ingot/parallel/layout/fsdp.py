@@ -55,6 +55,11 @@ class FSDP(Processes):
         self.model = model
         return model
 
+    def materialize(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """Memory for the slices of a model that was sharded without weights; their values are left to whoever fills them."""
+        model._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device))
+        return model
+
     @contextmanager
     def syncing(self, last: bool) -> Iterator[None]:
         """Gradients cross ranks in the last backward of the window only."""
