@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.append(str(Path(__file__).resolve().parent))  # modules that tests of several folders import: _runs, _forked, _changed, _small
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +26,15 @@ def shared_data() -> Path:
         if folder and (Path(folder) / "README.md").is_file():
             return Path(folder)
     pytest.skip("no folder of real data (set INGOT_TEST_DATA)")
+
+
+@pytest.fixture
+def any_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's speed does not matter, so little time is spent on measuring it."""
+    import ingot.ledger.machine
+
+    monkeypatch.setattr(ingot.ledger.machine, "ROWS", 64)
+    monkeypatch.setattr(ingot.ledger.machine, "WIDTH", 64)
 
 
 WORDS = ["the", "of", "and", "a", "to", "in", "is", "you", "that", "it", "he", "was", "for", "on", "are", "as", "with", "his", "they", "at", "be", "this", "have", "from", "or", "one", "had", "by", "word", "but", "not", "what", "all", "were", "we", "when"]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from _runs import StopAt
 
 import ingot
-import ingot.ledger.machine
 from ingot.build.check import check
 from ingot.core.errors import RunError
 from ingot.core.recipe import load
@@ -24,20 +22,9 @@ SMALL = ["stages.0.budget=2 steps", "stages.1.budget=3 steps", "evaluate.also=[]
          "precision=fp32", "compile=false", "log.tensorboard=false", "checkpoint.every=1 steps"]  # fmt: skip
 
 
-class StopAt:
-    def __init__(self, step: int):
-        self.at = step
-
-    def step(self, line: dict[str, Any]) -> None:
-        if line["step"] == self.at:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 @pytest.fixture
-def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, any_speed: None) -> Any:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ingot.ledger.machine, "ROWS", 64)
-    monkeypatch.setattr(ingot.ledger.machine, "WIDTH", 64)
 
     def call(name: str, stop: int | None = None, *more: str) -> Any:
         run = ingot.build(ingot.load_recipe(RECIPE, [*SMALL, f"name={name}", *more], tiny=True))

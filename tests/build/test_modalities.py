@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from _runs import StopAt, lines
 
 import ingot
-import ingot.ledger.machine
 from ingot.build.check import check
 from ingot.build.plan import forecast_stage
 from ingot.build.rows import example_batch, positions_per_row
@@ -24,10 +21,8 @@ from ingot.core.recipe import Recipe, merge_keys
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recipe]:
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, any_speed: None) -> Callable[..., Recipe]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ingot.ledger.machine, "ROWS", 64)  # the machine's speed does not matter here
-    monkeypatch.setattr(ingot.ledger.machine, "WIDTH", 64)
 
     def make(*patches: dict[Any, Any]) -> Recipe:
         tree: dict[str, Any] = {
@@ -45,27 +40,14 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Rec
     return make
 
 
-def ledger(run: Any, kind: str) -> list[dict[str, Any]]:
-    return [line for line in map(json.loads, (run.folder / "ledger.jsonl").read_text().splitlines()) if line["kind"] == kind]
-
-
-class StopAt:
-    def __init__(self, step: int):
-        self.at = step
-
-    def step(self, line: dict[str, Any]) -> None:
-        if line["step"] == self.at:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 def test_needs_no_tokenizer_and_counts_positions(recipe: Any) -> None:
     run = ingot.build(recipe())
     assert run.tokenizer is None and run.vocabulary is None and positions_per_row(run, 0) == 4
     run.train()
-    steps = ledger(run, "step")
+    steps = lines(run, "step")
     assert [line["step_tokens"] for line in steps] == [16 * 4] * 6 and steps[-1]["rows"] == 96
     assert not (run.folder / "tokenizer").exists()
-    (results,) = ledger(run, "evaluation")[-1]["results"].values()
+    (results,) = lines(run, "evaluation")[-1]["results"].values()
     assert {"loss", "accuracy", "units", "rows"} == results.keys() and results["rows"] == 12
 
 
@@ -77,7 +59,7 @@ def test_resumes_to_the_bit(recipe: Any) -> None:
     again = ingot.build(recipe({"name": "broken"}))
     again.train()
     wanted, found = straight.model.state_dict(), again.model.state_dict()
-    assert len(ledger(again, "step")) == 6 and all(torch.equal(wanted[name], found[name]) for name in wanted)
+    assert len(lines(again, "step")) == 6 and all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 
 def test_accumulation_changes_nothing_but_rounding(recipe: Any) -> None:
@@ -104,9 +86,9 @@ def test_damaged_rows_are_passed_over_and_stand_in_the_ledger(recipe: Any, tmp_p
     data = {"data": {"train": {"name": "images_parquet", "paths": ["pictures.parquet"], "size": 8, "label": "label", "skip": 0.1}}}
     run = ingot.build(recipe(data))
     run.train()
-    events = [line["message"] for line in ledger(run, "event") if line["name"] == "skip"]
+    events = [line["message"] for line in lines(run, "event") if line["name"] == "skip"]
     assert len(events) == 2 and all(any(f"pictures.parquet row {row}:" in message for message in events) for row in (3, 17))
-    steps = ledger(run, "step")
+    steps = lines(run, "step")
     assert sum(line["step_tokens"] for line in steps) < 6 * 16 * 4 and all(np.isfinite(line["loss"]) for line in steps)
     refusing = ingot.build(recipe(data, {"name": "refusing", "data": {"train": {"skip": 0.0}}}))
     with pytest.raises(UserError, match=r"pictures.parquet row \d+: the image cannot be decoded"):
@@ -117,9 +99,9 @@ def test_evaluators_stand_beside_the_loss_and_may_raise_an_alarm(recipe: Any) ->
     also = [{"name": "knn", "k": 3}, {"name": "linear_probe", "l2": [0.01], "rows": 40}, {"name": "health", "least_rank": 1000.0}]
     run = ingot.build(recipe({"name": "measured", "evaluate": {"also": also}}))
     run.train()
-    (results,) = ledger(run, "evaluation")[-1]["results"].values()
+    (results,) = lines(run, "evaluation")[-1]["results"].values()
     assert {"knn.accuracy", "linear_probe.accuracy", "health.rank", "loss"} < results.keys()
-    alarms = [line["message"] for line in ledger(run, "event") if line["name"] == "alarm"]
+    alarms = [line["message"] for line in lines(run, "event") if line["name"] == "alarm"]
     assert alarms and "health on synthetic_images: the representation collapses" in alarms[0]
     plain = ingot.build(recipe({"name": "plain"}))
     plain.train()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _runs import StopAt, lines, weights
 
 import ingot
 from ingot.core.errors import UserError
@@ -15,30 +15,8 @@ from ingot.core.errors import UserError
 STAGE = {"stages": {0: {}}}
 
 
-def weights(run: Any) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in run.model.state_dict().items()}
-
-
 def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-
-class StopAt:
-    """A reporter that interrupts the run after a step, as a signal would."""
-
-    def __init__(self, step: int):
-        self.at = step
-
-    def step(self, line: dict[str, Any]) -> None:
-        if line["step"] == self.at:
-            import os
-            import signal
-
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def lines(run: Any) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run.folder / "ledger.jsonl").read_text().splitlines()]
 
 
 def test_a_run_learns_and_leaves_a_whole_account(tiny_recipe: Any) -> None:

@@ -4,36 +4,23 @@ nothing but rounding."""
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _runs import StopAt
 
 import ingot
-import ingot.ledger.machine
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "speech"
 SMALL = ["stages.0.budget=4 steps", "evaluate.also=[]", "evaluate.every=100%", "data.train.count=40", "stages.0.batch=8 clips", "compile=false", "log.tensorboard=false",
          "checkpoint.every=1 steps"]  # fmt: skip
 
 
-class StopAt:
-    def __init__(self, step: int):
-        self.at = step
-
-    def step(self, line: dict[str, Any]) -> None:
-        if line["step"] == self.at:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 @pytest.fixture
-def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, any_speed: None) -> Any:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ingot.ledger.machine, "ROWS", 64)
-    monkeypatch.setattr(ingot.ledger.machine, "WIDTH", 64)
 
     def call(recipe: str, name: str, stop: int | None = None, *more: str) -> Any:
         run = ingot.build(ingot.load_recipe(RECIPES / f"{recipe}.yaml", [*SMALL, f"name={name}", *more], tiny=True))

@@ -8,24 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _small import small_recipe
 
 from ingot.cli import main
 
-BASE = """
-# A model for tests.
-data: {train: {name: text_files, paths: [corpus]}, holdout: 0.3, tokenizer: bytes, sequence: 32}
-model:
-  width: 16
-  embedding: token
-  encoder: {name: transformer, depth: 1, mixer: {name: attention, heads: 2}, feedforward: gelu, norm: rms}
-  objective: causal_lm
-stages:
-  - {budget: 20 steps, batch: 128 tokens, optimizer: {name: adamw, lr: 0.01}, schedule: {lr: {name: cosine, warmup: 5%, final: 0}}}
-evaluate: {rows: 8, batch_rows: 8}
-precision: fp32
-compile: false
-micro_rows: 4
-"""
 LADDER = """
 recipe: base.yaml
 sizes: {model.width: [8, 12, 16, 20, 24], model.encoder.mixer.heads: 2}
@@ -42,7 +28,7 @@ def climbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "corpus").mkdir()
     for number in range(40):
         (folder / "corpus" / f"{number}.txt").write_text(" ".join(draw.choices(words, k=60)))
-    (folder / "base.yaml").write_text(BASE)
+    (folder / "base.yaml").write_text(small_recipe(batch=128, hooks="[]", rows=8, micro_rows=4))
     (folder / "steps.yaml").write_text(LADDER)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

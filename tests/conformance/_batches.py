@@ -20,7 +20,7 @@ FIELDS: dict[str, Field] = {
     "tokens": Field((SEQUENCE,), "int64", 24), "segments": Field((SEQUENCE,), "int32"), "positions": Field((SEQUENCE,), "int64"),
     "image": Field((CHANNELS, SIDE, SIDE), "uint8"), "label": Field((), "int64", CLASSES), "values": Field((2,), "float32"),
     "series": Field((SEQUENCE, 2)), "future": Field((4, 2)), "numbers": Field((3,)), "numbers_missing": Field((3,), "bool"), "categories": Field((2,), "int64", 5),
-    "waveform": Field((SAMPLES,)), "frames": Field((2 * FRAMES, 6)), "lengths": Field((), "int64"), "codes": Field((FRAMES,), "int64", 6), "transcript": Field((4,), "int64"),
+    "latent": Field((6,)), "waveform": Field((SAMPLES,)), "frames": Field((2 * FRAMES, 6)), "lengths": Field((), "int64"), "codes": Field((FRAMES,), "int64", 6), "transcript": Field((4,), "int64"),
 }  # fmt: skip
 DOCUMENTS = ("tokens", "segments", "positions")
 
@@ -95,6 +95,7 @@ MAKERS: dict[str, Callable[[Tensor, str], Tensor]] = {
     "numbers": lambda numbers, key: cells(numbers) * (numbers % 3 != 1)[:, None],
     "numbers_missing": lambda numbers, key: (numbers % 3 == 1)[:, None] & torch.tensor([True, False, True]),
     "categories": lambda numbers, key: (1 + (numbers[:, None] + torch.arange(2)) % CLASSES) * (numbers >= 0)[:, None],
+    "latent": lambda numbers, key: torch.cat([cells(numbers), cells(numbers).cos()], dim=1) * (numbers >= 0)[:, None],
     "waveform": lambda numbers, key: sounds(numbers),
     "frames": lambda numbers, key: bands(numbers),
     "codes": lambda numbers, key: ids_over_time(numbers, FRAMES, 6, 3),

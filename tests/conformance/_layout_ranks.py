@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import socket
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,9 @@ from ingot.core.resolve import spec
 from ingot.model.graph import Model
 from ingot.parallel.start import leave, start
 from ingot.train.state import model_tensors
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from _forked import finish, forked
 
 ROWS, LENGTH, VOCABULARY = 7, 10, 30
 
@@ -87,25 +87,7 @@ def rank_main(folder: Path, names: list[str]) -> None:
 
 
 def main(folder: Path, ranks: int, names: list[str]) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
-    children = []
-    for rank in range(ranks):
-        child = os.fork()
-        if not child:
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            try:
-                rank_main(folder, names)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stderr.flush()
-                os._exit(1)
-        children.append(child)
-    for child in children:
-        os.waitpid(child, 0)
+    finish(forked(ranks, lambda rank: rank_main(folder, names)))
 
 
 if __name__ == "__main__":

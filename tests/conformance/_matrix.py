@@ -124,6 +124,7 @@ COMPANIONS: dict[str, Tree] = {
     "nn.linear/relora": {"stages": {0: {"hooks": [{"name": "relora", "every": 2}]}}},
     "hook/relora": {"model": {"encoder": {"linear": {"name": "relora", "rank": 4}}}},
     "hook/noise_scale": {"micro_rows": 4},
+    "objective/hubert": {"stages": {0: {"annotate": {"name": "kmeans", "clusters": 6, "iterations": 4}}}},
     "objective/by_source": {"data": {"train": {"name": "mixture", "sources": {name: {"name": "text_files", "paths": ["."]} for name in ("first", "second")}, "weights": {"first": 0.5, "second": 0.5}}}},
 }
 

@@ -105,30 +105,12 @@ def rank_main(folder: Path, rank: int) -> None:
 
 
 def main(folder: Path) -> None:
-    import socket
-    import traceback
-
     import torch.distributed  # noqa: F401  before forking, so that it is paid once
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(RANKS)}
-    children = []
-    for rank in range(RANKS):
-        child = os.fork()
-        if not child:
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            try:
-                rank_main(folder, rank)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stderr.flush()
-                os._exit(1)
-        children.append(child)
-    for child in children:
-        os.waitpid(child, 0)
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    from _forked import finish, forked
+
+    finish(forked(RANKS, lambda rank: rank_main(folder, rank)))
 
 
 if __name__ == "__main__":

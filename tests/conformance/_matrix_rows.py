@@ -20,6 +20,35 @@ batches = importlib.util.module_from_spec(_found)
 _found.loader.exec_module(batches)
 
 
+class Clips:
+    """The suite's sounds as annotators see a source; its column takes the place of the codes that the suite makes up."""
+
+    rate, size, identity = 100 * batches.SAMPLES // batches.FRAMES, batches.SAMPLES, "matrix"
+
+    def __init__(self) -> None:
+        self.columns: dict[str, Any] = {}
+
+    def __len__(self) -> int:
+        return Rows.rows_per_epoch
+
+    def sound(self, index: int) -> Any:
+        numbers = torch.tensor([index])
+        return batches.sounds(numbers)[0, : int(batches.real(numbers, self.size))].numpy()
+
+    def annotate(self, key: str, values: Any, starts: Any, hop: int, kinds: int) -> None:
+        self.columns[key] = (values, starts)
+
+    def column(self, key: str, numbers: torch.Tensor) -> torch.Tensor:
+        """(B, F), -100 behind a clip's end and in padding."""
+        values, starts = self.columns[key]
+        found = torch.full((len(numbers), batches.FRAMES), -100)
+        for at, number in enumerate(numbers.tolist()):
+            if number >= 0:
+                own = torch.from_numpy(values[starts[number % len(self)] : starts[number % len(self) + 1]].astype("int64"))[: batches.FRAMES]
+                found[at, : len(own)] = own
+        return found
+
+
 class Rows:
     """A stream of the suite's learnable rows. single: a row is one document."""
 
@@ -27,6 +56,8 @@ class Rows:
 
     def __init__(self, keys: list[str], single: bool, names: list[str]):
         self.keys, self.single, self.source_names = keys, single, names
+        self.sources = {"matrix": Clips()} if "waveform" in keys else {}
+        self._fields: Any = None
 
     def fields(self) -> dict[str, Field]:
         found: dict[str, Field] = batches.fields(self.keys)
@@ -35,6 +66,7 @@ class Rows:
     def batch(self, start: int, count: int) -> dict[str, Any]:
         found = batches.batch(range(start, start + count), self.keys)
         found["source"] = found["rows"] % len(self.source_names)
+        found |= {key: source.column(key, found["rows"]) for source in self.sources.values() for key in source.columns}
         if self.single and "segments" in found:
             found["segments"] = torch.ones_like(found["segments"])
             found["positions"] = torch.arange(found["segments"].shape[1]).expand(count, -1)

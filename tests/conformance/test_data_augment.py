@@ -13,24 +13,32 @@ SLOTS = ["data.augment"]
 
 # What a row holds under the keys that augmentations change, as a source reads it.
 VALUES: dict[str, Any] = {"waveform": np.random.default_rng(1).normal(size=400).astype(np.float32), "frames": np.random.default_rng(2).normal(size=(40, 30)).astype(np.float32),
+                          "latent_image": np.random.default_rng(3).normal(size=8).astype(np.float32),
                           "image": np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)}
 
 # What gives such rows; the sounds are longer than a row.
 SOURCES: dict[str, Any] = {"image": ("synthetic_images", {"size": 12}), "waveform": ("synthetic_audio", {"longest": 2.0}), "frames": ("synthetic_audio", {"mels": 8})}
 
 
+def key_of(case: Any) -> str:
+    """What it changes; one that does not say so changes latents, which only an annotator gives."""
+    return case.target.reads or "latent_image"
+
+
 def value_of(case: Any) -> Any:
-    if case.target.reads not in VALUES:
-        pytest.fail(f"data.augment {case.name!r} changes {case.target.reads!r}: add such a value to VALUES of {__file__}")
-    return VALUES[case.target.reads]
+    if key_of(case) not in VALUES:
+        pytest.fail(f"data.augment {case.name!r} changes {key_of(case)!r}: add such a value to VALUES of {__file__}")
+    return VALUES[key_of(case)]
 
 
 def applied(case: Any, seed: int) -> Any:
     part, draw = case.build(), np.random.default_rng(seed)
     value = value_of(case)
     if getattr(part, "mixes", False):
-        row = {case.target.reads: np.ascontiguousarray(value.transpose(2, 0, 1)), "label": 1}
-        return part.mix(row, {case.target.reads: 255 - row[case.target.reads], "label": 2}, draw)[case.target.reads]
+        key = key_of(case)
+        row = {key: np.ascontiguousarray(value.transpose(2, 0, 1)) if value.ndim == 3 else value, "label": 1}
+        other = {key: (255 if value.ndim == 3 else 1) - row[key], "label": 2}
+        return part.mix(row, other, draw)[key]
     return part(value, draw)
 
 

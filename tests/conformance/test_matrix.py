@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _changed import changed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,17 +34,9 @@ FOUND = [("nn.position/relative", "fsdp"), ("nn.position/sincos", "wider"), ("nn
          ("transform/ligo", "checkpointing")]  # fmt: skip
 
 
-def changed() -> list[str]:
-    """Parts whose file is not as where this branch left the main one, or on that one as in the commit before; none where git does not say."""
-
-    def git(*words: str) -> list[str]:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
-        return [] if done.returncode else done.stdout.split()
-
-    base = git("merge-base", "HEAD", "origin/main") or git("merge-base", "HEAD", "main")
-    if base == git("rev-parse", "HEAD"):
-        base = git("rev-parse", "HEAD~1")
-    listed = [*git("diff", "--name-only", *base, "--", "src/ingot"), *git("ls-files", "--others", "--exclude-standard", "src/ingot")] if base else []
+def changed_parts() -> list[str]:
+    """Parts whose file is new or not as it was; see _changed.py."""
+    listed = changed("src/ingot")
     return [name for name, part in PARTS.items() if f"src/ingot/{part.case.slot.replace('.', '/')}/{part.case.name}.py" in listed]
 
 
@@ -55,7 +47,7 @@ def sample() -> list[tuple[str, str]]:
         names = [name for name, part in PARTS.items() if part.case.slot == slot]
         for column in sorted(matrix.COLUMNS, key=lambda column: matrix.draw(slot, column))[:EACH]:
             found.append((min(names, key=lambda name: matrix.draw(name, column)), column))
-    new = sorted(((name, column) for name in changed() for column in matrix.COLUMNS), key=lambda cell: matrix.draw(*cell))[:MOST]
+    new = sorted(((name, column) for name in changed_parts() for column in matrix.COLUMNS), key=lambda cell: matrix.draw(*cell))[:MOST]
     return list(dict.fromkeys([*found, *new, *(cell for cell in FOUND if cell[0] in PARTS)]))
 
 

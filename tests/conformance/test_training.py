@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 from typing import Any
 
 import pytest
 import torch
+from _runs import StopAt, lines, weights
 
 import ingot
-import ingot.ledger.machine
 
 SLOTS = ["optim"]
 
 
-class StopAt:
-    """A reporter that stops the run after a step, as a signal would."""
-
-    def __init__(self, step: int):
-        self.at = step
-
-    def step(self, line: dict[str, Any]) -> None:
-        if line["step"] == self.at:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 @pytest.fixture
-def run(case: Any, tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def run(case: Any, tiny_recipe: Any, any_speed: None) -> Any:
     """run(name, stop=None, **recipe) -> a run of six steps, trained."""
-    monkeypatch.setattr(ingot.ledger.machine, "ROWS", 64)  # the machine's speed does not matter here
-    monkeypatch.setattr(ingot.ledger.machine, "WIDTH", 64)
 
     def train(name: str, stop: int | None = None, **changes: Any) -> Any:
         patch = {"stages": {0: {"budget": "6 steps", "optimizer": case.spec(lr=0.003).data()}}, "evaluate": {"every": "100%", "rows": 2}, "checkpoint": {"every": "100%"}}
@@ -42,13 +26,8 @@ def run(case: Any, tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return train
 
 
-def weights(run: Any) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in run.model.state_dict().items()}
-
-
 def steps(run: Any) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run.folder / "ledger.jsonl").read_text().splitlines()]
-    return [{key: line[key] for key in ("step", "rows", "tokens", "flops", "loss", "lr", "grad_norm")} for line in lines if line["kind"] == "step"]
+    return [{key: line[key] for key in ("step", "rows", "tokens", "flops", "loss", "lr", "grad_norm")} for line in lines(run, "step")]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

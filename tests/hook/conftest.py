@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from _runs import StopAt, lines, weights
 from torch import Tensor, nn
 
 import ingot
@@ -52,31 +54,25 @@ def kept(found: list[dict[str, Tensor]]) -> list[int]:
     return [row for micro in found for row in micro["rows"].tolist() if row >= 0]
 
 
-class StopAt:
-    """A reporter that stops the run after a step, as a signal would."""
-
-    def __init__(self, step: int):
-        self.at = step
-
-    def step(self, line: dict[str, Any]) -> None:
-        if line["step"] == self.at:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def lines(run: Any, kind: str = "step") -> list[dict[str, Any]]:
-    """The lines of a kind in a run's ledger."""
-    return [line for line in map(json.loads, (run.folder / "ledger.jsonl").read_text().splitlines()) if line["kind"] == kind]
-
-
-def weights(run: Any) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in run.model.state_dict().items()}
-
-
 def trained(recipe: Any, stop: int | None = None) -> Any:
     """The run of a recipe, trained, perhaps stopped by a signal."""
     run = ingot.build(recipe)
     run.train(StopAt(stop) if stop else None)
     return run
+
+
+def on_one_and_on_two(worker: Path, folder: Path) -> list[Any]:
+    """What the worker saves as one process, and as two ranks."""
+    environment = os.environ | {"PYTHONPATH": str(Path(ingot.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    results = []
+    for ranks in (1, 2):
+        result = folder / f"result{ranks}"
+        commands = [[sys.executable, str(worker), str(rank), str(ranks), str(folder / f"store{ranks}"), str(result)] for rank in range(ranks)]
+        processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+        assert result.exists(), "\n".join(errors)
+        results.append(torch.load(result, weights_only=True))
+    return results
 
 
 @pytest.fixture
@@ -88,4 +84,10 @@ def told() -> SimpleNamespace:
 @pytest.fixture
 def runs() -> SimpleNamespace:
     """trained(recipe, stop=None) -> run; lines(run, kind="step"); weights(run)."""
-    return SimpleNamespace(trained=trained, lines=lines, weights=weights)
+    return SimpleNamespace(trained=trained, lines=lambda run, kind="step": lines(run, kind), weights=weights)
+
+
+@pytest.fixture
+def one_and_two(tmp_path: Path) -> Any:
+    """one_and_two(worker): the results of a script beside the test, run as one process and as two ranks."""
+    return lambda worker: on_one_and_on_two(worker, tmp_path)

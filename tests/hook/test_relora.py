@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _runs import StopAt
 
 import ingot
 import ingot.ledger.machine
@@ -123,17 +120,9 @@ def test_a_model_without_factors_is_refused(tiny_recipe: Any) -> None:
     assert any("no layer of the model has factors" in problem.message for problem in found)
 
 
-def test_a_run_is_resumed_to_the_bit_across_a_restart(tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingot.ledger.machine, "ROWS", 64)
-    monkeypatch.setattr(ingot.ledger.machine, "WIDTH", 64)
-
-    class Stop:
-        def step(self, line: dict[str, Any]) -> None:
-            if line["step"] == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
-
+def test_a_run_is_resumed_to_the_bit_across_a_restart(tiny_recipe: Any, any_speed: None) -> None:
     ends = []
-    for name, stop in (("straight", None), ("broken", Stop()), ("broken", None)):
+    for name, stop in (("straight", None), ("broken", StopAt(3)), ("broken", None)):
         patch = {"model": {"encoder": {"linear": {"name": "relora", "rank": 4}}}, "evaluate": {"every": "100%", "rows": 2},
                  "stages": {0: {"budget": "5 steps", "hooks": ["clip", {"name": "relora", "every": 2}], "schedule": {"lr": {"name": "jagged", "every": "2 steps"}}}}}  # fmt: skip
         run = ingot.build(tiny_recipe(patch, name=name))
@@ -142,15 +131,7 @@ def test_a_run_is_resumed_to_the_bit_across_a_restart(tiny_recipe: Any, monkeypa
     assert all(torch.equal(ends[0][key], ends[2][key]) for key in ends[0]) and not torch.equal(ends[0]["embedding.weight"], ends[1]["embedding.weight"])
 
 
-def test_two_sharded_ranks_restart_as_one(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(ingot.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
-    results = []
-    for ranks in (1, 2):
-        result = tmp_path / f"result{ranks}"
-        commands = [[sys.executable, str(WORKER), str(rank), str(ranks), str(tmp_path / f"store{ranks}"), str(result)] for rank in range(ranks)]
-        processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-        assert result.exists(), "\n".join(errors)
-        results.append(torch.load(result, weights_only=True))
-    for name, value in results[0].items():
-        torch.testing.assert_close(results[1][name], value, rtol=1e-10, atol=1e-12)
+def test_two_sharded_ranks_restart_as_one(one_and_two: Any) -> None:
+    one, two = one_and_two(WORKER)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-10, atol=1e-12)

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _changed import changed
 
 import ingot
 import ingot.ledger.machine
@@ -41,32 +41,17 @@ def test_says_what_it_is_for(path: Path) -> None:
     assert "name" not in parse(text, path.name).tree, "a recipe is named by its file"
 
 
-def changed() -> list[str]:
-    """Files that are not as where this branch left the main one, or on that one as in the commit before; none where git does not say."""
-
-    def git(*words: str) -> list[str]:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
-        return [] if done.returncode else done.stdout.split()
-
-    base = git("merge-base", "HEAD", "origin/main") or git("merge-base", "HEAD", "main")
-    if base == git("rev-parse", "HEAD"):
-        base = git("rev-parse", "HEAD~1")
-    return [*git("diff", "--name-only", *base, "--", "recipes"), *git("ls-files", "--others", "--exclude-standard", "recipes")] if base else []
-
-
 def drawn(count: int = 6, most: int = 12, seed: int = 2) -> list[Path]:
     """The same few every time for the same recipes, and so many at most of those that have changed."""
     order = sorted(RECIPES, key=lambda path: zlib.crc32(f"{seed}/{name(path)}".encode()))
-    new = set(changed())
+    new = set(changed("recipes"))
     return list(dict.fromkeys([*order[:count], *[path for path in order if str(path.relative_to(ROOT)) in new][:most]]))
 
 
 @pytest.fixture
-def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, any_speed: None) -> Iterator[None]:
     """A working directory of its own, and no process group left behind."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ingot.ledger.machine, "ROWS", 64)  # the machine's speed does not matter here
-    monkeypatch.setattr(ingot.ledger.machine, "WIDTH", 64)
     yield
     finish()
 

@@ -85,3 +85,16 @@ def test_center_is_the_mean_of_the_whole_step(sizes: tuple[int, ...]) -> None:
                  phase=lambda name: nullcontext())  # fmt: skip
     torch.testing.assert_close(built.objective.center, 0.1 * outputs.mean(dim=0), rtol=1e-9, atol=1e-12)
     assert 0 <= found.side["teacher_entropy"] <= 1.8
+
+
+def test_small_looks_are_told_from_whole_ones_only_by_the_student() -> None:
+    """Multi-crop: the teacher is given the whole looks alone; every other pair of looks counts, whatever their sizes."""
+    built = model().eval()
+    small = torch.randint(0, 256, (2, 3, 3, 4, 4), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    given = built.objective.prepare(batch(3) | {"image_2": small[0], "image_3": small[1]})
+    objective, keys = built.objective, ("image", "image_1", "image_2", "image_3")
+    g = [objective.outputs_of(built, {"rows": given["rows"], "key": given["key"], "image": given[key]}, None, objective.head) for key in keys]
+    p = [((one - objective.center) / 0.04).softmax(dim=-1) for one in g[:2]]
+    q = [(one / 0.1).log_softmax(dim=-1) for one in g]
+    wanted = torch.stack([-(p[t] * q[s]).sum(1) for t in range(2) for s in range(4) if s != t]).mean(dim=0)
+    torch.testing.assert_close(built(given)["distillation"], wanted)

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,6 +29,10 @@ from ingot.build.parity import whole, window_gradients
 from ingot.core.recipe import Recipe
 from ingot.parallel.start import leave
 from ingot.train.state import model_tensors
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from _forked import forked
+from _runs import StopAt
 
 
 def gradients(run: Any, job: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -54,17 +57,6 @@ def sparse_start(run: Any) -> int:
         if 0 in units and any(units):
             return start
     raise AssertionError("no window is sparse")
-
-
-class StopAt:
-    """A reporter that stops the run after a step, as a signal would."""
-
-    def __init__(self, step: int):
-        self.at = step
-
-    def step(self, line: dict[str, Any]) -> None:
-        if line["step"] == self.at:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def train(run: Any, job: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -106,29 +98,9 @@ def rank_main(folder: Path, launch: dict[str, Any]) -> None:
     leave()
 
 
-def environment(launch: dict[str, Any]) -> dict[str, str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(launch["ranks"])}
-
-
 def fork(folder: Path, launch: dict[str, Any]) -> None:
     """Start the ranks and wait; one that fails ends the others."""
-    shared, children = environment(launch), []
-    for rank in range(launch["ranks"]):
-        child = os.fork()
-        if not child:
-            os.environ.update(shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-            try:
-                rank_main(folder, launch)
-            except BaseException:
-                import traceback
-
-                traceback.print_exc()
-            finally:
-                sys.stderr.flush()
-                os._exit(1)
-        children.append(child)
+    children = forked(launch["ranks"], lambda rank: rank_main(folder, launch))
     waiting, deadline = set(children), time.monotonic() + 150
     while waiting:
         for child in list(waiting):

@@ -9,25 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _small import small_recipe
 
 from ingot.race.spec import Race, read_race
 
 WORDS = ["the", "of", "and", "a", "to", "in", "is", "you", "that", "it", "he", "was", "for", "on", "are", "as", "with", "his", "they", "at", "be", "this", "have", "from", "or", "one", "had", "by", "word", "but", "not", "what", "all", "were", "we", "when"]
-BASE = """
-# A model for tests.
-data: {train: {name: text_files, paths: [corpus]}, holdout: 0.3, tokenizer: bytes, sequence: 32}
-model:
-  width: 16
-  embedding: token
-  encoder: {name: transformer, depth: 1, mixer: {name: attention, heads: 2}, feedforward: gelu, norm: rms}
-  objective: causal_lm
-stages:
-  - {budget: 20 steps, batch: 256 tokens, optimizer: {name: adamw, lr: 0.01}, schedule: {lr: {name: cosine, warmup: 5%, final: 0}}, hooks: [clip]}
-evaluate: {rows: 16, batch_rows: 16}
-precision: fp32
-compile: false
-micro_rows: 8
-"""
+BASE = small_recipe()
 RACE = """
 question: Does it matter?
 baseline: {recipe: base.yaml}

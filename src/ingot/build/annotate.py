@@ -19,9 +19,11 @@ import numpy as np
 import torch
 
 from ..core.errors import RunError, UserError
+from ..core.evaluating import evaluating
 from ..core.parts import Spec
 from ..core.seams import Field
 from ..data.source._fingerprint import digest
+from .latents import find_latents
 from .rows import leaves
 
 if TYPE_CHECKING:
@@ -41,6 +43,9 @@ def annotator_of(run: Run, index: int) -> tuple[int, Spec] | None:
 def annotated_fields(run: Run, index: int, fields: dict[str, Field]) -> dict[str, Field]:
     """What the annotator in force adds to rows of such fields, known before it has run."""
     found = annotator_of(run, index)
+    if found is not None and getattr(found[1].target, "whole_rows", False):
+        rows: dict[str, Field] = found[1].target.known_fields(found[1].knobs)  # type: ignore[attr-defined]
+        return rows
     if found is None or "waveform" not in fields:
         return {}
     rate = next((int(spec.knobs["rate"]) for spec in leaves(run.data_section(index).train) if "rate" in spec.knobs), 16000)
@@ -61,6 +66,8 @@ def annotate(run: Run, extra: dict[str, Any], index: int, *, entering: bool) -> 
     if found is None:
         return ""
     number, chosen = found
+    if getattr(chosen.target, "whole_rows", False):
+        return find_latents(run, chosen, index)
     held = dict(extra.get("annotated", {}))
     if entering and number == index:
         held[str(number)] = _name(run, chosen, index)
@@ -158,14 +165,11 @@ def _values(run: Run, part: Any, source: Any, ids: np.ndarray) -> Iterator[np.nd
         yield part.values(x_S, source.rate) if part.layer is None else _through(run, x_S, source.size, part.layer)
 
 
-@torch.no_grad()
 def _through(run: Run, x_S: np.ndarray, size: int, layer: int) -> np.ndarray:
     """What the first blocks make of a clip, piece by piece of a row's length; every piece has size / stride values."""
     model, stride = run.model, stride_of(run)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        pieces = []
+    pieces = []
+    with evaluating(model):
         for start in range(0, len(x_S), size):
             piece = x_S[start : start + size]
             fixed = np.zeros((1, size), dtype=np.float32)
@@ -176,7 +180,4 @@ def _through(run: Run, x_S: np.ndarray, size: int, layer: int) -> np.ndarray:
             wanted = -(-len(piece) // stride)
             real = int(context.segments_BT.sum()) if context.segments_BT is not None else len(values)
             pieces.append(values[np.minimum(np.arange(wanted), max(0, real - 1))])
-        return np.concatenate(pieces)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    return np.concatenate(pieces)

@@ -15,7 +15,7 @@ from ..core.recipe import Recipe, keys_of
 from ..core.resolve import nearest, try_resolve
 from ..core.seams import SLOTS
 from .grow import graph_after
-from .rows import gives_only_rows, gives_text, leaves
+from .rows import gives_only_rows, gives_text, known_keys, leaves, reading
 from .schema import RunSection, Stage
 
 
@@ -71,11 +71,26 @@ def _between(recipe: Recipe, run: RunSection, folder: Path | None) -> Iterator[P
             yield problem(f"{path}.holdout", "validation and holdout both say what to validate on; give one")
         if data.views > 1 and not data.augment:
             yield problem(f"{path}.views", f"{data.views} views of a row would be alike: say what changes them in augment")
+        if data.bucket and not any(hasattr(spec.target, "trimmed") for spec in leaves(data.train)):
+            yield problem(f"{path}.bucket", "puts rows of similar length together, but no source of this run knows how long its rows are; sources of sound do")
         if data.holdout == 1:
             yield problem(f"{path}.holdout", "wants a share below 1: something must be left to train on")
     for index, stage in enumerate(run.stages):
         yield from _stage(run, stage, f"stages.{index}", problem)
+    yield from (problem(path, message) for path, message in dict(_unread(run)).items())
     yield from _grown(run, context, problem)
+
+
+def _unread(run: RunSection) -> Iterator[tuple[str, str]]:
+    """Embeddings that find nothing to read in the data of a stage."""
+    embeddings = [("model.embedding", run.model.embedding), *((f"model.towers.{name}.embedding", tower.embedding) for name, tower in run.model.towers.items())]
+    annotated: Spec | None = None
+    for stage in run.stages:
+        annotated = stage.annotate or annotated
+        keys = known_keys(stage.data or run.data, annotated)
+        for path, embedding in embeddings:
+            if keys is not None and (wanted := reading(embedding)) and not keys & set(wanted):
+                yield path, f"embedding {embedding.name!r} reads {' or '.join(wanted)}, which the data does not give; it gives {', '.join(sorted(keys))}"
 
 
 def _grown(run: RunSection, context: dict[str, Any], problem: Any) -> Iterator[Problem]:

@@ -46,7 +46,30 @@ def fields_of(data: Data, folder: Path) -> dict[str, Field]:
             fields = (known(spec.knobs, data.sequence) if known else None) or spec.build(folder=folder).fields()
             fields |= getattr(spec.target, "text_fields", text_fields)(data.sequence) if gives_text(spec) else {}
         found |= fields
-    return augmented_fields(found, [augment.target for augment in data.augment], data.views)
+    return augmented_fields(found, [augment.build() for augment in data.augment], data.views)
+
+
+def known_keys(data: Data, annotated: Spec | None = None) -> set[str] | None:
+    """Keys of a row of the data section as far as the recipe alone says them; None where a source would have to be looked into."""
+    keys: set[str] = set()
+    for spec in leaves(data.train):
+        known = getattr(spec.target, "known_fields", None)
+        fields = text_fields(data.sequence) if hasattr(spec.target, "shards") else known(spec.knobs, data.sequence) if known else None
+        if fields is None:
+            return None
+        keys |= set(fields)
+    if annotated is not None:
+        whole = getattr(annotated.target, "whole_rows", False)
+        keys |= set(annotated.target.known_fields(annotated.knobs)) if whole else {annotated.target.key}  # type: ignore[attr-defined]
+    return keys.union(*(getattr(augment.target, "adds", {}) for augment in data.augment))
+
+
+def reading(embedding: Spec) -> tuple[str, ...]:
+    """Keys that an embedding reads; nothing where it does not say so before it is built."""
+    if stems := embedding.knobs.get("stems"):
+        return tuple(key for stem in stems.values() for key in reading(stem))
+    said = getattr(embedding.target, "reading", None)
+    return tuple(said(embedding.knobs) if said else getattr(embedding.target, "reads", ()))
 
 
 def example_batch(fields: dict[str, Field], rows: int) -> dict[str, torch.Tensor]:

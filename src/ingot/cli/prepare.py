@@ -32,9 +32,12 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         answers += [_described(index, "train", "train", data.train)]
         answers += [_described(index, "validation", name, stream) for name, stream in data.validation.items()]
     output.table(("data", "source", "stage", "rows in an epoch"), [(one["use"], one["source"], one["stage"], f"{one['rows']:,}") for one in answers], words=2)
+    for one in answers:
+        for source, words in one.get("padding", {}).items():
+            output.print(f"{source}: {words}")
     output.result({"cache": found.section.data.cache, "vocabulary": getattr(found.tokenizer, "vocabulary", None), "stores": answers})
     return 0
 
 
 def _described(stage: int, use: str, name: str, stream: Any) -> dict[str, Any]:
-    return {"stage": stage, "use": use, "source": name, "rows": int(stream.rows_per_epoch)}
+    return {"stage": stage, "use": use, "source": name, "rows": int(stream.rows_per_epoch)} | ({"padding": found} if (found := stream.padding()) else {})

@@ -94,6 +94,8 @@ class Loader:
         micros = max(1, -(-len(share(count, 0, self.ranks)) // self.micro_rows))
         # A rank without rows still takes part in every collective: it is given padding in the shape of a row.
         batch = self.stream.batch(start + mine.start, len(mine)) if len(mine) else _padded(self.stream.batch(start, 1), 0, 0)
+        if getattr(self.stream, "group", 0):
+            batch = self.stream.trimmed(batch, start, count)
         return [self._micro(batch, at * self.micro_rows, len(mine)) for at in range(micros)]
 
     def _micro(self, batch: dict[str, np.ndarray], at: int, rows: int) -> dict[str, torch.Tensor]:

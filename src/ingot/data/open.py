@@ -21,6 +21,7 @@ import numpy as np
 from ..core.errors import Problem, RunError, UserError
 from ..core.parts import Spec, load, signature
 from ..core.seams import Document, Shard, Tokenizer
+from .lengths import known_lengths
 from .mix import Mixture
 from .order import mix64, seed_of
 from .prepare import Prepared, ProgressCallback, held_out, prepare, shard_folder
@@ -65,10 +66,11 @@ class _Plan:
 
 def open_data(*, train: Spec, validation: Spec | None = None, holdout: float = 0.0, tokenizer: Spec | None = None, sequence: int,
               pack: Spec, cache: Path, folder: Path, seed: int, known: Tokenizer | None = None, progress: ProgressCallback | None = None,
-              only_prepared: bool = False, workers: int | None = None, augment: Sequence[Spec] = (), views: int = 1) -> Data:  # fmt: skip
+              only_prepared: bool = False, workers: int | None = None, augment: Sequence[Spec] = (), views: int = 1, bucket: int = 0) -> Data:  # fmt: skip
     """Open the data, preparing what is missing.
 
-    augment, views: what training rows go through that are not text; see data/source/_rows.py.
+    augment, views: what training rows go through that are not text; see data/source/_rows.py. bucket: training rows of similar length
+    that stand together, 0 for none.
 
     holdout: share of documents (rows, for sources of rows) kept for validation. cache: where tokens and trained tokenizers are kept.
     folder: where relative paths start. known: the tokenizer, where it is there already and need not be built. progress: called with (bytes done, bytes in all). only_prepared: refuse instead of preparing.
@@ -93,7 +95,7 @@ def open_data(*, train: Spec, validation: Spec | None = None, holdout: float = 0
     if known is None and any(item.shards or item.captioned for item in plans):
         encoder = _tokenizer(tokenizer, plan, holdout, cache, Path(folder), writes, only_prepared)
     prepared = _prepare(plans, encoder, holdout, cache, writes, only_prepared, progress, workers)
-    opener = _Opener(encoder, pack, sequence, cache, seed, holdout, [spec.build() for spec in augment], views)
+    opener = _Opener(encoder, pack, sequence, cache, seed, holdout, [spec.build() for spec in augment], views, bucket)
     return opener.open(plan, other, *prepared, *([{}] if other is None else []))
 
 
@@ -190,6 +192,7 @@ class _Opener:
     holdout: float
     augments: list[Any]
     views: int
+    bucket: int
 
     def open(self, plan: _Plan, other: _Plan | None, train: dict[str, Prepared], validation: dict[str, Prepared]) -> Data:
         plain = {name: self._rows(source, train.get(name), "train") for name, source in plan.sources.items()}
@@ -199,12 +202,12 @@ class _Opener:
             after = f" after holding out {self.holdout:g}" if self.holdout else ""
             raise UserError([Problem(f"data source {name}", f"{_names(plan.shards.get(name, []))}has nothing to train on{after or ': it is empty'}") for name in empty])
         mixture = plan.order({name: len(item) for name, item in rows.items()}, self.sequence) if plan.order else None
-        stream = Stream(rows, self.seed, mixture)
+        stream = Stream(rows, self.seed, mixture, self._lengths(rows), self.bucket)
         held, counts = self._validation(plan, other, train, validation)
         report = [self._describe(name, item, train.get(name), "train") for name, item in rows.items()] + counts
         texts = [[name, [folder.name for folder in prepared.folders]] for name, prepared in train.items()]
         identity = digest("data", texts, self.pack.data(), self.sequence, {name: [len(item), getattr(item, "identity", "")] for name, item in rows.items()},
-                          stream.mixture.starts, [pattern.fixed.tolist() for pattern in stream.mixture.patterns], *self._looks())  # fmt: skip
+                          stream.mixture.starts, [pattern.fixed.tolist() for pattern in stream.mixture.patterns], *self._looks(), *([["bucket", self.bucket]] if self.bucket else []))  # fmt: skip
         return Data(self.tokenizer, stream, held, {name: Stream({name: item}, self.seed) for name, item in plain.items()}, report, identity)
 
     def _validation(self, plan: _Plan, other: _Plan | None, train: dict[str, Prepared], validation: dict[str, Prepared]) -> tuple[dict[str, Stream], list[dict[str, Any]]]:
@@ -217,6 +220,18 @@ class _Opener:
         if not kept:
             raise UserError(f"data.holdout: {self.holdout:g} left no document to validate on; there are too few documents (text_files: document: line or blank_line makes more)")
         return kept, counts
+
+    def _lengths(self, rows: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Of the rows of sources that can tell, where rows of similar length are to stand together."""
+        found = {}
+        for name, item in rows.items() if self.bucket else ():
+            whole = item.source if isinstance(item, HeldOutRows) else item
+            if hasattr(whole, "trimmed"):
+                lengths = known_lengths(whole, self.cache)
+                found[name] = lengths[item.ids] if whole is not item else lengths
+        if self.bucket and not found:
+            raise UserError("data.bucket: no source of this run knows how long its rows are")
+        return found
 
     def _looks(self) -> list[Any]:
         """What augmentation adds to the identity of the rows."""

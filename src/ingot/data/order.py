@@ -12,6 +12,7 @@ import hashlib
 import numpy as np
 
 SMALL = 1 << 13
+POOL = 64
 _ROUNDS = 6
 
 
@@ -60,3 +61,37 @@ class Permutation:
         for key in self.keys:
             left, right = right, left ^ (mix64(right + key) & self.mask)
         return (left << self.half) | right
+
+
+class Grouped:
+    """An order of rows in which those of similar length stand together, in groups of so many.
+
+    The order below is cut into pools of POOL groups; a pool's rows are sorted by length, and its groups shuffled, so that lengths do not
+    rise and fall with time. A bijection again, found pool by pool; what is left over at the end of an epoch is its last group.
+    """
+
+    def __init__(self, order: Permutation, lengths: np.ndarray, group: int, seed: int):
+        self.order, self.lengths, self.group, self.seed = order, lengths, group, seed
+        self._known: dict[int, np.ndarray] = {}
+
+    def __call__(self, indices: np.ndarray) -> np.ndarray:
+        """int64 images of indices in range(n)."""
+        pool, place = np.divmod(np.asarray(indices, dtype=np.int64), POOL * self.group)
+        found = np.empty_like(pool)
+        for number in np.unique(pool).tolist():
+            here = pool == number
+            found[here] = self._pool(number)[place[here]]
+        return found
+
+    def _pool(self, number: int) -> np.ndarray:
+        if number not in self._known:
+            size = POOL * self.group
+            rows = self.order(np.arange(number * size, min((number + 1) * size, self.order.n)))
+            rows = rows[np.argsort(self.lengths[rows], kind="stable")]
+            whole = len(rows) // self.group
+            shuffled = Permutation(whole, seed_of(self.seed, "groups", number))(np.arange(whole)) if whole else np.zeros(0, dtype=np.int64)
+            groups = rows[: whole * self.group].reshape(whole, self.group)[shuffled].reshape(-1)
+            while len(self._known) >= 4:
+                del self._known[next(iter(self._known))]
+            self._known[number] = np.concatenate([groups, rows[whole * self.group :]])
+        return self._known[number]

@@ -10,16 +10,17 @@ import numpy as np
 from ..core.errors import UserError
 from ..core.seams import Field
 from .mix import Mixture
-from .order import Permutation, seed_of
+from .order import Grouped, Permutation, seed_of
 
 
 class Stream:
     """Sources by name (anything with ``len`` and ``rows(ids, numbers)``), mixed, each reshuffled every epoch by (seed, name, epoch).
 
-    rows_per_epoch: rows of all sources together. ``end``: the row after the last where epochs are capped, else None.
+    rows_per_epoch: rows of all sources together. ``end``: the row after the last where epochs are capped, else None. lengths: of the
+    rows of sources that know them, for ``group`` rows of similar length to stand together; windows are then cut behind their longest row.
     """
 
-    def __init__(self, sources: Mapping[str, Any], seed: int, mixture: Mixture | None = None):
+    def __init__(self, sources: Mapping[str, Any], seed: int, mixture: Mixture | None = None, lengths: Mapping[str, np.ndarray] | None = None, group: int = 0):
         empty = [name for name, source in sources.items() if not len(source)]
         if empty or not sources:
             raise UserError(f"data source {', '.join(empty) or '(none)'} has no rows")
@@ -29,7 +30,9 @@ class Stream:
         self.mixture = mixture or Mixture([0], [self._lengths.tolist()])
         self.rows_per_epoch = int(self._lengths.sum())
         self.end = self.mixture.end
-        self._orders: dict[tuple[int, int], Permutation] = {}
+        self.lengths, self.group = dict(lengths or {}) if group else {}, group
+        self._orders: dict[tuple[int, int], Permutation | Grouped] = {}
+        self._told = not self.lengths
         self._fields: dict[str, Field] | None = None
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -60,12 +63,18 @@ class Stream:
 
     @property
     def seconds_per_row(self) -> float:
-        """Length of audio in a row, on average over an epoch; 0 where no source is sound."""
-        seconds = np.array([getattr(source, "seconds_per_row", 0.0) for source in self.sources.values()])
+        """Length of audio in a row, on average over an epoch; 0 where no source is sound. Padding counts where lengths are not known."""
+        filled = [self.lengths[name].mean() / source.size if name in self.lengths else 1.0 for name, source in self.sources.items()]
+        seconds = np.array([getattr(source, "seconds_per_row", 0.0) for source in self.sources.values()]) * filled
         return float((seconds * self._lengths).sum() / self._lengths.sum())
 
     def notices(self) -> list[dict[str, Any]]:
         """What sources have to say since the last call, such as rows that were passed over."""
+        padding = [] if self._told else [{"name": "padding", "message": f"{name}: {words}"} for name, words in self.padding().items()]
+        self._told = True
+        return [*padding, *self._said()]
+
+    def _said(self) -> list[dict[str, Any]]:
         return [notice for source in self.sources.values() if hasattr(source, "notices") for notice in source.notices()]
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -92,12 +101,36 @@ class Stream:
                 raise UserError(f"data source {self.source_names[k]} gives {key} of shape {values.shape[1:]}, others {result[key].shape[1:]}: they cannot be mixed")
             result[key][here] = values
 
-    def _order(self, source: int, epoch: int) -> Permutation:
+    def trimmed(self, batch: dict[str, np.ndarray], start: int, count: int) -> dict[str, np.ndarray]:
+        """Some of the rows start to start + count - 1, cut behind the longest of them all: alike for every rank and micro-batch."""
+        source, _, ids = self.locate(np.arange(start, start + count, dtype=np.int64))
+        longest = 0
+        for k in np.unique(source).tolist():
+            name = self.source_names[k]
+            longest = max(longest, int(self.lengths[name][ids[source == k]].max()) if name in self.lengths else getattr(self.sources[name], "size", 0))
+        return next(self.sources[name] for name in self.lengths).trimmed(batch, longest)  # type: ignore[no-any-return]
+
+    def padding(self) -> dict[str, str]:
+        """By source whose lengths are known: which share of what is computed is padding, with groups of similar length and without."""
+        found = {}
+        for k, name in enumerate(self.source_names):
+            if name in self.lengths:
+                source, real = self.sources[name], self.lengths[name][self._order(k, 0)(np.arange(self._lengths[k]))]
+                starts = np.arange(0, len(real), self.group)
+                sizes = np.array([source.cut_to(longest) for longest in np.maximum.reduceat(real, starts).tolist()])
+                there = np.diff(np.append(starts, len(real)))
+                share, without = 1 - real.sum() / (sizes * there).sum(), 1 - real.mean() / source.size
+                found[name] = f"{share:.1%} of each batch is padding, in groups of {self.group} rows of similar length; {without:.1%} without"
+        return found
+
+    def _order(self, source: int, epoch: int) -> Permutation | Grouped:
         key = (source, epoch)
         if key not in self._orders:
             while len(self._orders) >= 4 * len(self._lengths):
                 del self._orders[next(iter(self._orders))]
-            self._orders[key] = Permutation(int(self._lengths[source]), seed_of(self.seed, self.source_names[source], epoch))
+            name = self.source_names[source]
+            order = Permutation(int(self._lengths[source]), seed_of(self.seed, name, epoch))
+            self._orders[key] = Grouped(order, self.lengths[name], self.group, seed_of(self.seed, name, epoch)) if name in self.lengths else order
         return self._orders[key]
 
     def epochs(self, row: int) -> float:

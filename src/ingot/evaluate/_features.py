@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .loss import evaluating
+from ..core.evaluating import evaluating
 
 if TYPE_CHECKING:
     from ..core.seams import Layout

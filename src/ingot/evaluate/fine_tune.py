@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import UserError
+from ..core.evaluating import evaluating
 from ..core.parts import Fraction, NonNegative, Positive, part
 from ._features import accuracy, class_count
-from .loss import evaluating
 
 if TYPE_CHECKING:
     from ..core.seams import Layout

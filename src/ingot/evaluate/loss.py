@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from ..core.evaluating import evaluating
 from ..core.parts import part
 
 if TYPE_CHECKING:
@@ -57,16 +57,3 @@ class Loss:
         result = {"loss": loss} | ({"perplexity": math.exp(min(loss, 700.0))} if tokens else {}) | {"units": units, "rows": rows}
         result |= {name: float(self.layout.total(value)) / max(1.0, scored_rows) for name, value in sorted(scores.items())}
         return result | ({"bits_per_byte": total / (math.log(2) * size)} if size else {})
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Any:
-    """No gradients, no dropout; the mode each module was in comes back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

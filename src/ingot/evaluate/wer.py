@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from ..core.evaluating import evaluating
 from ..core.parts import part
-from .loss import evaluating
 
 if TYPE_CHECKING:
     from ..core.seams import Layout

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..core.evaluating import evaluating
 from ._weights import put_back_shards
 
 if TYPE_CHECKING:
@@ -26,16 +27,12 @@ FILLING = {"rows": -1, "targets": -100}
 
 @contextmanager
 def judging(model: nn.Module) -> Iterator[None]:
-    """No gradients, no dropout, every token through every layer; the mode each module was in comes back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
+    """No gradients, no dropout, every token through every layer; the mode each module was in comes back, and so do shards."""
+    with evaluating(model):
+        try:
             yield
-    finally:
-        put_back_shards(model)
-        for module, mode in modes.items():
-            module.training = mode
+        finally:
+            put_back_shards(model)
 
 
 def row_losses(model: nn.Module, window: Iterable[Micro]) -> Tensor:

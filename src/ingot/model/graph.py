@@ -77,7 +77,7 @@ class Model(nn.Module):
         are left.
         """
         embedding = self.tower(tower).embedding
-        context = Context(None, None, causal, batch.get("rows"), batch.get("key"), cache, hidden=None if hide is None else (batch["masked"], hide))
+        context = Context(None, None, causal, batch.get("rows"), batch.get("key"), cache, hidden=None if hide is None else (batch["masked"], hide), dtype=self.compute_dtype)
         x_BTD: Tensor = embedding(batch, context).to(self.compute_dtype)
         context.settle(x_BTD)
         if "kept" in batch:

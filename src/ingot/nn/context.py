@@ -58,6 +58,7 @@ class Context:
     ids_BT: the token ids that were embedded, where the input is ids.
     memory_BSD, memory_segments_BS: what a decoder attends to.  hidden: positions to hide and the vector to put there.
     even: every row is this many documents of equal length, one after another, without padding; None where that is not known.
+    dtype: what activations are held in, for embeddings that read values and not ids; None leaves it to them.
 
     The embedding is called before the positions are known: what it leaves None is filled in by ``settle``.
     """
@@ -74,6 +75,7 @@ class Context:
     memory_segments_BS: Tensor | None = None
     hidden: tuple[Tensor, Tensor] | None = None
     even: int | None = None
+    dtype: torch.dtype | None = None
 
     def place(self, batch: dict[str, Tensor], like_BT: Tensor) -> None:
         """Positions and segments of tokens as the batch has them, those already set excepted; for embeddings of tokens."""

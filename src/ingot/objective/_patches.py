@@ -9,24 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.axes import label
 from ..core.errors import UserError
 from ..core.parts import Spec
 from ..nn.context import Context
-
-
-class Placeholder(nn.Module):
-    """The learned vector that stands at positions to be predicted."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width))
-        nn.init.normal_(self.weight, std=0.02)
-        label(self, "weight", "width", role="embedding")
+from ..nn.vector import Vector
 
 
 class Filler(nn.Module):
-    """Known and unknown positions as a light decoder's input: vectors of the known, the placeholder elsewhere, positions added to both.
+    """Known and unknown positions as a light decoder's input: vectors of the known, a learned one elsewhere, positions added to both.
 
     position: over the embedding's positions, the leading ones first. width: that of the decoder's blocks.
     """
@@ -34,7 +24,7 @@ class Filler(nn.Module):
     def __init__(self, width: int, embedding: Any, position: Spec):
         super().__init__()
         self.leading = int(getattr(embedding, "leading", 0))
-        self.hidden = Placeholder(width)
+        self.hidden = Vector(width)
         grid = tuple(getattr(embedding, "size", ()))
         count = int(getattr(embedding, "longest", 0)) or self.leading + prod(grid)
         self.position = position.build(width=width, sequence=count, grid=grid, leading=self.leading)

@@ -14,7 +14,7 @@ from ..nn.pooling import Pooling, pooled
 
 
 class RowHead(nn.Module):
-    """weight (outputs, width), bias (outputs,)."""
+    """weight (outputs, width), bias (outputs,). Some read the two by themselves, such as a row for every column of a table."""
 
     def __init__(self, width: int, outputs: int, axis: str):
         super().__init__()
@@ -23,6 +23,12 @@ class RowHead(nn.Module):
         nn.init.normal_(self.weight, std=0.02)
         label(self, "weight", axis, "width", role="head")
         label(self, "bias", axis, role="bias")
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(..., D) -> (..., outputs), in fp32 at least."""
+        scores = F.linear(h, self.weight.to(h.dtype))
+        scores = scores.to(torch.promote_types(h.dtype, torch.float32))
+        return scores + self.bias.to(scores.dtype)
 
 
 class PooledObjective(nn.Module):
@@ -44,6 +50,5 @@ class PooledObjective(nn.Module):
 
     def logits(self, model: Any, h: Tensor) -> Tensor:
         """(..., D) -> (..., outputs), in fp32 at least."""
-        scores = F.linear(h * self.output_scale if self.output_scale != 1.0 else h, self.head.weight.to(h.dtype))
-        scores = scores.to(torch.promote_types(h.dtype, torch.float32))
-        return scores + self.head.bias.to(scores.dtype)
+        scores: Tensor = self.head(h * self.output_scale if self.output_scale != 1.0 else h)
+        return scores

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.parts import Spec
+from ..core.seams import SLOTS
 
 Batch = dict[str, Tensor]
 
@@ -68,6 +69,14 @@ def refused(specs: Mapping[str, Spec]) -> Iterable[str]:
     for name, spec in specs.items():
         if getattr(spec.target, "couples_batch", False):
             yield f"objectives.{name}: {spec.name} compares the rows of a whole step, which is done for an objective by itself only"
+    for name in specs:
+        if not name.isidentifier() or name == "units":
+            yield f"objectives: {name!r} is not a plain word other than units"
+
+
+def wiring_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What an objective is wired with, out of the arguments (``locals()``) of one that passes all of it on."""
+    return {name: arguments[name] for name in SLOTS["objective"].wiring}
 
 
 def _begin(several: Several, model: nn.Module) -> None:

@@ -34,6 +34,20 @@ def looks(batch: Batch, views: Iterable[int]) -> Batch:
     return {key: value if value.dim() == 0 else torch.cat([one[key] for one in found]) for key, value in found[0].items()}
 
 
+def alike(batch: Batch, views: Iterable[int]) -> list[list[int]]:
+    """The views in order, those side by side whose values have the same shapes together."""
+    found: list[list[int]] = []
+    last: list[torch.Size] = []
+    for view in views:
+        shapes = [value.shape for value in look(batch, view).values()]
+        if found and shapes == last:
+            found[-1].append(view)
+        else:
+            found.append([view])
+        last = shapes
+    return found
+
+
 def refuse_one_view(name: str, context: dict[str, Any]) -> Iterable[str]:
     """Why a run cannot train on several looks of its rows."""
     run = context.get("run")

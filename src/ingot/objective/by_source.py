@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..core.errors import UserError
 from ..core.parts import Slot, Spec, part
-from ._several import Batch, Several, refused
+from ._several import Batch, Several, refused, wiring_of
 
 
 @part
@@ -30,8 +30,7 @@ class BySource(Several):
         self, width: int, vocabulary: int | None, linear: Spec, specials: dict[str, int], fields: Any = None, embedding: Any = None, encoder: Any = None, decoder_width: int = 0, tower_widths: Any = None, sequence: int = 0, *,
         objectives: dict[str, Slot["objective"]],
     ):  # fmt: skip
-        wiring = {"width": width, "vocabulary": vocabulary, "linear": linear, "specials": specials, "fields": fields, "embedding": embedding, "encoder": encoder, "decoder_width": decoder_width,
-                  "tower_widths": tower_widths, "sequence": sequence}  # fmt: skip
+        wiring = wiring_of(locals())
         for message in self.check({"objectives": objectives}, {}):
             raise UserError(f"by_source: {message}")
         super().__init__(objectives, wiring)
@@ -42,9 +41,6 @@ class BySource(Several):
         names = list(knobs["objectives"])
         if not names:
             yield "objectives: name one for each source"
-        for name in names:
-            if not name.isidentifier() or name == "units":
-                yield f"objectives: {name!r} is not a plain word other than units"
         run = context.get("run")
         sources = None if run is None else run.data.train.knobs.get("sources")
         if run is not None and sources is None:

@@ -14,23 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.axes import label
 from ..core.errors import UserError
 from ..core.parts import Fraction, NonNegative, Spec, part
 from ..nn.dropout import Dropout
 from ..nn.pooling import pooled
 from ._masking import Hidden, places, stretches
-
-
-class LetterHead(nn.Module):
-    """weight (letters, width), bias (letters,)."""
-
-    def __init__(self, width: int, letters: int):
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.empty(letters, width)), nn.Parameter(torch.zeros(letters))
-        nn.init.normal_(self.weight, std=0.02)
-        label(self, "weight", "letters", "width", role="head")
-        label(self, "bias", "letters", role="bias")
+from ._pooled import RowHead
 
 
 @part
@@ -51,7 +40,7 @@ class CTC(nn.Module):
         self.letters = vocabulary + (blank is None)
         self.blank = vocabulary if blank is None else blank
         self.share, self.span, self.embedding = hide, span, embedding
-        self.head, self.dropout = LetterHead(width, self.letters), Dropout(dropout)
+        self.head, self.dropout = RowHead(width, self.letters, "letters"), Dropout(dropout)
         self.hidden = Hidden(width) if hide else None
 
     @staticmethod
@@ -79,8 +68,8 @@ class CTC(nn.Module):
 
     def logits(self, model: Any, h: Tensor) -> Tensor:
         """(..., D) -> (..., V + 1), in fp32 at least."""
-        scores = F.linear(h, self.head.weight.to(h.dtype)).to(torch.promote_types(h.dtype, torch.float32))
-        return scores + self.head.bias.to(scores.dtype)
+        scores: Tensor = self.head(h)
+        return scores
 
     def _scores(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
         hide = self.hidden.weight if self.hidden is not None and "masked" in batch else None

@@ -17,22 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.axes import label
 from ..core.parts import Fraction, NonNegative, part
+from ..nn.vector import Vector
 from ..ops.random import hash_uniform, salt_of
-from .masked_series import MaskVector
-
-
-class CellHead(nn.Module):
-    """weight (outputs, width), bias (outputs,): a row for every column, or for every value of every column."""
-
-    def __init__(self, width: int, outputs: int, axis: str):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, width))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-        nn.init.normal_(self.weight, std=0.02)
-        label(self, "weight", axis, "width", role="head")
-        label(self, "bias", axis, role="bias")
+from ._pooled import RowHead
 
 
 @part
@@ -49,9 +37,9 @@ class MaskedColumns(nn.Module):
         self.K, self.J, self.V = embedding.numbers, embedding.categories, embedding.widest
         self.count = max(1, round(rate * (self.K + self.J)))
         self.weights = {"numbers": numeric_weight, "categories": categorical_weight}
-        self.mask = MaskVector(width)
-        self.number = CellHead(width, self.K, "columns") if self.K else None
-        self.category = CellHead(width, self.J * self.V, "vocabulary") if self.J else None
+        self.mask = Vector(width)
+        self.number = RowHead(width, self.K, "columns") if self.K else None
+        self.category = RowHead(width, self.J * self.V, "vocabulary") if self.J else None
         self.salt = salt_of("masked columns")
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

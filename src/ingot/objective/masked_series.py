@@ -15,23 +15,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..core.axes import label
 from ..core.parts import Fraction, part
 from ..nn.subset import draw
+from ..nn.vector import Vector
 from ..ops.random import salt_of
 from ._pooled import RowHead
-
-
-class MaskVector(nn.Module):
-    """What stands where a patch is hidden."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width))
-        nn.init.normal_(self.weight, std=0.02)
-        label(self, "weight", "width", role="embedding")
 
 
 @part
@@ -47,7 +36,7 @@ class MaskedSeries(nn.Module):
         self.embedding, self.rate, self.consistent, self.output_scale = embedding, rate, consistent, 1.0
         self.channels, self.positions = embedding.size
         self.count = min(self.positions, max(1, round(rate * self.positions)))
-        self.mask = MaskVector(width) if hide == "vector" else None
+        self.mask = Vector(width) if hide == "vector" else None
         self.head = RowHead(width, embedding.patch, "patch")
         self.salt = salt_of("masked series")
 
@@ -70,9 +59,7 @@ class MaskedSeries(nn.Module):
 
     def logits(self, model: Any, h: Tensor) -> Tensor:
         """(..., D) -> the patch (..., P), in fp32 at least."""
-        y = F.linear(h * self.output_scale if self.output_scale != 1.0 else h, self.head.weight.to(h.dtype))
-        wide = torch.promote_types(y.dtype, torch.float32)
-        return y.to(wide) + self.head.bias.to(wide)
+        return self.head(h * self.output_scale if self.output_scale != 1.0 else h)
 
     def scores(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per row, for evaluation: the error as a share of what guessing 0, the channel's mean, would give."""

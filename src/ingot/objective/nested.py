@@ -29,6 +29,7 @@ from ..core.errors import RunError
 from ..core.parts import Positive, Slot, Spec, part
 from ..nn.context import Context
 from ..ops.random import hash_uniform, salt_of
+from ._several import wiring_of
 
 SALT = salt_of("nested/choose")
 
@@ -59,8 +60,7 @@ class Nested(nn.Module):
         objective: Slot["objective"] = "causal_lm", depths: list[Positive[int]] = [], shares: list[Positive[float]] = [],  # noqa: B006
     ):  # fmt: skip
         super().__init__()
-        self.objective = objective.build(width=width, vocabulary=vocabulary, linear=linear, specials=specials, fields=fields, embedding=embedding, encoder=encoder, decoder_width=decoder_width,
-                                         tower_widths=tower_widths, sequence=sequence)  # fmt: skip
+        self.objective = objective.build(**wiring_of(locals()))
         self.depths, self.shares = sorted(set(depths)), sorted({*shares, 1.0})
         self.chosen: tuple[int | None, float] | None = None
 

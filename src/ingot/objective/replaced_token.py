@@ -169,9 +169,8 @@ class ReplacedToken(nn.Module):
     def logits(self, model: nn.Module, h: Tensor) -> Tensor:
         """(..., D) -> (...): log odds that a token was replaced, in fp32 at least."""
         h = F.gelu(self.dense(h * self.output_scale if self.output_scale != 1.0 else h))
-        scores = F.linear(h, self.head.weight.to(h.dtype))[..., 0]
-        scores = scores.to(torch.promote_types(h.dtype, torch.float32))
-        return scores + self.head.bias.to(scores.dtype)
+        scores: Tensor = self.head(h)[..., 0]
+        return scores
 
     def scores(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per row, for evaluation: share of replaced tokens that are found, and of the others that are taken for replaced."""

@@ -7,7 +7,7 @@ r"""One look of a row tells what an averaged teacher makes of another.   Caron e
     t_k = m t_{k-1} + (1 - m) w_k        c_k = q c_{k-1} + (1 - q) mean over rows and looks of the whole step of g_t(f_t(x))
 
 g: linear layers with GELU to ``bottleneck`` features of length 1, then a linear layer whose rows have length 1. The teacher is given the
-first ``whole`` looks, the student all. The center is a statistic of all rows of a step, over accumulation and ranks. ``schedule:
+first ``whole`` looks, the student all; the others may be smaller (``resized_crop``: small). The center is a statistic of all rows of a step, over accumulation and ranks. ``schedule:
 {objective.momentum: ...}`` moves m. Held-out rows have one look: then it is compared with itself.
 
 State: embedding, encoder and head once more, c (outputs,).   Cost: every look forward and backward, the teacher's looks forward.
@@ -27,7 +27,7 @@ from ..core.parts import Fraction, Positive, Spec, part
 from ..nn.pooling import Pooling, pooled
 from ._projection import Projection, one_each, unit
 from ._teacher import Teacher
-from ._views import count, looks, refuse_one_view
+from ._views import alike, count, looks, refuse_one_view
 
 
 class Prototypes(nn.Module):
@@ -81,6 +81,9 @@ class SelfDistillation(nn.Module):
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
         yield from refuse_one_view("self_distillation", context)
+        for augment in getattr(getattr(context.get("run"), "data", None), "augment", ()):
+            if augment.knobs.get("small") is not None and augment.knobs["whole"] != knobs["whole"]:
+                yield f"the teacher is given {knobs['whole']} whole looks, but {augment.name} makes {augment.knobs['whole']}; give both the same"
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds units: 1 for every row."""
@@ -91,7 +94,9 @@ class SelfDistillation(nn.Module):
         order = [view if view < count(batch) else 0 for view in range(views)]
         whole, real = min(self.whole, views), batch["units"] > 0
         taught = self._teach(model, batch, order[:whole], real)
-        learned = (self.outputs_of(model, looks(batch, order), None, self.head) / self.temperature).log_softmax(dim=-1).chunk(views)
+        learned: list[Tensor] = []
+        for some in alike(batch, order):
+            learned += (self.outputs_of(model, looks(batch, some), None, self.head) / self.temperature).log_softmax(dim=-1).chunk(len(some))
         pairs = [-(p * log).sum(dim=-1) for at, p in enumerate(taught) for view, log in enumerate(learned) if view != at]
         return {"distillation": torch.where(real, torch.stack(pairs).mean(dim=0), 0)}
 

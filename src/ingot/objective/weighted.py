@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..core.errors import UserError
 from ..core.parts import NonNegative, Slot, Spec, part
-from ._several import Several, refused
+from ._several import Several, refused, wiring_of
 
 
 @part
@@ -28,8 +28,7 @@ class Weighted(Several):
         self, width: int, vocabulary: int | None, linear: Spec, specials: dict[str, int], fields: Any = None, embedding: Any = None, encoder: Any = None, decoder_width: int = 0, tower_widths: Any = None, sequence: int = 0, *,
         objectives: dict[str, Slot["objective"]], weights: dict[str, NonNegative[float]] = {},  # noqa: B006
     ):  # fmt: skip
-        wiring = {"width": width, "vocabulary": vocabulary, "linear": linear, "specials": specials, "fields": fields, "embedding": embedding, "encoder": encoder, "decoder_width": decoder_width,
-                  "tower_widths": tower_widths, "sequence": sequence}  # fmt: skip
+        wiring = wiring_of(locals())
         for message in self.check({"objectives": objectives, "weights": weights}, {}):
             raise UserError(f"weighted: {message}")
         super().__init__(objectives, wiring)
@@ -40,9 +39,6 @@ class Weighted(Several):
         yield from refused(knobs["objectives"])
         if not knobs["objectives"]:
             yield "objectives: name at least one"
-        for name in knobs["objectives"]:
-            if not name.isidentifier() or name == "units":
-                yield f"objectives: {name!r} is not a plain word other than units"
         for name in knobs["weights"]:
             if name not in knobs["objectives"]:
                 yield f"weights: there is no objective {name!r}; there are {', '.join(knobs['objectives'])}"

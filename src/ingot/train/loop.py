@@ -145,7 +145,7 @@ class Loop:
                 if window is None:
                     return None
                 window = [stage.prepare(micro) for micro in window]
-            with self.meter.counting(state.model, key):
+            with self.meter.counting(state.model, key + _size(window[0])):
                 with self.meter.phase("hooks"):
                     for hook in stage.hooks.values():
                         if hasattr(hook, "select"):
@@ -268,6 +268,11 @@ class Loop:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _size(micro: dict[str, Any]) -> str:
+    """Tells apart windows whose rows are cut to different lengths."""
+    return f"/{sum(value[:1].numel() for value in micro.values() if value.dim())}"
 
 
 def _close(windows: Windows | None) -> None:

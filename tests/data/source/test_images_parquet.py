@@ -130,7 +130,7 @@ def test_missing_columns_and_classes_are_refused(tmp_path: Path) -> None:
 def test_few_bytes_are_held(tmp_path: Path) -> None:
     built = source(write(tmp_path, [png(color) for color in COLORS]), hold="1 B")
     assert [tuple(image[:, 0, 0]) for image in rows(built, 7, 0, 7)["image"]] == [COLORS[7], COLORS[0], COLORS[7]]
-    assert len(built._held) == 1
+    assert len(built.found._held) == 1
 
 
 def test_cifar_as_it_is(shared_data: Path) -> None:

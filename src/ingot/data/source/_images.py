@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ...core.errors import missing_extra
+from ...core.errors import UserError, missing_extra
 from ...core.seams import Field
 from ._rows import BadRow, Row, Rows
 
@@ -73,7 +73,9 @@ class Images(Rows):
         return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
     def finish(self, row: Row) -> Row:
-        return row | {"image": np.ascontiguousarray(squared(row["image"], self.size).transpose(2, 0, 1))}
+        H, W, _ = row["image"].shape
+        small = H == W and H in {getattr(augment, "small", None) for augment in self.augments}
+        return row | {"image": np.ascontiguousarray(squared(row["image"], H if small else self.size).transpose(2, 0, 1))}
 
 
 def image_fields(size: int, channels: int) -> dict[str, Field]:
@@ -105,3 +107,14 @@ def numbered(values: Sequence[Any]) -> tuple[np.ndarray, list[str]]:
     names = sorted({str(value) for value in values})
     place = {name: number for number, name in enumerate(names)}
     return np.array([place[str(value)] for value in values], dtype=np.int64), names
+
+
+def classified(values: Sequence[Any], classes: int | None, what: str, where: Callable[[int], str]) -> tuple[np.ndarray, list[str], int]:
+    """Labels as class numbers, the classes' names, and how many there are. Raises UserError for a label that is missing or out of range."""
+    missing = next((index for index, value in enumerate(values) if value is None), None)
+    if missing is not None:
+        raise UserError(f"{where(missing)}: {what} is empty")
+    labels, names = numbered(values)
+    if labels.min() < 0 or (classes is not None and labels.max() >= classes):
+        raise UserError(f"{what} holds classes {labels.min()} to {labels.max()}, wanted are 0 to {(classes or 1) - 1}")
+    return labels, names, classes or int(labels.max()) + 1

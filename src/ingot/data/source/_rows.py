@@ -69,6 +69,7 @@ class Rows:
         self.views, self.seed = 1, 0
         self._skips: Skips | None = None
         self._tokens: tuple[list[np.ndarray], int, int] | None = None
+        self.held: dict[str, np.ndarray] = {}
 
     # -- what a source says ---------------------------------------------------------------------------------------------------
 
@@ -99,6 +100,8 @@ class Rows:
 
     def fields(self) -> dict[str, Field]:
         """Of everything that ``rows`` gives."""
+        if self.held:
+            return self.held_fields()
         length = self._tokens[1] if self._tokens else None
         return augmented_fields(self.stored() | (text_fields(length) if length else {}), self.augments, self.views)
 
@@ -119,11 +122,21 @@ class Rows:
         other.augments, other.views, other.seed = tuple(augments), views, seed
         fields = self.stored()
         for augment in augments:
-            if augment.reads not in fields:
+            if augment.reads is not None and augment.reads not in fields:
                 raise UserError(f"data.augment: {type(augment).__name__} changes {augment.reads!r}, which this source does not give; it gives {', '.join(fields)}")
             if hasattr(augment, "bind"):
                 augment.bind(fields)
         return other
+
+    def hold(self, columns: Mapping[str, np.ndarray]) -> None:
+        """Take values that an annotator found for every row, ``usable`` among them, in the place of what would be read; for all copies."""
+        self.held.clear()
+        self.held.update(columns)
+
+    def held_fields(self) -> dict[str, Field]:
+        """Of the values that are held."""
+        stored = self.stored()
+        return {key: Field(value.shape[1:], str(value.dtype), stored[key].values if key in stored else None) for key, value in self.held.items() if key != "usable"}
 
     def texts(self) -> Iterator[str] | None:
         """What a tokenizer may be trained on, where rows come with text."""
@@ -145,6 +158,8 @@ class Rows:
 
     def rows(self, ids: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """Rows by number, stacked, with ``rows`` (-1 where a row is passed over)."""
+        if self.held:
+            return self._held_rows(ids, numbers)
         pairs = list(zip(ids.tolist(), numbers.tolist(), strict=True))
         read = _in_threads(lambda pair: self._whole(*pair), pairs) if self.threads else [self._whole(*pair) for pair in pairs]
         result = {key: np.zeros((len(ids), *field.shape), dtype=field.dtype) for key, field in self.fields().items()}
@@ -172,23 +187,36 @@ class Rows:
             self.skips.note(index, self.where(index), str(error))
             return None
 
+    def _held_rows(self, ids: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        usable = self.held["usable"][ids]
+        found = {key: np.array(value[ids]) for key, value in self.held.items() if key != "usable"}
+        for augment in (item for item in self.augments if getattr(item, "mixes", False)):
+            for at, number in enumerate(numbers.tolist()):
+                draw = np.random.Generator(np.random.Philox(key=[seed_of(self.seed, "augment"), number % 2**64]))
+                partner = int(draw.integers(len(self)))
+                if self.held["usable"][partner]:
+                    other = {key: self.held[key][partner] for key in found}
+                    for key, value in augment.mix({key: value[at] for key, value in found.items()}, other, draw).items():
+                        found[key][at] = value
+        return found | {"rows": np.where(usable, numbers, -1)}
+
     def _view(self, row: Row, index: int, number: int, view: int) -> Row:
         draw = np.random.Generator(np.random.Philox(key=[seed_of(self.seed, "augment"), number % 2**64], counter=[0, 0, 0, view]))
-        changed = self._changed(row, draw)
+        changed = self._changed(row, draw, view)
         for augment in (item for item in self.augments if getattr(item, "mixes", False)):
             partner = int(draw.integers(len(self)))
             try:
-                other = self._changed(self.row(partner), draw)
+                other = self._changed(self.row(partner), draw, view)
             except BadRow as error:
                 self.skips.note(partner, self.where(partner), str(error))
                 other = changed
             changed = augment.mix(changed, other, draw)
         return changed
 
-    def _changed(self, row: Row, draw: np.random.Generator) -> Row:
+    def _changed(self, row: Row, draw: np.random.Generator, view: int) -> Row:
         """A row through the augments that change one value, finished."""
         row = dict(row)
-        for augment in self.augments:
+        for augment in of_view(self.augments, view):
             if not getattr(augment, "mixes", False):
                 row[augment.reads] = augment(row[augment.reads], draw)
         return self.finish(row)
@@ -207,17 +235,28 @@ class Rows:
         return {"tokens": tokens, "segments": real.astype(np.int32), "positions": np.arange(length) * real}
 
 
+def of_view(augments: Sequence[Any], view: int) -> list[Any]:
+    """What the view-th look of a row goes through, where an augmentation treats looks differently."""
+    return [augment.of_view(view) if hasattr(augment, "of_view") else augment for augment in augments]
+
+
 def viewed(augments: Sequence[Any]) -> list[str]:
     """Keys that differ between views."""
-    return sorted({augment.reads for augment in augments})
+    return sorted({augment.reads for augment in augments if augment.reads is not None})
 
 
 def augmented_fields(fields: Mapping[str, Field], augments: Sequence[Any], views: int) -> dict[str, Field]:
-    """Fields of augmented rows. augments: parts, or their classes."""
+    """Fields of augmented rows."""
     result = dict(fields)
     for augment in augments:
         result |= getattr(augment, "adds", {})
-    return result | {f"{key}_{view}": fields[key] for view in range(1, views) for key in viewed(augments) if key in fields}
+    for view in range(1, views):
+        for key in (key for key in viewed(augments) if key in fields):
+            field = fields[key]
+            for augment in (item for item in augments if item.reads == key and hasattr(item, "field_of_view")):
+                field = augment.field_of_view(field, view)
+            result[f"{key}_{view}"] = field
+    return result
 
 
 def text_fields(sequence: int, vocabulary: int | None = None) -> dict[str, Field]:

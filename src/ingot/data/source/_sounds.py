@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...core.errors import UserError, missing_extra
+from ...core.errors import missing_extra
 from ...core.seams import Field
-from ._images import numbered
-from ._rows import BadRow, Row, Rows, augmented_fields
+from ._files import absent
+from ._images import classified
+from ._rows import BadRow, Row, Rows, augmented_fields, of_view
 from ._signal import log_mel, resample
 
+PARTS = 8
 SUFFIXES = [".wav", ".flac", ".ogg", ".mp3", ".opus", ".WAV", ".FLAC"]
 
 
@@ -71,6 +73,8 @@ class Sounds(Rows):
         return fields | {key: Field((-(-self.size * self.hop // hop),), "int64", values) for key, (_, _, hop, values) in self.columns.items()}
 
     def fields(self) -> dict[str, Field]:
+        if self.held:
+            return self.held_fields()
         text = transcript_fields(self._tokens[1]) if self._tokens else {}
         return augmented_fields(self.stored() | text, self.augments, self.views)
 
@@ -99,13 +103,7 @@ class Sounds(Rows):
 
     def number(self, values: Sequence[Any], classes: int | None, what: str) -> None:
         """Take labels. Raises UserError for one that is missing or out of range."""
-        missing = next((index for index, value in enumerate(values) if value is None), None)
-        if missing is not None:
-            raise UserError(f"{self.where(missing)}: {what} is empty")
-        self.labels, self.names = numbered(values)
-        if self.labels.min() < 0 or (classes is not None and self.labels.max() >= classes):
-            raise UserError(f"{what} holds classes {self.labels.min()} to {self.labels.max()}, wanted are 0 to {(classes or 1) - 1}")
-        self.classes = classes or int(self.labels.max()) + 1
+        self.labels, self.names, self.classes = classified(values, classes, what, self.where)
 
     # -- one row --------------------------------------------------------------------------------------------------------------
 
@@ -133,10 +131,10 @@ class Sounds(Rows):
         row |= {} if self.labels is None else {"label": int(self.labels[index])}
         return row | {key: values[starts[index] : starts[index + 1]] for key, (values, starts, _, _) in self.columns.items()}
 
-    def _changed(self, row: Row, draw: np.random.Generator) -> Row:
+    def _changed(self, row: Row, draw: np.random.Generator, view: int) -> Row:
         """As the base's; a crop moves what lies beside the sound with it."""
         row = dict(row)
-        for augment in self.augments:
+        for augment in of_view(self.augments, view):
             if hasattr(augment, "place"):
                 start = augment.place(len(row[augment.reads]), self.size, draw)
                 row[augment.reads] = row[augment.reads][start : start + self.size]
@@ -158,12 +156,73 @@ class Sounds(Rows):
             result[name] = codes
         return result
 
+    # -- lengths --------------------------------------------------------------------------------------------------------------
+
+    def length(self, index: int) -> int:
+        """Samples of a clip at ``rate``, from what its file says of itself; 0 of one that cannot be read, which is noted when it is. One
+        whose file does not say counts as a whole row."""
+        try:
+            found = self.encoded(index)
+            about = soundfile().info(str(found) if isinstance(found, Path) else io.BytesIO(found))
+        except Exception:  # as in decoded
+            return 0
+        return -(-about.frames * self.rate // about.samplerate) if 0 < about.frames < 2**48 else self.size * self.hop
+
+    def lengths(self) -> np.ndarray:
+        """(rows,) int64: how much of every row is real, in samples or frames."""
+        return np.array([min(self.length(index) // self.hop, self.size) for index in range(len(self))], dtype=np.int64)
+
+    def cut_to(self, longest: int) -> int:
+        """What rows are cut to whose longest is so long: an eighth of a row or a multiple, so that there are few shapes."""
+        step = -(-self.size // PARTS)
+        return min(self.size, max(1, -(-longest // step)) * step)
+
+    def trimmed(self, batch: dict[str, np.ndarray], longest: int) -> dict[str, np.ndarray]:
+        """A batch without what lies behind its longest row."""
+        size = self.cut_to(longest)
+        batch = batch | {"lengths": np.minimum(batch["lengths"], size)}
+        sizes = {"frames" if self.mels else "waveform": size} | {key: -(-size * self.hop // hop) for key, (_, _, hop, _) in self.columns.items()}
+        return {key: value[:, : sizes[name]] if (name := _of_view(key)) in sizes else value for key, value in batch.items()}
+
     # -- annotators -----------------------------------------------------------------------------------------------------------
 
     def annotate(self, key: str, values: np.ndarray, starts: np.ndarray, hop: int, kinds: int) -> None:
         """Add a column: ``values[starts[i]:starts[i + 1]]`` for row i, one every ``hop`` samples from the start of the clip, ``kinds`` of
         them. It is cut as the row is."""
         self.columns[key] = (values, starts, hop, kinds)
+
+
+class SoundFiles(Sounds):
+    """Sources that read files: what they have in common as parts. paths, label, transcript, classes are knobs of each."""
+
+    def __init__(self, **more: Any):
+        super().__init__(**more)
+        soundfile()
+
+    @staticmethod
+    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
+        yield from absent(context, knobs["paths"])
+
+    @staticmethod
+    def with_text(knobs: dict[str, Any]) -> bool:
+        """What was said becomes ids."""
+        return bool(knobs["transcript"])
+
+    @staticmethod
+    def known_fields(knobs: dict[str, Any], sequence: int) -> dict[str, Field] | None:
+        """What the recipe alone says."""
+        return known_fields(knobs, sequence)
+
+    @staticmethod
+    def text_fields(sequence: int) -> dict[str, Field]:
+        """What text beside a sound becomes."""
+        return transcript_fields(sequence)
+
+
+def _of_view(key: str) -> str:
+    """The key that a further view's belongs to."""
+    name, _, view = key.rpartition("_")
+    return name if view.isdigit() else key
 
 
 def decoded(found: bytes | Path) -> tuple[np.ndarray, int]:

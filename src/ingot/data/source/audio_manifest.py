@@ -13,18 +13,15 @@ from typing import Any
 
 from ...core.parts import Fraction, NonNegative, Positive, part
 from ...core.resolve import nearest
-from ...core.seams import Field
-from ._files import absent, bad, find_files
+from ._files import bad, find_files
 from ._fingerprint import Range, digest, fingerprints
-from ._sounds import Sounds, known_fields, soundfile, transcript_fields
+from ._sounds import SoundFiles
 
 
 @part
-class AudioManifest(Sounds):
+class AudioManifest(SoundFiles):
     """paths: manifests. seconds: of a row; rate: samples a second. audio, label, transcript: fields of a line. The rest as in
     ``audio_parquet``."""
-
-    text_fields = staticmethod(transcript_fields)
 
     def __init__(
         self, folder: Path, *, paths: list[str], seconds: Positive[float], rate: Positive[int] = 16000, audio: str = "audio", label: str | None = None,
@@ -32,7 +29,6 @@ class AudioManifest(Sounds):
         mels: Positive[int] | None = None, skip: Fraction = 0.0,
     ):  # fmt: skip
         super().__init__(rate=rate, seconds=seconds, shortest=shortest, convert=convert, mels=mels, skip=skip)
-        soundfile()
         wanted = list(filter(None, (label, transcript)))
         manifests = find_files(Path(folder), paths, [".jsonl", ".tsv", ".csv"])
         self.lines: list[tuple[Path, int, Path]] = []  # manifest, line, sound
@@ -53,20 +49,6 @@ class AudioManifest(Sounds):
             self.transcripts = [str(value or "") for value in beside[transcript]]
         if label:
             self.number(beside[label], classes, f"field {label!r}")
-
-    @staticmethod
-    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
-        yield from absent(context, knobs["paths"])
-
-    @staticmethod
-    def with_text(knobs: dict[str, Any]) -> bool:
-        """What was said becomes ids."""
-        return bool(knobs["transcript"])
-
-    @staticmethod
-    def known_fields(knobs: dict[str, Any], sequence: int) -> dict[str, Field] | None:
-        """What the recipe alone says."""
-        return known_fields(knobs, sequence)
 
     def __len__(self) -> int:
         return len(self.lines)

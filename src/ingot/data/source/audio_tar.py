@@ -8,31 +8,26 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ...core.parts import Fraction, NonNegative, Positive, part
-from ...core.seams import Field
-from ._files import absent, bad, find_files
+from ._files import bad, find_files
 from ._fingerprint import Range, digest, fingerprints
 from ._rows import BadRow
-from ._sounds import SUFFIXES, Sounds, known_fields, soundfile, transcript_fields
+from ._sounds import SUFFIXES, SoundFiles
 
 
 @part
-class AudioTar(Sounds):
+class AudioTar(SoundFiles):
     """paths: tar files. seconds: of a row; rate: samples a second. label, transcript: the members beside a sound that hold its class and
     its text, such as ``cls`` and ``txt``, or a key of its ``json``. The rest as in ``audio_parquet``."""
-
-    text_fields = staticmethod(transcript_fields)
 
     def __init__(
         self, folder: Path, *, paths: list[str], seconds: Positive[float], rate: Positive[int] = 16000, label: str | None = None, transcript: str | None = None,
         classes: Positive[int] | None = None, shortest: NonNegative[float] = 0.0, convert: bool = True, mels: Positive[int] | None = None, skip: Fraction = 0.0,
     ):  # fmt: skip
         super().__init__(rate=rate, seconds=seconds, shortest=shortest, convert=convert, mels=mels, skip=skip)
-        soundfile()
         files = find_files(Path(folder), paths, [".tar"])
         self.members: list[tuple[Path, str, int, int]] = []  # file, name, first byte, bytes
         beside: list[dict[str, Any]] = []
@@ -46,20 +41,6 @@ class AudioTar(Sounds):
         if label:
             values = [found.get(label) for found in beside]
             self.number([int(value) if isinstance(value, str) and value.strip().isdecimal() else value for value in values], classes, label)
-
-    @staticmethod
-    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
-        yield from absent(context, knobs["paths"])
-
-    @staticmethod
-    def with_text(knobs: dict[str, Any]) -> bool:
-        """What was said becomes ids."""
-        return bool(knobs["transcript"])
-
-    @staticmethod
-    def known_fields(knobs: dict[str, Any], sequence: int) -> dict[str, Field] | None:
-        """What the recipe alone says."""
-        return known_fields(knobs, sequence)
 
     def _index(self, path: Path, beside: list[dict[str, Any]], read: bool) -> None:
         """Where every sound lies, and what is told beside it."""

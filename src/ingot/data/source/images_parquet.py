@@ -6,24 +6,18 @@ groups are read when one of their rows is asked for, and up to ``hold`` of their
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from ...core.errors import UserError
 from ...core.parts import Fraction, Positive, part
 from ...core.quantities import Bytes
-from ...core.resolve import nearest
 from ...core.seams import Field
-from ._files import absent, bad, find_files
-from ._fingerprint import Range, digest, fingerprints
-from ._images import Images, image_fields, numbered
-from ._rows import BadRow, Row, text_fields
-from .parquet import _line, _opened
+from ._encoded import EncodedColumn
+from ._files import absent, bad
+from ._fingerprint import digest
+from ._images import Images, classified, image_fields, numbered
+from ._rows import Row, text_fields
 
 
 @part
@@ -38,23 +32,15 @@ class ImagesParquet(Images):
         background: Positive[int] = 255, skip: Fraction = 0.0, hold: Bytes = "2 GiB",
     ):  # fmt: skip
         super().__init__(size=size, channels=channels, convert=convert, background=background, skip=skip)
-        self.column, self.hold = image, hold
-        self.files = find_files(Path(folder), paths, [".parquet"])
-        self.groups: list[tuple[Path, int, int, int]] = []  # file, row group, first row in the file, rows
-        labels: list[Any] = []
-        self._captions: list[str] | None = [] if caption else None
-        concepts: list[Any] = []
-        for path in self.files:
-            self._index(path, image, label, caption, concept, rows, labels, concepts)
-        self.starts = np.cumsum([0, *(count for *_, count in self.groups)])
-        if not self.groups:
-            raise bad(self.files[0], "holds no row")
-        self.identity = digest("images_parquet", 1, fingerprints([Range(path, 0, path.stat().st_size) for path in self.files]), image, label, caption, rows, *([concept] if concept else []))
-        self.concepts = numbered([str(value) for value in concepts])[0] if concept else None
+        self.found = EncodedColumn(folder, paths, image, "image", beside=dict.fromkeys(filter(None, (label, caption, concept))), most=rows, hold=hold.value)
+        beside = self.found.beside
+        if not len(self.found):
+            raise bad(self.found.files[0], "holds no row")
+        self.identity = digest("images_parquet", 1, self.found.identity(), image, label, caption, rows, *([concept] if concept else []))
+        self._captions = [_text(value) for value in beside[caption]] if caption else None
+        self.concepts = numbered([str(value) for value in beside[concept]])[0] if concept else None
         if label:
-            self._number(label, labels, classes)
-        self._held: OrderedDict[int, Any] = OrderedDict()
-        self._lock = threading.Lock()
+            self.labels, self.names, self.classes = classified(beside[label], classes, f"column {label!r}", self.where)
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
@@ -74,37 +60,8 @@ class ImagesParquet(Images):
         fields |= {"concept": Field((), "int64")} if knobs["concept"] else {}
         return fields | (text_fields(sequence) if knobs["caption"] else {})
 
-    def _index(self, path: Path, image: str, label: str | None, caption: str | None, concept: str | None, rows: int | None, labels: list[Any], concepts: list[Any]) -> None:
-        with _opened(path) as file:
-            names = file.schema_arrow.names
-            for name in filter(None, (image, label, caption, concept)):
-                if name not in names:
-                    raise bad(path, f"has no column {name!r}; it has {', '.join(names)}. {nearest(name, names)}".strip())
-            left, first = rows if rows is not None else file.metadata.num_rows, 0
-            for group in range(file.metadata.num_row_groups):
-                count = min(left, file.metadata.row_group(group).num_rows)
-                if count > 0:
-                    self.groups.append((path, group, first, count))
-                first, left = first + count, left - count
-            beside = file.read(columns=list(filter(None, {label, caption, concept})))
-        if label:
-            labels += beside.column(label).slice(0, first).to_pylist()
-        if concept:
-            concepts += beside.column(concept).slice(0, first).to_pylist()
-        if caption and self._captions is not None:
-            self._captions += [_text(value) for value in beside.column(caption).slice(0, first).to_pylist()]
-
-    def _number(self, column: str, values: list[Any], classes: int | None) -> None:
-        missing = next((index for index, value in enumerate(values) if value is None), None)
-        if missing is not None:
-            raise UserError(f"{self.where(missing)}: column {column!r} is empty")
-        self.labels, self.names = numbered(values)
-        if self.labels.min() < 0 or (classes is not None and self.labels.max() >= classes):
-            raise UserError(f"column {column!r} holds classes {self.labels.min()} to {self.labels.max()}, wanted are 0 to {(classes or 1) - 1}")
-        self.classes = classes or int(self.labels.max()) + 1
-
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return len(self.found)
 
     def captions(self) -> Sequence[str] | None:
         return self._captions
@@ -116,35 +73,10 @@ class ImagesParquet(Images):
         return super().row(index) | ({} if self.concepts is None else {"concept": int(self.concepts[index])})
 
     def where(self, index: int) -> str:
-        at = int(np.searchsorted(self.starts, index, side="right")) - 1
-        path, _, first, _ = self.groups[at]
-        return f"{path} row {first + index - int(self.starts[at])}"
+        return self.found.where(index)
 
     def encoded(self, index: int) -> bytes:
-        at = int(np.searchsorted(self.starts, index, side="right")) - 1
-        value = self._group(at)[index - int(self.starts[at])].as_py()
-        data = value.get("bytes") if isinstance(value, dict) else value
-        if not isinstance(data, bytes) or not data:
-            raise BadRow(f"column {self.column!r} holds no image")
-        return data
-
-    def _group(self, at: int) -> Any:
-        """The image column of a row group, kept while there is room."""
-        with self._lock:
-            if at in self._held:
-                self._held.move_to_end(at)
-                return self._held[at]
-        path, group, _, _ = self.groups[at]
-        with _opened(path) as file:
-            try:
-                column = file.read_row_group(group, columns=[self.column]).column(0).combine_chunks()
-            except (OSError, ValueError) as error:
-                raise bad(path, f"row group {group} is damaged: {_line(error)}") from None
-        with self._lock:
-            self._held[at] = column
-            while len(self._held) > 1 and sum(item.nbytes for item in self._held.values()) > self.hold.value:
-                self._held.popitem(last=False)
-        return column
+        return self.found.value(index)
 
 
 def _text(value: Any) -> str:

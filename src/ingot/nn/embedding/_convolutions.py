@@ -88,11 +88,13 @@ def norm_over_time(x_BCT: Tensor, length_B: Tensor | None, weight_C: Tensor, bia
     """Every channel of every row to mean 0, variance 1 over its real positions."""
     if length_B is None:
         return F.group_norm(x_BCT, x_BCT.shape[1], weight_C.to(x_BCT.dtype), bias_C.to(x_BCT.dtype), eps)
+    held, x_BCT = x_BCT.dtype, x_BCT.to(torch.promote_types(x_BCT.dtype, torch.float32))  # sums over thousands of samples
     real_B1T = (torch.arange(x_BCT.shape[2], device=x_BCT.device) < length_B[:, None])[:, None].to(x_BCT.dtype)
     count_B11 = real_B1T.sum(dim=2, keepdim=True).clamp(min=1)
     mean_BC1 = (x_BCT * real_B1T).sum(dim=2, keepdim=True) / count_B11
     variance_BC1 = ((x_BCT - mean_BC1).square() * real_B1T).sum(dim=2, keepdim=True) / count_B11
-    return (x_BCT - mean_BC1) * (variance_BC1 + eps).rsqrt() * weight_C[:, None].to(x_BCT.dtype) + bias_C[:, None].to(x_BCT.dtype)
+    found = (x_BCT - mean_BC1) * (variance_BC1 + eps).rsqrt() * weight_C[:, None].to(x_BCT.dtype) + bias_C[:, None].to(x_BCT.dtype)
+    return found.to(held)
 
 
 def real_positions(length_B: Tensor, size: int) -> Tensor:

@@ -22,7 +22,7 @@ from ...core.parts import Fraction, Positive, Slot, part
 from ...core.seams import Field
 from ..context import Context
 from ..dropout import Dropout
-from .patch import ClassToken
+from ..vector import Vector
 
 
 class Weights(nn.Module):
@@ -61,7 +61,7 @@ class Columns(nn.Module):
         self.missing = Weights(self.numbers, width, "columns") if self.numbers else None
         self.category = Weights(self.categories * self.widest, width, "vocabulary") if self.categories else None
         self.column = Weights(self.size[0], width, "columns")
-        self.first = ClassToken(width) if class_token else None
+        self.first = Vector(width) if class_token else None
         self.norm = norm.build(width=width) if norm else None
         self.dropout = Dropout(dropout)
 

@@ -22,6 +22,7 @@ from ...core.seams import Field
 from ..context import Context
 from ..dropout import Dropout
 from ._convolutions import Convolution, real_positions
+from ._placed import placed, refuse_turning
 
 
 @part
@@ -54,9 +55,7 @@ class LogMel(nn.Module):
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
-        position = knobs["position"]
-        if position is not None and not getattr(position.target, "additive", False):
-            yield f"position {position.name!r} turns queries and keys; set the mixer's position to it and embedding.position to null"
+        yield from refuse_turning(knobs["position"])
         if not knobs["strides"]:
             yield "strides wants one number for each convolution"
 
@@ -78,7 +77,7 @@ class LogMel(nn.Module):
         return self._out(batch["lengths"]) * (batch["lengths"] > 0) if "lengths" in batch else None  # type: ignore[no-any-return]
 
     def forward(self, batch: dict[str, Tensor], context: Context) -> Tensor:
-        x, length_B = batch["frames"].mT.to(self.convolutions[0].weight.dtype), batch.get("lengths")  # type: ignore[union-attr, arg-type]
+        x, length_B = batch["frames"].mT.to(context.dtype or self.convolutions[0].weight.dtype), batch.get("lengths")  # type: ignore[arg-type]
         if x.shape[1] != self.mels:
             raise UserError(f"the model reads {self.mels} mel bands, the data gives {x.shape[1]}")
         for convolution in self.convolutions:
@@ -89,8 +88,4 @@ class LogMel(nn.Module):
         x_BTD = context.hide(x.mT)
         if length_B is not None:
             context.segments_BT = real_positions(length_B, x_BTD.shape[1])
-        context.settle(x_BTD)
-        if self.position is not None:
-            x_BTD = x_BTD + self.position(context.positions_BT).to(x_BTD.dtype)
-        x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
-        return self.dropout(x_BTD, context)
+        return placed(self, x_BTD, context)

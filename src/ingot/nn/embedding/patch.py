@@ -14,23 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ...core.axes import label
 from ...core.errors import UserError
 from ...core.parts import Fraction, Positive, Slot, Spec, part
 from ...core.seams import Field
 from ..context import Context
 from ..dropout import Dropout
-
-
-class ClassToken(nn.Module):
-    """A learned vector in front of the patches."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width))
-        nn.init.normal_(self.weight, std=0.02)
-        label(self, "weight", "width", role="embedding")
+from ..vector import Vector
+from ._placed import placed, refuse_turning
 
 
 @part
@@ -54,7 +46,7 @@ class Patch(nn.Module):
         self.leading = int(class_token)
         self.longest = self.leading + self.size[0] * self.size[1]
         self.project = linear.build(inputs=C * patch * patch, outputs=width, bias=bias, axes=("width", "patch"), role="embedding")
-        self.first = ClassToken(width) if class_token else None
+        self.first = Vector(width) if class_token else None
         self.position = position.build(width=width, sequence=self.longest, grid=self.size, leading=self.leading) if position else None
         self.norm = norm.build(width=width) if norm else None
         self.dropout = Dropout(dropout)
@@ -63,9 +55,8 @@ class Patch(nn.Module):
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
-        position, channels = knobs["position"], knobs["channels"]
-        if position is not None and not getattr(position.target, "additive", False):
-            yield f"position {position.name!r} turns queries and keys; set the mixer's position to it and embedding.position to null"
+        channels = knobs["channels"]
+        yield from refuse_turning(knobs["position"])
         if knobs["image"] is not None and knobs["image"] % knobs["patch"]:
             yield f"patches of {knobs['patch']} do not divide an image of {knobs['image']}"
         for name in ("mean", "std"):
@@ -100,15 +91,22 @@ class Patch(nn.Module):
         return image.view(B, C, H // p, p, W // p, p).permute(0, 2, 4, 1, 3, 5).reshape(B, (H // p) * (W // p), C * p * p)
 
     def forward(self, batch: dict[str, Tensor], context: Context) -> Tensor:
-        x_BTD: Tensor = context.hide(self.project(self.values(batch)))
+        values = self.values(batch)
+        x_BTD: Tensor = context.hide(self.project(values if context.dtype is None else values.to(context.dtype)))
         if self.first is not None:
             x_BTD = torch.cat([self.first.weight.to(x_BTD.dtype).expand(len(x_BTD), 1, -1), x_BTD], dim=1)
+        if self.position is None or self.grid(batch) == self.size:
+            return placed(self, x_BTD, context)
         context.settle(x_BTD)
-        if self.position is not None:
-            x_BTD = x_BTD + self.position(context.positions_BT).to(x_BTD.dtype)
-        if self.norm is not None:
-            x_BTD = self.norm(x_BTD)
-        return self.dropout(x_BTD, context)
+        x_BTD = x_BTD + self.between(self.grid(batch)).to(x_BTD.dtype)
+        return self.dropout(x_BTD if self.norm is None else self.norm(x_BTD), context)
+
+    def between(self, grid: tuple[int, ...]) -> Tensor:
+        """(1, T, D): positions of an image of another size, between those that are known (section 3.2; bicubic)."""
+        known_1TD = self.position(torch.arange(self.longest, device=self.mean.device)[None])  # type: ignore[misc]
+        front, table = known_1TD[:, : self.leading], known_1TD[:, self.leading :].unflatten(1, self.size).permute(0, 3, 1, 2)
+        found = F.interpolate(table.to(torch.promote_types(table.dtype, torch.float32)), size=grid, mode="bicubic", align_corners=False)
+        return torch.cat([front.to(found.dtype), found.flatten(2).mT], dim=1)
 
     def extra_repr(self) -> str:
         return f"patch={self.patch}, size={self.size}, channels={self.channels}"

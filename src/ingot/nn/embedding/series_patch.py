@@ -26,6 +26,7 @@ from ...core.parts import Fraction, Positive, Slot, Spec, part
 from ...core.seams import Field
 from ..context import Context
 from ..dropout import Dropout
+from ._placed import placed, refuse_turning
 
 SMALLEST = 1e-5  # added to a channel's variance
 
@@ -65,9 +66,8 @@ class SeriesPatch(nn.Module):
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
-        position, length = knobs["position"], knobs["length"]
-        if position is not None and not getattr(position.target, "additive", False):
-            yield f"position {position.name!r} turns queries and keys; set the mixer's position to it and embedding.position to null"
+        length = knobs["length"]
+        yield from refuse_turning(knobs["position"])
         if length is not None and length < knobs["patch"]:
             yield f"a patch of {knobs['patch']} does not fit into a series of {length}"
 
@@ -121,7 +121,7 @@ class SeriesPatch(nn.Module):
         return z_BCL[:, :, z_BCL.shape[2] - used :].unfold(2, self.patch, self.stride).flatten(1, 2)
 
     def forward(self, batch: dict[str, Tensor], context: Context) -> Tensor:
-        values_BTP = self.values(batch).to(self.project.weight.dtype)
+        values_BTP = self.values(batch).to(context.dtype or self.project.weight.dtype)
         if "blanked" in batch:  # positions whose values, and not whose vectors, an objective hides
             values_BTP = values_BTP.masked_fill(batch["blanked"][..., None], 0.0)
         x_BTD: Tensor = context.hide(self.project(values_BTP))
@@ -131,12 +131,7 @@ class SeriesPatch(nn.Module):
             context.positions_BT = (place_T % N).expand(len(x_BTD), -1)
             context.segments_BT = (place_T // N + 1).int().expand(len(x_BTD), -1)
             context.even = C
-        context.settle(x_BTD)
-        if self.position is not None:
-            x_BTD = x_BTD + self.position(context.positions_BT).to(x_BTD.dtype)
-        if self.norm is not None:
-            x_BTD = self.norm(x_BTD)
-        return self.dropout(x_BTD, context)
+        return placed(self, x_BTD, context)
 
     def extra_repr(self) -> str:
         return f"patch={self.patch}, stride={self.stride}, size={self.size}"

@@ -19,6 +19,7 @@ from ...core.errors import UserError
 from ...core.parts import Fraction, NonNegative, Positive, Slot, part
 from ..context import Context
 from ..dropout import Dropout
+from ._placed import refuse_turning
 
 
 class Types(nn.Module):
@@ -59,9 +60,7 @@ class Token(nn.Module):
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
-        position = knobs["position"]
-        if position is not None and not getattr(position.target, "additive", False):
-            yield f"position {position.name!r} turns queries and keys; set the mixer's position to it and embedding.position to null"
+        yield from refuse_turning(knobs["position"])
 
     def grid(self, batch: dict[str, Tensor]) -> tuple[int, ...]:
         """(T,)."""

@@ -102,13 +102,13 @@ class Waveform(nn.Module):
         """Positions that are not padding."""
         return self._out(batch["lengths"]).clamp(min=0) if "lengths" in batch else None  # type: ignore[no-any-return]
 
-    def stem(self, batch: dict[str, Tensor]) -> Tensor:
-        """z before its norm, (B, T, C)."""
+    def stem(self, batch: dict[str, Tensor], dtype: torch.dtype | None = None) -> Tensor:
+        """z before its norm, (B, T, C). dtype: what the convolutions compute in, that of their weights when not given."""
         length_B: Tensor | None = batch.get("lengths")
         x = batch["waveform"].to(self.convolutions[0].weight.dtype)  # type: ignore[union-attr, arg-type]
         if self.normalize:
             x = _normalized(x, length_B)
-        x = x[:, None]
+        x = x[:, None].to(dtype or x.dtype)
         for index, convolution in enumerate(self.convolutions):
             x = convolution(x)
             length_B = None if length_B is None else convolution.out(length_B)  # type: ignore[operator]
@@ -116,7 +116,7 @@ class Waveform(nn.Module):
         return _scaled(x, self.gradient).mT if self.gradient != 1 else x.mT
 
     def forward(self, batch: dict[str, Tensor], context: Context) -> Tensor:
-        z_BTC = self.stem(batch)
+        z_BTC = self.stem(batch, context.dtype)
         z_BTC = z_BTC if self.project_norm is None else self.project_norm(z_BTC)
         context.shared["stem"] = (z_BTC,)
         x_BTD: Tensor = context.hide(self.stem_dropout(self.project(z_BTC), context))

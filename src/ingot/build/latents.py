@@ -1,0 +1,165 @@
+"""Latents of frozen encoders (data/annotate/latents.py): computed over every row of a stage's data on entering it, kept by content.
+
+    cache/latents/<hash of encoders and source>/<key>.npy      a row for each row of the source, whole sources, held-out rows too
+
+The encoders do not change, so what is missing is found again whenever it is needed; a checkpoint need not remember anything.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..core.errors import RunError, UserError
+from ..core.evaluating import evaluating
+from ..core.parts import Spec, plain
+from ..core.recipe import Recipe, load
+from ..core.resolve import resolve, spec
+from ..data.source._fingerprint import digest
+from .rows import fields_of
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+def find_latents(run: Run, chosen: Spec, index: int) -> str:
+    """Give the rows of a stage's data their latents; a sentence for the ledger. Collective."""
+    found, made = _sources(run, index), 0
+    names = [digest("latents", 1, chosen.data(), [_content(one.start) for one in chosen.knobs["encoders"].values()], source.identity) for source in found]
+    folders = [Path(run.data_section(index).cache) / "latents" / name for name in names]
+    wanted = [(source, folder) for source, folder in zip(found, folders, strict=True) if not folder.is_dir()]
+    if wanted and run.layout.rank == 0:
+        encoders = {name: frozen(run, index, name, one) for name, one in chosen.knobs["encoders"].items()}
+        for source, folder in wanted:
+            _keep(_encoded(run, source, encoders, chosen.knobs), folder)
+    made = len(wanted)
+    run.layout.barrier()
+    data = run.data_of(index)
+    for source, folder in zip(found, folders, strict=True):
+        source.hold({path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(folder.glob("*.npy"))})
+    for stream in (data.train, *data.validation.values(), *data.plain.values()):
+        stream._fields = None
+    return f"{chosen.name} of {', '.join(chosen.knobs['encoders'])} {'found' if made else 'reused'} for {sum(map(len, found))} rows: {folders[0].parent}"
+
+
+def _sources(run: Run, index: int) -> list[Any]:
+    """The distinct sources of a stage's data, whole, not augmented."""
+    data, found = run.data_of(index), {}
+    for stream in (*data.plain.values(), *data.validation.values()):
+        for source in stream.sources.values():
+            inner = getattr(source, "source", source)
+            if not hasattr(inner, "hold"):
+                raise UserError(f"stages.{index}.annotate: latents are kept of rows such as images and sounds; {type(inner).__name__} gives none")
+            found.setdefault(inner.identity, inner)
+    return list(found.values())
+
+
+def _content(start: str | None) -> list[Any]:
+    """What tells one frozen encoder from another."""
+    if start is None:
+        return []
+    folder = Path(start.removeprefix("hf:"))
+    if not folder.is_dir():
+        return [start]
+    newest = max(folder.glob("checkpoints/step-*/manifest.json"), default=folder / "manifest.json")
+    return [start, newest.read_text(encoding="utf-8") if newest.is_file() else sorted((path.name, path.stat().st_size) for path in folder.glob("*.safetensors"))]
+
+
+def frozen(run: Run, index: int, name: str, one: Any) -> Any:
+    """The model of an encoder, never trained. Raises UserError where it is not there or not as wide as said."""
+    if one.start is None:
+        model = _random(run, index, one)
+    elif one.start.startswith("hf:"):
+        model = _hugging_face(run, index, one.start.removeprefix("hf:"))
+    else:
+        model = _of_run(run, one.start)
+    width = int(model.encoder.width)
+    if width != one.width:
+        raise UserError(f"stages.{index}.annotate: the encoder {name!r} gives latents of {width}, not of {one.width}")
+    return model.to(run.device).requires_grad_(False)
+
+
+def _random(run: Run, index: int, one: Any) -> Any:
+    from ..model.graph import Model
+    from .graph import _encoder
+    from .schema import TowerSection
+
+    shared = {"width": one.width, "vocabulary": run.vocabulary, "sequence": run.data_section(index).sequence, "fields": fields_of(run.data_section(index), Path.cwd())}
+    embedding, encoder = _encoder(TowerSection(width=one.width, embedding=one.embedding, encoder=one.encoder), shared)
+    model = Model(embedding=embedding, encoder=encoder, objective=nn.Identity())
+    run.initializer.apply(model, seed=run.section.seed)
+    return model
+
+
+def _hugging_face(run: Run, index: int, folder: str) -> Any:
+    from ..convert.hf import load_into, locate, read_section
+    from .graph import build_model
+    from .schema import Graph
+
+    section, extra = read_section(locate(folder))
+    graph = resolve(Recipe(section), Graph)
+    model = build_model(graph, vocabulary=extra["vocabulary"], sequence=extra["sequence"], specials={}, dtype=torch.float32, fields=fields_of(run.data_section(index), Path.cwd()))
+    load_into(model, plain(graph), locate(folder))
+    return model
+
+
+def _of_run(run: Run, path: str) -> Any:
+    from .check import resolve_run
+    from .run import Run
+
+    folder, checkpoint = Path(path), None
+    if folder.parent.name == "checkpoints" and (folder / "manifest.json").is_file():
+        checkpoint, folder = folder, folder.parent.parent
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(f"no run at {path!r} to take an encoder from")
+    section = resolve_run(load(folder / "recipe.yaml"))
+    section.device, section.precision, section.layout = run.section.device, run.section.precision, spec("parallel.layout", "single")
+    other = Run(section, folder)
+    if other.load_weights(checkpoint) is None:
+        raise UserError(f"the run {path!r} has no whole checkpoint to take an encoder from")
+    if other.has_text and "tokens" in other.model.embedding.reads and other.tokenizer.identity != run.tokenizer.identity:
+        raise UserError(f"the encoder of {path!r} reads the ids of another tokenizer; set data.tokenizer to that one's")
+    return other.model
+
+
+@torch.no_grad()
+def _encoded(run: Run, source: Any, encoders: dict[str, Any], knobs: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Latents and plain numbers of every row, and which rows can be used."""
+    from ..nn.pooling import pooled
+
+    raw = copy.copy(source)
+    raw.held = {}
+    pieces: dict[str, list[np.ndarray]] = {}
+    for start in range(0, len(raw), knobs["batch"]):
+        ids = np.arange(start, min(start + knobs["batch"], len(raw)))
+        rows = raw.rows(ids, ids)
+        batch = {key: torch.from_numpy(np.ascontiguousarray(value)).to(run.device) for key, value in rows.items()} | {"key": run.key()}
+        found = {"usable": rows["rows"] >= 0} | {key: value for key, value in rows.items() if key != "rows" and value.ndim == 1}
+        for name, model in encoders.items():
+            one = knobs["encoders"][name]
+            with evaluating(model):
+                h_BTD, context = model.encoded(batch, causal=one.causal)
+                found[f"latent_{name}"] = pooled(h_BTD, context, one.pooling, int(getattr(model.embedding, "leading", 0))).float().cpu().numpy()
+        for key, value in found.items():
+            pieces.setdefault(key, []).append(value)
+    return {key: np.concatenate(values) for key, values in pieces.items()}
+
+
+def _keep(columns: dict[str, np.ndarray], folder: Path) -> None:
+    aside = folder.with_name(f"{folder.name}.aside-{os.getpid()}")
+    try:
+        aside.mkdir(parents=True, exist_ok=True)
+        for key, values in columns.items():
+            np.save(aside / f"{key}.npy", values, allow_pickle=False)
+        os.replace(aside, folder)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if not folder.is_dir():
+            raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from None
