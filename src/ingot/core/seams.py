@@ -98,7 +98,9 @@ class RowSource(Protocol):
     seconds_per_row (a row's length of audio) · identity (hash of the content) · notices() -> list of events since the last call,
     such as rows that were passed over · augmented(augments, views, seed) -> the same rows, augmented · texts() -> texts a tokenizer
     is trained on, and with_tokenizer(tokenizer, sequence) -> the same rows with tokens · known_fields(knobs) -> fields or None, a
-    static method: what a recipe says without reading data. data/source/_rows.py has the common part of such a source.
+    static method: what a recipe says without reading data · lengths() of all rows, size of one, hop, cut_to(longest) and
+    trimmed(batch, longest): for rows of similar length to stand together (data.bucket) · hold(columns): give these instead of what is
+    stored. data/source/_rows.py has the common part of such a source.
     """
 
     def __len__(self) -> int: ...
@@ -109,10 +111,11 @@ class RowSource(Protocol):
 class Augment(Protocol):
     """data.augment. reads: the key it changes. __call__(value, draw): one row's value (an image as (H, W, C) uint8), any shape out.
 
-    With ``mixes = True`` instead mix(row, other, draw): a finished row with another row of the same source.
+    With ``mixes = True`` instead mix(row, other, draw): a finished row with another row of the same source; reads is None where the keys
+    are known only when training begins. Optional: of_view(view), the augment for one of several looks, and field_of_view(field, view).
     """
 
-    reads: str
+    reads: str | None
 
     def __call__(self, value: np.ndarray, draw: np.random.Generator) -> np.ndarray: ...
 
@@ -121,6 +124,8 @@ class Annotator(Protocol):
     """data.annotate. key: of the column. values(x, rate): (F, M) of a whole clip, or, where ``layer`` is set, the model's own are taken ·
     fit(values): what assignment needs · assign(values, fitted) -> (F,) · hop(knobs, rate, stride), known_fields(knobs, samples, rate,
     stride), static: samples between two entries, and what rows get. build/annotate.py runs it on entering a stage and keeps what it found.
+
+    With ``whole_rows = True`` it looks at rows of any kind through frozen encoders, and rows then hold what it found: see latents.
     """
 
     key: str
