@@ -57,6 +57,28 @@ def test_fit_by_group(points: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(found["fits"]) == {"x", "y"}
 
 
+@pytest.fixture(scope="module")
+def curves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three schedules of a law that knows S_1 alone, warm-up ended at step 100."""
+    path, step = tmp_path_factory.mktemp("curves") / "curves.csv", np.arange(100.0, 4000.0, 100.0)
+    rows = []
+    for name, lr in (("flat", np.full(len(step), 1e-3)), ("falling", np.linspace(1e-3, 1e-4, len(step))), ("drop", np.where(step < 2000, 1e-3, 2e-4))):
+        area = 0.05 + np.concatenate([[0.0], np.cumsum(50 * (lr[1:] + lr[:-1]))])
+        rows += [f"{name},{s:.0f},{e!r},{2.5 + 0.8 * a**-0.5!r}" for s, e, a in zip(step, lr.tolist(), area.tolist())]
+    path.write_text("\n".join(["schedule,step,lr,loss", *rows]) + "\n")
+    return path
+
+
+def test_fit_a_law_of_curves_as_its_paper_does_and_hold_out_a_schedule(curves: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("fit", "multi_power", str(curves), "--columns", "run=schedule", "--no-backtest", "--knob", "fit=paper")
+    assert main([*words, "--hold-out", "schedule!=flat"]) == 0
+    shown = capsys.readouterr().out
+    assert "held out falling: 39 points" in shown and "no intervals" in shown
+    assert {one["run"]: one["n"] for one in answer(capsys, *words, "--hold-out", "schedule!=flat")["held_out"]} == {"": 78, "falling": 39, "drop": 39}
+    # The rest of a run is told from all of its rates, also of the steps that were fitted; else its sum of rates would begin anew.
+    assert answer(capsys, *words, "--hold-out", "step>2500")["held_out"][0]["mean"] < 0.005
+
+
 def test_predict_a_budget(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, "predict", str(saved), "--budget", "1e22flops")
     assert found["low"] < found["value"] < found["high"]

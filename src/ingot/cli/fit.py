@@ -7,6 +7,7 @@ $ ingot fit chinchilla points.csv --columns tokens=flop/6/params --save fit.json
 $ ingot fit chinchilla points.csv --columns tokens=flop/6/params --without-highest 5 --interval bootstrap --draws 4000
 $ ingot fit data_mixing mixtures.csv.gz --where model=70M --where step=30000 --by valid_domain --save fits.json
 $ ingot fit multi_power curves.csv --columns run=schedule --where model_millions=25
+$ ingot fit multi_power curves.csv --columns run=schedule --knob fit=paper --hold-out schedule=cosine_72000
 $ ingot fit chinchilla runs/sweep --hold-out 'flop>1e15' --report fit.html
 """
 
@@ -111,14 +112,41 @@ def _predicted(one: Any, rest: Any, arguments: argparse.Namespace, output: Outpu
     if rest is None:
         return []
     if one.law.curve:
-        off = [float(value) for value in one(rest) / rest[one.law.output] - 1]
-        return [{"n": len(off), "mean": sum(map(abs, off)) / len(off), "worst": max(map(abs, off))}]
+        return _predicted_curves(one, rest, output)
     from ..race.fit_page import predicted
 
     found = predicted(one, rest)
     output.print(*(f"held out at {row['x']:.3g}: predicted {row['predicted']:.4f} ({row['low']:.4f} to {row['high']:.4f}), measured {row['seen']:.4f}, {row['error']:+.2%}" if row["x"] else
                    f"held out: predicted {row['predicted']:.4f}, measured {row['seen']:.4f}, {row['error']:+.2%}" for row in found[:12]))  # fmt: skip
     return found
+
+
+def _predicted_curves(one: Any, rest: Any, output: Output) -> list[dict[str, Any]]:
+    """All rows held out together, then by run where there are several."""
+    guess, seen = _along(one, rest), rest[one.law.output]
+    runs = list(dict.fromkeys(rest["run"].tolist())) if "run" in rest else []
+    found = []
+    for name, rows in [("", seen == seen), *((str(run), rest["run"] == run) for run in runs if len(runs) > 1)]:
+        off, spread = guess[rows] - seen[rows], ((seen[rows] - seen[rows].mean()) ** 2).sum()
+        error = abs(off / seen[rows])
+        found.append({"run": name, "n": len(off), "mean": float(error.mean()), "worst": float(error.max()), "r2": float(1 - (off**2).sum() / spread) if spread else None})
+        output.print(f"held out{f' {name}' if name else ''}: {len(off)} points, mean error {error.mean():.2%}, worst {error.max():.2%}" +
+                     (f", R2 {found[-1]['r2']:.4f}" if spread else ""))  # fmt: skip
+    return found
+
+
+def _along(one: Any, rest: Any) -> Any:
+    """Predictions of the rows held out, each after all rows of its run that come before it, also those that were fitted."""
+    import numpy as np
+
+    from ..scaling.table import take
+
+    names = [name for name in ("run", *one.law.inputs) if name in rest]
+    whole = {name: np.concatenate([one.table[name], rest[name]]) for name in names}
+    order = np.argsort(whole["step"], kind="stable")
+    guess = np.empty(len(order))
+    guess[order] = one(take(whole, order))
+    return guess[-len(rest["step"]):]
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -28,6 +28,8 @@ from .table import Table, read, rename, size, take
 HUBER = 1.345
 """Threshold in robust standard deviations where a law publishes none: 95 % efficient for normal errors (Huber 1964)."""
 
+OWN = "fitted as its paper does, which stops before the objective is lowest: no intervals"
+
 
 @dataclass
 class Fit:
@@ -136,12 +138,17 @@ def fit(
     fixed:    coefficients that are known.   prior: coefficient -> (value, deviation), in natural units (relative deviation for positive ones).
     delta:    Huber threshold on the residual; by default the law's published one, else 1.345 robust deviations.
     interval: how intervals are found (see ``ingot.scaling.interval``).   draws: bootstrap draws kept for predictions.
+    A form that is fitted as its paper does (`multi_power` with the knob ``fit: paper``) has neither intervals nor draws, and a doubt says so.
     Raises UserError for missing columns, too few rows, or values that have no logarithm.
     """
     table = rename(read(data) if isinstance(data, str | Path) else dict(as_table(data)), columns or {})
     law = _law(form, table, knobs or {})
     table = _usable(law, table)
     law = build(form, table, knobs)
+    if law.by_paper:
+        if fixed or prior:
+            raise UserError(f"fitted as its paper does, {form} takes neither fixed coefficients nor priors")
+        interval, draws = "none", 0
     problem = _problem(law, table, fixed or {}, prior or {})
     problem, best = _minimize(problem, delta if delta is not None else law.delta)
     theta_P, rng = best.theta_KP[0], np.random.default_rng(seed)
@@ -150,7 +157,7 @@ def fit(
     scale_n = law.scale(table)
     held = run_backtest(problem, scale_n, np.asarray(table["run"]) if "run" in table else None) if backtest else None
     r_n = problem.y_n - law.predict(theta_P[None], problem.x)[0]
-    doubts = [*of_table(table, law.output), *of_fit(law, theta_P, intervals, fixed or {}, r_n, scale_n, bool(best.converged_K[0])),
+    doubts = [*([OWN] if law.by_paper else ()), *of_table(table, law.output), *of_fit(law, theta_P, intervals, fixed or {}, r_n, scale_n, bool(best.converged_K[0])),
               *(uneven(law, intervals, draws_KP, level) if interval == "profile" else ())]  # fmt: skip
     return Fit(
         form=form, knobs=dict(knobs or {}), estimates=_named(law, law.natural(theta_P)), intervals=intervals, level=level, theta=theta_P, draws=draws_KP,

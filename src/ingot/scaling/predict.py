@@ -288,6 +288,8 @@ def continued(sofar: Mapping[str, Any], plan: Mapping[str, Any], *, law: str = "
     form = build(law, table, knobs)
     if not form.curve:
         raise UserError(f"{law} is no law of whole training curves; take multi_power or annealing")
+    if form.by_paper:
+        raise UserError(f"a single curve that has not annealed yet wants priors, which {law} does not take when it is fitted as its paper does")
     if size(table) < len(form.coefficients) + 5:
         raise UserError(f"{size(table)} points of the curve are too few to extrapolate; {len(form.coefficients) + 5} are needed")
     problem, best = _minimize(_problem(form, table, {}, _guide(law, form, like, float(table["lr"].max()))), form.delta)

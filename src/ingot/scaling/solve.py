@@ -174,8 +174,11 @@ def from_all_starts(problem: Problem, *, y_Kn: np.ndarray | None = None, w_Kn: n
     """The best of many starts for each of K data sets (one, when y_Kn and w_Kn are left out).
 
     All starts take a few steps; the `keep` best go on to the end. start_SP: instead of the form's own.
+    A form that is fitted as its paper does ends where that ends.
     """
     K = len(y_Kn) if y_Kn is not None else len(w_Kn) if w_Kn is not None else 1
+    if problem.form.by_paper:
+        return _by_paper(problem, K, y_Kn, w_Kn)
     starts_SP = problem.form.starts(problem.x, problem.y_n) if start_SP is None else start_SP
     if problem.free_P is not None and problem.prior is not None:
         starts_SP = np.where(problem.free_P, starts_SP, problem.prior[0])
@@ -188,3 +191,13 @@ def from_all_starts(problem: Problem, *, y_Kn: np.ndarray | None = None, w_Kn: n
         pick = int(np.argmin(fine.objective_K))
         best.append((fine.theta_KP[pick], fine.objective_K[pick], fine.converged_K[pick]))
     return Solution(*(np.array(column) for column in zip(*best)))
+
+
+def _by_paper(problem: Problem, K: int, y_Kn: np.ndarray | None, w_Kn: np.ndarray | None) -> Solution:
+    form, n = problem.form, len(problem.y_n)
+    own_w_n = np.ones(n) if problem.w_n is None else problem.w_n
+    y_Kn, w_Kn = (np.broadcast_to(own, (K, n)) if given is None else given for own, given in ((problem.y_n, y_Kn), (own_w_n, w_Kn)))
+    delta_K = np.broadcast_to(np.asarray(problem.delta, float).reshape(-1), K)
+    theta_KP = np.array([form.own(problem.x, y_n, w_n, float(delta)) for y_n, w_n, delta in zip(y_Kn, w_Kn, delta_K)])
+    objective_K = (w_Kn * huber(y_Kn - form.predict(theta_KP, problem.x), delta_K[:, None])).sum(1)
+    return Solution(theta_KP, objective_K, np.ones(K, bool))

@@ -49,6 +49,7 @@ class Form:
 
     inputs: columns read.  output: column fitted.  residual: "log" or "linear".  delta: Huber threshold as published, None: from the data.
     curve: rows are points of whole training curves, in order, and the law depends on all that went before.   mixture: inputs are shares.
+    by_paper: coefficients come from `own`, the procedure of the law's paper, and not from the lowest objective, around which intervals are.
     """
 
     inputs: Sequence[str] = ()
@@ -57,6 +58,7 @@ class Form:
     delta: float | None = None
     curve = False
     mixture = False
+    by_paper = False
     coefficients: Sequence[Coefficient] = ()
 
     def prepare(self, table: Columns) -> dict[str, np.ndarray]:
@@ -79,6 +81,10 @@ class Form:
 
     def starts(self, x: Mapping[str, Any], y_n: np.ndarray) -> np.ndarray:
         """(S, P) places from which to start; y on the residual scale."""
+        raise NotImplementedError
+
+    def own(self, x: Mapping[str, Any], y_n: np.ndarray, w_n: np.ndarray, delta: float) -> np.ndarray:
+        """(P,) where the procedure of the law's paper ends. Must be deterministic."""
         raise NotImplementedError
 
     def scale(self, table: Columns) -> np.ndarray | None:
