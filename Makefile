@@ -14,7 +14,7 @@ quickstart: .venv/ready
 	$(BIN)/ingot report $(RUN)
 
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .
