@@ -27,7 +27,7 @@ types: .venv/ready-dev
 	@touch $@
 
 .venv/ready-dev: pyproject.toml constraints.txt .ci/environment
-	PYTHON=$(PYTHON) .ci/environment dev,hf,data,report,scaling
+	PYTHON=$(PYTHON) .ci/environment dev,hf,data,vision,audio,report,scaling
 	@touch $@ .venv/ready
 
 clean:
