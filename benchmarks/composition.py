@@ -48,6 +48,7 @@ def measure(arguments: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(1)
+    _matrix.COMPILER = arguments.compiler
     results, deadline = read(), time.monotonic() + 60 * arguments.budget
     wanted = list(arguments.columns.split(",") if arguments.columns else _matrix.COLUMNS)
 
@@ -86,6 +87,7 @@ def main() -> None:
     parser.add_argument("--columns", default="", help="some columns, with commas")
     parser.add_argument("--budget", type=float, default=170.0, help="minutes")
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--compiler", default="inductor", help="backend of the column compile; aot_eager takes a tenth of the time")
     parser.add_argument("--defects", action="store_true")
     parser.add_argument("--pairs", action="store_true", help="the tables of pairs afresh")
     parser.add_argument("--write-docs", action="store_true")

@@ -332,12 +332,16 @@ def compared(wanted: Trace, found: Trace) -> Cell:
     return Cell("tolerance" if largest else "equal", largest)
 
 
+COMPILER = "aot_eager"
+"""Dynamo and the ahead-of-time autograd, without generating code: what changes meaning, at a tenth of the time; "inductor" generates it."""
+
+
 @contextmanager
-def cheap_compiler() -> Iterator[None]:
-    """Dynamo and the ahead-of-time autograd, without generating code: what changes meaning, at a tenth of the time."""
+def compiler() -> Iterator[None]:
+    """COMPILER wherever a module is compiled."""
     before = nn.Module.compile
     torch._dynamo.reset()
-    nn.Module.compile = lambda self, *args, **options: before(self, *args, **{"backend": "aot_eager"} | options)  # type: ignore[method-assign]
+    nn.Module.compile = lambda self, *args, **options: before(self, *args, **{"backend": COMPILER} | options)  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -365,7 +369,7 @@ def cell_alone(setup: Setup, name: str, base: Callable[[], Trace], folder: Path)
         off = [key for key in wanted.tensors.keys() | found.tensors.keys() if key not in found.tensors or key not in wanted.tensors or not torch.equal(wanted.tensors[key], found.tensors[key])]
         return Cell("differs", reason=f"{len(off)} tensors are not the same to the bit, {sorted(off)[0]} among them") if off else Cell("equal")
     if name == "compile":
-        with cheap_compiler():
+        with compiler():
             found = trained(changed, folder / "a")
             found.gradients = gradients_of(changed, folder / "b")
     else:

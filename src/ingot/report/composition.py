@@ -30,7 +30,7 @@ The run has 7 rows a step, which neither two ranks nor micro-batches of 3 divide
 2 % (15 % for `clip`,
 `contrastive` and `self_distillation`, whose temperatures multiply the rounding of a similarity). *resume* stops after step 3 and a new run goes on from the checkpoint, optimizer state compared too. *grown* widens the model or puts
 blocks into it after step 2, optimizer state carried: the number is how far the loss moves. *fused backward* updates each weight inside
-the backward pass. *compile* is tracing and ahead-of-time differentiation, without generated code.
+the backward pass. *compile* is `torch.compile` with the code it generates for this machine.
 """
 
 
