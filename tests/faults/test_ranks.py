@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _launched import launched
 
 from ingot.train.checkpoint import Checkpoints, read_tensors
 
@@ -62,19 +59,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     assert spec is not None and spec.loader is not None
     shared = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(shared)
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "faults_across_ranks"
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "log").exists():
-            for seed, side in enumerate(("left", "right")):
-                shared.write_corpus(folder / side, seed=seed)
-            (folder / "launches.json").write_text(json.dumps(launches()))
-            path = os.pathsep.join(filter(None, [str(repository / "src"), os.environ.get("PYTHONPATH", "")]))
-            done = subprocess.run([sys.executable, str(WORKER), str(folder)], env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=580)
-            (folder / "log").write_text(done.stdout + done.stderr)
-    return folder
+    return launched("faults_across_ranks", tmp_path_factory, repository, WORKER, launches, lambda folder, seed: shared.write_corpus(folder, seed=seed), 580)
 
 
 def ended(place: Path) -> dict[int, tuple[int, float]]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _launched import launched
 from safetensors.torch import load_file
 
 from ingot.build.parity import TOLERANCE, worst_difference
@@ -97,19 +94,7 @@ def corpus(folder: Path, seed: int) -> None:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     """The folder of all launches' results; made once, also where several pytest processes share the tests."""
-    shared = tmp_path_factory.getbasetemp()
-    folder = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "whole_runs"
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "log").exists():
-            for seed, side in enumerate(("left", "right")):
-                corpus(folder / side, seed)
-            (folder / "launches.json").write_text(json.dumps(launches()))
-            path = os.pathsep.join(filter(None, [str(repository / "src"), os.environ.get("PYTHONPATH", "")]))
-            done = subprocess.run([sys.executable, str(WORKER), str(folder)], env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500)
-            (folder / "log").write_text(done.stdout + done.stderr)
-    return folder
+    return launched("whole_runs", tmp_path_factory, repository, WORKER, launches, corpus, 500)
 
 
 def facts(folder: Path, launch: str, job: str) -> dict[str, Any]:

@@ -20,9 +20,10 @@ from torch import nn
 from ..core.errors import RunError, UserError
 from ..core.evaluating import evaluating
 from ..core.parts import Spec, plain
-from ..core.recipe import Recipe, load
-from ..core.resolve import resolve, spec
+from ..core.recipe import Recipe
+from ..core.resolve import resolve
 from ..data.source._fingerprint import digest
+from .reference import run_at
 from .rows import fields_of
 
 if TYPE_CHECKING:
@@ -111,17 +112,7 @@ def _hugging_face(run: Run, index: int, folder: str) -> Any:
 
 
 def _of_run(run: Run, path: str) -> Any:
-    from .check import resolve_run
-    from .run import Run
-
-    folder, checkpoint = Path(path), None
-    if folder.parent.name == "checkpoints" and (folder / "manifest.json").is_file():
-        checkpoint, folder = folder, folder.parent.parent
-    if not (folder / "recipe.yaml").is_file():
-        raise UserError(f"no run at {path!r} to take an encoder from")
-    section = resolve_run(load(folder / "recipe.yaml"))
-    section.device, section.precision, section.layout = run.section.device, run.section.precision, spec("parallel.layout", "single")
-    other = Run(section, folder)
+    other, checkpoint = run_at(run, path, "an encoder", "single")
     if other.load_weights(checkpoint) is None:
         raise UserError(f"the run {path!r} has no whole checkpoint to take an encoder from")
     if other.has_text and "tokens" in other.model.embedding.reads and other.tokenizer.identity != run.tokenizer.identity:

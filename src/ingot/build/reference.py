@@ -1,4 +1,4 @@
-"""Another run's model beside a run's own: frozen, whole on every rank, reading the same token ids."""
+"""Another run beside a run's own, for its model: frozen, whole on every rank, reading the same token ids."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ if TYPE_CHECKING:
     from .run import Run
 
 
-def reference_model(run: Run, path: str) -> Any:
-    """The model of the run or checkpoint at `path`, in evaluation mode. Raises UserError where it cannot judge this run's rows."""
+def run_at(run: Run, path: str, wanted: str, layout: str) -> tuple[Run, Path | None]:
+    """The run at `path`, on this run's device and in a layout, and the checkpoint that `path` names, if it names one. Raises UserError."""
     from .run import Run
 
     folder, checkpoint = Path(path), None
     if folder.parent.name == "checkpoints" and (folder / "manifest.json").is_file():
         checkpoint, folder = folder, folder.parent.parent
     if not (folder / "recipe.yaml").is_file():
-        raise UserError(f"no run at {path!r} to take the reference from")
+        raise UserError(f"no run at {path!r} to take {wanted} from")
     section = resolve_run(load(folder / "recipe.yaml"))
-    section.device, section.precision = run.section.device, run.section.precision
-    section.layout = spec("parallel.layout", "replicate" if run.layout.ranks > 1 else "single")
-    other = Run(section, folder)
+    section.device, section.precision, section.layout = run.section.device, run.section.precision, spec("parallel.layout", layout)
+    return Run(section, folder), checkpoint
+
+
+def reference_model(run: Run, path: str) -> Any:
+    """The model of the run or checkpoint at `path`, in evaluation mode. Raises UserError where it cannot judge this run's rows."""
+    other, checkpoint = run_at(run, path, "the reference", "replicate" if run.layout.ranks > 1 else "single")
     if other.tokenizer.identity != run.tokenizer.identity:
         raise UserError(f"the reference {path!r} has another tokenizer: its losses are not of the same tokens")
-    if section.model.objective.name != run.objective_spec.name:
-        raise UserError(f"the reference {path!r} was trained on {section.model.objective.name!r}, this run is on {run.objective_spec.name!r}")
+    if other.section.model.objective.name != run.objective_spec.name:
+        raise UserError(f"the reference {path!r} was trained on {other.section.model.objective.name!r}, this run is on {run.objective_spec.name!r}")
     if other.load_weights(checkpoint) is None:
         raise UserError(f"the reference run {path!r} has no whole checkpoint yet")
     return other.model.eval().requires_grad_(False)
