@@ -18,6 +18,7 @@ test: lint types
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 
 types: .venv/ready-dev
 	$(BIN)/mypy

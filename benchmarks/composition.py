@@ -37,7 +37,12 @@ def read() -> Results:
 
 def write(results: Results) -> None:
     aside = RESULTS.with_suffix(".new")
-    lines = (f" {json.dumps(part)}: {{\n" + ",\n".join(f"  {json.dumps(name)}: {json.dumps(cell)}" for name, cell in sorted(cells.items())) + "\n }" for part, cells in sorted(results.items()))
+    lines = (
+        f" {json.dumps(part)}: {{\n"
+        + ",\n".join(f"  {json.dumps(name)}: {json.dumps(cell)}" for name, cell in sorted(cells.items()))
+        + "\n }"
+        for part, cells in sorted(results.items())
+    )
     aside.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     os.replace(aside, RESULTS)
 
@@ -59,7 +64,10 @@ def measure(arguments: argparse.Namespace) -> None:
     def say(part: Any, name: str, cell: Any) -> None:
         results.setdefault(part.name, {})[name] = cell.as_dict()
         write(results)
-        print(f"{part.name:<32} {name:<15} {cell.verdict:<10} {'' if cell.measured is None else format(cell.measured, '.0e'):<7} {cell.reason[:150]}", flush=True)
+        print(
+            f"{part.name:<32} {name:<15} {cell.verdict:<10} {'' if cell.measured is None else format(cell.measured, '.0e'):<7} {cell.reason[:150]}",
+            flush=True,
+        )
 
     rows = []
     for part in _matrix.parts():
@@ -138,8 +146,12 @@ def pairs() -> dict[str, dict[str, dict[str, str]]]:
         return outcome(lambda: routers.test_trains_under_every_norm_placement(case, placement, suite.randomize, suite.batches.batch))
 
     return {
-        "An optimizer and a linear": {case.name: {name: optimized(case, name) for name in parts_in("nn.linear")} for case in suite.cases("optim") if not case.number},
-        "A router and a placement of norms": {case.name: {name: routed(case, name) for name in parts_in("nn.block")} for case in suite.cases("nn.router") if not case.number},
+        "An optimizer and a linear": {
+            case.name: {name: optimized(case, name) for name in parts_in("nn.linear")} for case in suite.cases("optim") if not case.number
+        },
+        "A router and a placement of norms": {
+            case.name: {name: routed(case, name) for name in parts_in("nn.block")} for case in suite.cases("nn.router") if not case.number
+        },
     }
 
 

@@ -51,7 +51,9 @@ def keyword_baseline(path: Path) -> dict[str, float]:
     result = {}
     for name, rows in (("backward", scores), ("forward", [list(column) for column in zip(*scores, strict=True)])):
         for k in (1, 10):
-            result[f"{name}_R@{k}"] = statistics.mean(expected_hit(row, [concept == own for concept in concepts], k) for row, own in zip(rows, concepts, strict=True))
+            result[f"{name}_R@{k}"] = statistics.mean(
+                expected_hit(row, [concept == own for concept in concepts], k) for row, own in zip(rows, concepts, strict=True)
+            )
     return result
 
 
@@ -59,7 +61,13 @@ def trained(recipe: str, seed: int, budget: str, folder: Path) -> dict[str, floa
     """What retrieval finds at the end of a run."""
     import ingot
 
-    overrides = [f"seed={seed}", f"stages.0.budget={budget}", "evaluate.every=100%", f"data.cache={folder / 'cache'}", f"name={recipe}{seed}"]
+    overrides = [
+        f"seed={seed}",
+        f"stages.0.budget={budget}",
+        "evaluate.every=100%",
+        f"data.cache={folder / 'cache'}",
+        f"name={recipe}{seed}",
+    ]
     run = ingot.build(ingot.load_recipe(ROOT / f"recipes/image_text/{recipe}.yaml", overrides=overrides), runs=folder)
     run.train()
     found = next(iter(run.evaluate().values()))
@@ -78,7 +86,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         for recipe in options.recipes.split(","):
             runs = [trained(recipe, seed, options.budget, Path(place)) for seed in range(options.seeds)]
-            results[recipe] = {metric: {"mean": statistics.mean(run[metric] for run in runs), "seeds": [run[metric] for run in runs]} for metric in runs[0]}
+            results[recipe] = {
+                metric: {"mean": statistics.mean(run[metric] for run in runs), "seeds": [run[metric] for run in runs]} for metric in runs[0]
+            }
             print(recipe, results[recipe], flush=True)
     write(options.name, results)
 

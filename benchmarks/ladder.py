@@ -35,8 +35,19 @@ def main() -> None:
     worst = max(abs(one["error"]) for one in held)
     # Runs side by side share the machine, so that the hour is judged by their seconds over the two of them; a resumed ladder counts in full.
     seconds = max(answer["seconds"], answer["training_seconds"] / answer["jobs"])
-    results = {"seconds": seconds, "within_an_hour": seconds < LIMIT, "sizes": answer["sizes"], "decades": answer["decades"], "law": answer["law"], "estimates": answer["estimates"],
-               "held_out": held, "worst_error": worst, "within_1_percent": worst < 0.01, "inside_interval": all(one["inside"] for one in held), "rungs": answer["rows"]}  # fmt: skip
+    results = {
+        "seconds": seconds,
+        "within_an_hour": seconds < LIMIT,
+        "sizes": answer["sizes"],
+        "decades": answer["decades"],
+        "law": answer["law"],
+        "estimates": answer["estimates"],
+        "held_out": held,
+        "worst_error": worst,
+        "within_1_percent": worst < 0.01,
+        "inside_interval": all(one["inside"] for one in held),
+        "rungs": answer["rows"],
+    }
     if tiny:
         print(results)
     else:

@@ -58,7 +58,9 @@ class Timed:
 
         named = dict(knobs)
         with torch.device(given.device):
-            self.layer: nn.Module = spec("nn.linear", named.pop("name"), **named).build(inputs=inputs, outputs=outputs, bias=False, axes=("hidden", "width"), role="matrix")
+            self.layer: nn.Module = spec("nn.linear", named.pop("name"), **named).build(
+                inputs=inputs, outputs=outputs, bias=False, axes=("hidden", "width"), role="matrix"
+            )
             self.x = torch.randn(given.positions, inputs, dtype=DTYPES[given.dtype], requires_grad=True)
             self.g = torch.randn(given.positions, outputs, dtype=DTYPES[given.dtype])
         self.seconds: list[float] = []
@@ -107,12 +109,16 @@ def measure(inputs: int, outputs: int, given: argparse.Namespace) -> dict[str, d
     dense = timed["dense"].seconds
     return {
         label: {
-            "milliseconds": 1e3 * statistics.median(item.seconds), "ratio": statistics.median(mine / base for mine, base in zip(item.seconds, dense)),
-            "ratio_low": min(mine / base for mine, base in zip(item.seconds, dense)), "ratio_high": max(mine / base for mine, base in zip(item.seconds, dense)),
-            "rounds": given.rounds, "flops_ratio": flops[label] / flops["dense"], "trained_ratio": item.trained() / timed["dense"].trained(),
+            "milliseconds": 1e3 * statistics.median(item.seconds),
+            "ratio": statistics.median(mine / base for mine, base in zip(item.seconds, dense)),
+            "ratio_low": min(mine / base for mine, base in zip(item.seconds, dense)),
+            "ratio_high": max(mine / base for mine, base in zip(item.seconds, dense)),
+            "rounds": given.rounds,
+            "flops_ratio": flops[label] / flops["dense"],
+            "trained_ratio": item.trained() / timed["dense"].trained(),
         }
         for label, item in timed.items()
-    }  # fmt: skip
+    }
 
 
 def table(found: dict[str, Any]) -> str:
@@ -122,13 +128,21 @@ def table(found: dict[str, Any]) -> str:
     counts = sorted({cell["rounds"] for shape in found["shapes"].values() for cell in shape.values()})
     rounds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     said = machine.get("cpu") if given["device"] == "cpu" else machine.get("device")
-    lines = [f"Measured {found['time'][:10]} on {said} ({given['threads']} threads), {given['dtype']}, {given['positions']} positions, median of {rounds} rounds.",
-             "Time of forward and backward as a multiple of dense at the same shape (inputs x outputs); in parentheses the arithmetic, likewise.", "",
-             "| linear | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]  # fmt: skip
+    lines = [
+        f"Measured {found['time'][:10]} on {said} ({given['threads']} threads), {given['dtype']}, {given['positions']} positions, median of {rounds} rounds.",
+        "Time of forward and backward as a multiple of dense at the same shape (inputs x outputs); in parentheses the arithmetic, likewise.",
+        "",
+        "| linear | " + " | ".join(names) + " |",
+        "|---|" + "---|" * len(names),
+    ]
     for label in next(iter(found["shapes"].values())):
         cells = [found["shapes"][name][label] for name in names]
         lines.append(f"| {label} | " + " | ".join(f"{cell['ratio']:.2f} ({cell['flops_ratio']:.2f})" for cell in cells) + " |")
-    faster = {label: [name for name in names if found["shapes"][name][label]["ratio_high"] < 1] for label in next(iter(found["shapes"].values())) if label != "dense"}
+    faster = {
+        label: [name for name in names if found["shapes"][name][label]["ratio_high"] < 1]
+        for label in next(iter(found["shapes"].values()))
+        if label != "dense"
+    }
     lines += ["", "Faster than dense in every round:", ""]
     lines += [f"- {label}: {', '.join(where)}" for label, where in faster.items() if where] or ["- none, at no shape"]
     never = [label for label, where in faster.items() if not where]
@@ -150,8 +164,13 @@ def main() -> None:
     results = ROOT / "benchmarks" / "results" / "linears.json"
     if not given.table:
         torch.set_num_threads(given.threads)
-        found: dict[str, Any] = {"settings": {key: value for key, value in vars(given).items() if key not in ("table", "dry", "widths", "rounds")}}
-        found["shapes"] = {f"{inputs} x {outputs}": measure(inputs, outputs, given) for inputs, outputs in shapes([int(width) for width in given.widths.split(",")])}
+        found: dict[str, Any] = {
+            "settings": {key: value for key, value in vars(given).items() if key not in ("table", "dry", "widths", "rounds")}
+        }
+        found["shapes"] = {
+            f"{inputs} x {outputs}": measure(inputs, outputs, given)
+            for inputs, outputs in shapes([int(width) for width in given.widths.split(",")])
+        }
         if given.dry:
             print(json.dumps(found, indent=1))
             return

@@ -33,8 +33,15 @@ def stream_of(folder: Path, sequence: int, size: int) -> Any:
         (folder / f"{name}.txt").write_bytes(b"\n".join(row.tobytes() for row in words))
     sources = {name: {"name": "text_files", "paths": [f"{name}.txt"], "document": "line"} for name in "abc"}
     mixture = spec("data.source", "mixture", sources=sources, weights={"a": 0.6, "b": 0.3, "c": 0.1})
-    return open_data(train=mixture, tokenizer=spec("data.tokenizer", "bytes"), sequence=sequence, pack=spec("data.pack", "stream"),
-                     cache=folder / "cache", folder=folder, seed=0).train  # fmt: skip
+    return open_data(
+        train=mixture,
+        tokenizer=spec("data.tokenizer", "bytes"),
+        sequence=sequence,
+        pack=spec("data.pack", "stream"),
+        cache=folder / "cache",
+        folder=folder,
+        seed=0,
+    ).train
 
 
 def main() -> None:
@@ -74,9 +81,15 @@ def main() -> None:
                 seconds[name] += [step(windows) for _ in range(options.steps)]
         loader.close()
     middle = {name: statistics.median(values) for name, values in seconds.items()}
-    write("loader", {"microseconds_per_row": alone * 1e6, "rows_per_second_alone": 1 / alone,
-           "rows_per_second": {name: options.rows / value for name, value in middle.items()},
-           "ratio": middle["cached"] / middle["loader"]})  # fmt: skip
+    write(
+        "loader",
+        {
+            "microseconds_per_row": alone * 1e6,
+            "rows_per_second_alone": 1 / alone,
+            "rows_per_second": {name: options.rows / value for name, value in middle.items()},
+            "ratio": middle["cached"] / middle["loader"],
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,9 @@ from ingot.ops.grouped import ends_of, grouped_matmul
 WARM = {torch.bfloat16: 4, torch.float32: 2}  # turns before the first that counts: until memory, and in bf16 kernels, are there
 
 
-def pair(grouped: Callable[[], Tensor], dense: Callable[[], Tensor], leaves: list[Tensor], fresh: Callable[[], object], turns: int) -> dict[str, float]:
+def pair(
+    grouped: Callable[[], Tensor], dense: Callable[[], Tensor], leaves: list[Tensor], fresh: Callable[[], object], turns: int
+) -> dict[str, float]:
     """Both in turns, with fresh loads in each; the rate of the grouped one as a share of the dense one's."""
     seconds: dict[str, list[float]] = {"grouped": [], "dense": []}
     pull: dict[str, Tensor] = {}
@@ -45,8 +47,13 @@ def pair(grouped: Callable[[], Tensor], dense: Callable[[], Tensor], leaves: lis
             if turn >= 0:
                 seconds[name].append(time.perf_counter() - start)
     shares = [dense / grouped for dense, grouped in zip(seconds["dense"], seconds["grouped"], strict=True)]
-    return {"share_of_dense": statistics.median(shares), "lowest": min(shares), "highest": max(shares),
-            "grouped_ms": statistics.median(seconds["grouped"]) * 1e3, "dense_ms": statistics.median(seconds["dense"]) * 1e3}  # fmt: skip
+    return {
+        "share_of_dense": statistics.median(shares),
+        "lowest": min(shares),
+        "highest": max(shares),
+        "grouped_ms": statistics.median(seconds["grouped"]) * 1e3,
+        "dense_ms": statistics.median(seconds["dense"]) * 1e3,
+    }
 
 
 def product(width: int, hidden: int, rows: int, experts: int, turns: int, dtype: torch.dtype) -> dict[str, float]:
@@ -54,17 +61,26 @@ def product(width: int, hidden: int, rows: int, experts: int, turns: int, dtype:
     stack = torch.randn(experts, hidden, width).div_(width**0.5).to(dtype).requires_grad_()
     single = torch.randn(hidden, width).div_(width**0.5).to(dtype).requires_grad_()
     ends = torch.empty(experts, dtype=torch.int32)
-    return pair(lambda: grouped_matmul(x, stack, ends), lambda: x @ single.t(), [x, stack, single],
-                lambda: ends.copy_(ends_of(torch.randint(0, experts, (rows,)).sort().values, experts)), turns)  # fmt: skip
+    return pair(
+        lambda: grouped_matmul(x, stack, ends),
+        lambda: x @ single.t(),
+        [x, stack, single],
+        lambda: ends.copy_(ends_of(torch.randint(0, experts, (rows,)).sort().values, experts)),
+        turns,
+    )
 
 
 def layer(width: int, hidden: int, tokens: int, experts: int, turns: int, dtype: torch.dtype) -> dict[str, float]:
     linear = spec("nn.linear", "dense")
-    mixture = spec("nn.feedforward", "moe", experts=experts, expert={"name": "relu2", "hidden": hidden}, router="top_k").build(width=width, linear=linear, layer=0)
+    mixture = spec("nn.feedforward", "moe", experts=experts, expert={"name": "relu2", "hidden": hidden}, router="top_k").build(
+        width=width, linear=linear, layer=0
+    )
     dense = spec("nn.feedforward", "relu2", hidden=2 * hidden).build(width=width, linear=linear)
     x = torch.randn(tokens // 256, 256, width, dtype=dtype, requires_grad=True)
     context = Context(torch.arange(256).expand(len(x), -1), None, True, torch.arange(len(x)), torch.tensor(0))
-    return pair(lambda: mixture(x, context), lambda: dense(x), [x, *mixture.parameters(), *dense.parameters()], lambda: x.detach().normal_(), turns)
+    return pair(
+        lambda: mixture(x, context), lambda: dense(x), [x, *mixture.parameters(), *dense.parameters()], lambda: x.detach().normal_(), turns
+    )
 
 
 def main() -> None:
@@ -82,11 +98,22 @@ def main() -> None:
     keep_freed_memory()
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[given.dtype]
     results = {}
-    print(f"width {given.width}, hidden {given.hidden}, {given.tokens} tokens, {given.dtype}, {given.threads} threads: rate as a share of dense")
+    print(
+        f"width {given.width}, hidden {given.hidden}, {given.tokens} tokens, {given.dtype}, {given.threads} threads: rate as a share of dense"
+    )
     for experts in map(int, given.experts.split(",")):
-        found = {"product": product(given.width, given.hidden, 2 * given.tokens, experts, given.turns, dtype), "layer": layer(given.width, given.hidden, given.tokens, experts, given.turns, dtype)}
+        found = {
+            "product": product(given.width, given.hidden, 2 * given.tokens, experts, given.turns, dtype),
+            "layer": layer(given.width, given.hidden, given.tokens, experts, given.turns, dtype),
+        }
         results[str(experts)] = found
-        print(f"{experts:3} experts   " + "   ".join(f"{name} {one['share_of_dense']:.0%} ({one['lowest']:.0%} to {one['highest']:.0%})" for name, one in found.items()), flush=True)
+        print(
+            f"{experts:3} experts   "
+            + "   ".join(
+                f"{name} {one['share_of_dense']:.0%} ({one['lowest']:.0%} to {one['highest']:.0%})" for name, one in found.items()
+            ),
+            flush=True,
+        )
     if given.write:
         path = _machine.ROOT / "benchmarks" / "results" / "moe.json"
         shape = {name: getattr(given, name) for name in ("width", "hidden", "tokens")}

@@ -83,18 +83,24 @@ def extra(part: str, knobs: dict[str, Any], shape: tuple[int, ...], role: str) -
         return found if values >= 4096 and len(shape) > 1 else Counter()
 
     table: dict[str, Callable[[], Kernels]] = {
-        "adafactor": lambda: Counter({("op", n): 6, ("root", n): 1, ("pass", n): 1}),  # g^2, by rows and columns, V, two norms; g read again
+        "adafactor": lambda: Counter(
+            {("op", n): 6, ("root", n): 1, ("pass", n): 1}
+        ),  # g^2, by rows and columns, V, two norms; g read again
         "adam8bit": lambda: coded(n),
         "adam4bit": lambda: coded(n, 0.5),
-        "lion": lambda: Counter({("op", n): 4}),  # torch has fused kernels for Adam and SGD alone: an average, its sign, the sum, the momentum
+        "lion": lambda: Counter(
+            {("op", n): 4}
+        ),  # torch has fused kernels for Adam and SGD alone: an average, its sign, the sum, the momentum
         "apollo": lambda: low_rank(r, c, k, 1) + Counter({("draw", s * k): 1, ("op", long * k): 3, ("op", n): 2}),  # two norms; s G, |s G|
         "fira": lambda: low_rank(r, c, k, 3) + Counter({("op", long * k): 3, ("op", n): 3}),  # two norms; phi S, |S|, the sum
         "galore": lambda: low_rank(r, c, k, 2) + (coded(image) if bits == 8 else Counter()),
         "muon": lambda: iteration(r, c, knobs["iteration_dtype"]) + Counter({("op", n): 9 if knobs["normalize"] != "none" else 0}),
-        "online_subspace_descent": lambda: low_rank(r, c, k, 2)
-        + Counter({("matmul", c, r, k, "left") if r >= c else ("matmul", r, c, k, "right"): 1, ("matmul", k, s, k, "left"): 1})
-        + Counter({("matmul", k, long, k, "left"): 1, ("adam", s * k): 1, ("op", s * k): 6})
-        + Counter({("matmul", s, k, k, ""): 2, ("op", n): 1}),
+        "online_subspace_descent": lambda: (
+            low_rank(r, c, k, 2)
+            + Counter({("matmul", c, r, k, "left") if r >= c else ("matmul", r, c, k, "right"): 1, ("matmul", k, s, k, "left"): 1})
+            + Counter({("matmul", k, long, k, "left"): 1, ("adam", s * k): 1, ("op", s * k): 6})
+            + Counter({("matmul", s, k, k, ""): 2, ("op", n): 1})
+        ),
         "sam": lambda: Counter({("op", n): 2, ("copy", n): 1, ("pass", n): 5}),  # |g|; up: g read, w both ways, its copy; back: both ways
         "schedule_free": lambda: Counter({("op", n): 4, ("pass", n): 3}),  # to y, back to x, decay at y, the average; w, z again
     }
@@ -131,11 +137,14 @@ def kernel(kind: str, *sizes: Any, device: str) -> tuple[Callable[[], Any], floa
     index = torch.randint(0, 256, (length,), device=device)
     adam = {"lr": 1e-6, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0, "eps": 1e-8, "amsgrad": False, "maximize": False}
     least: dict[str, Callable[[], Any]] = {
-        "op": lambda: torch.mul(a, b, out=c), "pass": lambda: a.add_(b), "draw": lambda: a.normal_(), "copy": lambda: a.clone(),
+        "op": lambda: torch.mul(a, b, out=c),
+        "pass": lambda: a.add_(b),
+        "draw": lambda: a.normal_(),
+        "copy": lambda: a.clone(),
         "root": lambda: torch.rsqrt(a, out=c),
         "lookup": lambda: torch.index_select(a[:256], 0, index, out=c),
         "adam": lambda: torch._fused_adamw_([a], [b], [c], [d], [], [step], **adam),
-    }  # fmt: skip
+    }
     return least[kind], sizes[0] / length / (3 if kind == "pass" else 1)  # a sum reads two numbers and writes one
 
 
@@ -146,7 +155,10 @@ def shapes(width: int, depth: int, vocabulary: int) -> list[tuple[str, tuple[int
     for i in range(depth):
         at = f"encoder.blocks.{i}"
         found += [(f"{at}.mixer.{name}.weight", (width, width), matrix) for name in ("query", "key", "value", "output")]
-        found += [(f"{at}.feedforward.up.weight", (4 * width, width), matrix), (f"{at}.feedforward.down.weight", (width, 4 * width), matrix)]
+        found += [
+            (f"{at}.feedforward.up.weight", (4 * width, width), matrix),
+            (f"{at}.feedforward.down.weight", (width, 4 * width), matrix),
+        ]
         found += [(f"{at}.{name}.weight", (width,), scale) for name in ("mixer_norm", "feedforward_norm")]
     return found
 
@@ -167,7 +179,10 @@ def measured(label: str, named: list[tuple[str, tuple[int, ...], Axes]], turns: 
         weight.grad = torch.randn_like(weight)
     group = {"params": weights, "names": [name for name, _, _ in named], "axes": [axes for _, _, axes in named]}
     choice = spec("optim", part, **given)
-    ours, adamw = choice.build(params=[group]), torch.optim.AdamW([nn.Parameter(weight.detach().clone()) for weight in weights], lr=1e-6, fused=True)
+    ours, adamw = (
+        choice.build(params=[group]),
+        torch.optim.AdamW([nn.Parameter(weight.detach().clone()) for weight in weights], lr=1e-6, fused=True),
+    )
     for weight, twin in zip(weights, adamw.param_groups[0]["params"]):
         twin.grad = weight.grad
     rows = [(shape, axes.role) for _, shape, axes in named]
@@ -175,7 +190,10 @@ def measured(label: str, named: list[tuple[str, tuple[int, ...], Axes]], turns: 
     kernels = {key: kernel(*key, device=device) for key in steady | seldom}
 
     def arithmetic(wanted: Kernels) -> float:
-        return sum(number * kernels[key][1] * statistics.median(timed(kernels[key][0], device) for _ in range(1 if key[0] == "svd" else 3)) for key, number in wanted.items())
+        return sum(
+            number * kernels[key][1] * statistics.median(timed(kernels[key][0], device) for _ in range(1 if key[0] == "svd" else 3))
+            for key, number in wanted.items()
+        )
 
     def ours_step() -> float:
         return timed(lambda: ours.step(lambda: None), device)
@@ -212,7 +230,10 @@ def main() -> None:
         for label in given.methods:
             found = results.setdefault(size, {})[label] = measured(label, named, given.turns, given.device)
             miss = "  MISS" if found["share"]["median"] > 1.25 else ""
-            print(f"{label:26}{found['step'] * 1e3:10.2f} ms{found['times_adamw']:8.2f} x AdamW   share {found['share']['median']:5.2f}{miss}", flush=True)
+            print(
+                f"{label:26}{found['step'] * 1e3:10.2f} ms{found['times_adamw']:8.2f} x AdamW   share {found['share']['median']:5.2f}{miss}",
+                flush=True,
+            )
     if given.write:
         before = json.loads(RESULTS.read_text()).get("sizes", {}) if RESULTS.exists() else {}
         sizes = {size: before.get(size, {}) | results.get(size, {}) for size in before | results}

@@ -48,16 +48,40 @@ class Clock(TrainerCallback):
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name, kind, default in [("rows", str, None), ("layers", int, 6), ("width", int, 384), ("heads", int, 6), ("vocabulary", int, 8192), ("batch", int, 16),
-                                ("lr", float, 6e-4), ("steps", int, 10**7), ("seconds", float, 1e9), ("seed", int, 0), ("warmup", float, 0.02), ("weight-decay", float, 0.1),
-                                ("validation", str, ""), ("validation-bytes", float, 0.0), ("output", str, "/tmp/peer")]:  # fmt: skip
+    for name, kind, default in [
+        ("rows", str, None),
+        ("layers", int, 6),
+        ("width", int, 384),
+        ("heads", int, 6),
+        ("vocabulary", int, 8192),
+        ("batch", int, 16),
+        ("lr", float, 6e-4),
+        ("steps", int, 10**7),
+        ("seconds", float, 1e9),
+        ("seed", int, 0),
+        ("warmup", float, 0.02),
+        ("weight-decay", float, 0.1),
+        ("validation", str, ""),
+        ("validation-bytes", float, 0.0),
+        ("output", str, "/tmp/peer"),
+    ]:
         parser.add_argument(f"--{name}", type=kind, default=default)
     parser.add_argument("--fp32", action="store_true")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     rows = Rows(options.rows)
-    config = GPT2Config(vocab_size=options.vocabulary, n_positions=rows.rows.shape[1], n_embd=options.width, n_layer=options.layers, n_head=options.heads,
-                        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0)  # fmt: skip
+    config = GPT2Config(
+        vocab_size=options.vocabulary,
+        n_positions=rows.rows.shape[1],
+        n_embd=options.width,
+        n_layer=options.layers,
+        n_head=options.heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     model = GPT2LMHeadModel(config)
     clock = Clock(options.seconds)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.95), weight_decay=options.weight_decay, fused=True)
@@ -71,15 +95,33 @@ def main() -> None:
         return min(done / options.warmup, 0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2) if options.warmup else 1.0
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    arguments = TrainingArguments(output_dir=options.output, max_steps=options.steps, per_device_train_batch_size=options.batch, bf16=not options.fp32, use_cpu=True,
-                                  logging_steps=20, save_strategy="no", report_to=[], dataloader_num_workers=0, seed=options.seed, disable_tqdm=True, max_grad_norm=1.0)  # fmt: skip
+    arguments = TrainingArguments(
+        output_dir=options.output,
+        max_steps=options.steps,
+        per_device_train_batch_size=options.batch,
+        bf16=not options.fp32,
+        use_cpu=True,
+        logging_steps=20,
+        save_strategy="no",
+        report_to=[],
+        dataloader_num_workers=0,
+        seed=options.seed,
+        disable_tqdm=True,
+        max_grad_norm=1.0,
+    )
     trainer = Trainer(model=model, args=arguments, train_dataset=rows, optimizers=(optimizer, schedule), callbacks=[clock])
     trainer.train()
     trained = time.perf_counter() - BEGAN
     losses = [(item["step"], item["loss"]) for item in trainer.state.log_history if "loss" in item]
     steps = np.diff(clock.times)
-    result = {"seconds": trained, "steps": trainer.state.global_step, "tokens": trainer.state.global_step * options.batch * rows.rows.shape[1],
-              "parameters": model.num_parameters(), "median_step_seconds": float(np.median(steps)) if len(steps) else None, "losses": losses}  # fmt: skip
+    result = {
+        "seconds": trained,
+        "steps": trainer.state.global_step,
+        "tokens": trainer.state.global_step * options.batch * rows.rows.shape[1],
+        "parameters": model.num_parameters(),
+        "median_step_seconds": float(np.median(steps)) if len(steps) else None,
+        "losses": losses,
+    }
     if options.validation:
         result["bits_per_byte"] = bits_per_byte(model, Rows(options.validation), options.validation_bytes)
     print(json.dumps(result))

@@ -73,10 +73,20 @@ def main() -> None:
     processor = {name: statistics.median(used for _, used in values) for name, values in runs.items()}
     size = sum(len(text.encode()) for batch in texts for text in batch)
     middle = {name: statistics.median(values) for name, values in seconds.items()}
-    write("prepare", {"bytes": size, "documents": sum(map(len, texts)), "shards": len(shards), "cores": os.cpu_count(), "seconds": seconds,
-           "processor_seconds": processor, "processor_ratio": processor["encode_batch"] / processor["prepare"],
-           "bytes_per_second": {name: size / value for name, value in middle.items()},
-           "ratio": middle["encode_batch"] / middle["prepare"]})  # fmt: skip
+    write(
+        "prepare",
+        {
+            "bytes": size,
+            "documents": sum(map(len, texts)),
+            "shards": len(shards),
+            "cores": os.cpu_count(),
+            "seconds": seconds,
+            "processor_seconds": processor,
+            "processor_ratio": processor["encode_batch"] / processor["prepare"],
+            "bytes_per_second": {name: size / value for name, value in middle.items()},
+            "ratio": middle["encode_batch"] / middle["prepare"],
+        },
+    )
 
 
 if __name__ == "__main__":

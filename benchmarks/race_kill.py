@@ -62,8 +62,23 @@ def files(folder: Path) -> Path:
 def start(folder: Path, into: str) -> subprocess.Popen[str]:
     """The race as a user starts it."""
     path = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH", ""))))
-    command = [sys.executable, "-m", "ingot", "race", "race.yaml", "--folder", into, "--results", f"{into}/results", "--jobs", "2", "--json"]
-    return subprocess.Popen(command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "ingot",
+        "race",
+        "race.yaml",
+        "--folder",
+        into,
+        "--results",
+        f"{into}/results",
+        "--jobs",
+        "2",
+        "--json",
+    ]
+    return subprocess.Popen(
+        command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
 
 
 def lines_written(folder: Path) -> int:
@@ -89,7 +104,10 @@ def kill(race: subprocess.Popen[str], folder: Path, after: int) -> bool:
 
 def essence(answer: dict[str, Any]) -> dict[str, Any]:
     """What must not depend on kills: verdicts, effects, every final metric, multipliers, tokens and FLOPs."""
-    return {name: {key: arm[key] for key in ("verdict", "effect", "finals", "factor")} | {key: arm["spent"][key] for key in ("tokens", "flops")} for name, arm in answer["arms"].items()}
+    return {
+        name: {key: arm[key] for key in ("verdict", "effect", "finals", "factor")} | {key: arm["spent"][key] for key in ("tokens", "flops")}
+        for name, arm in answer["arms"].items()
+    }
 
 
 def history(folder: Path) -> dict[str, Any]:
@@ -97,11 +115,26 @@ def history(folder: Path) -> dict[str, Any]:
     trials = []
     for place in sorted((folder / "trials").iterdir()):
         events = [json.loads(line)["event"] for line in (place / "attempts.jsonl").read_text().splitlines()]
-        steps = [line["step"] for line in map(json.loads, (place / "run" / "ledger.jsonl").read_text().splitlines()) if line["kind"] == "step"]
-        trials.append({"ends": events.count("end"), "starts": events.count("start"), "resumed": events.count("resumed"), "whole": steps == list(range(1, len(steps) + 1)), "done": (place / "result.json").exists(),
-                       "again": "end" in events and "start" in events[events.index("end") :]})  # fmt: skip
-    return {"trials": len(trials), "repeated": sum(one["again"] or one["ends"] > 1 for one in trials), "lost": sum(not one["done"] or not one["whole"] for one in trials),
-            "starts": sum(one["starts"] for one in trials), "resumed_from_a_checkpoint": sum(one["resumed"] for one in trials)}  # fmt: skip
+        steps = [
+            line["step"] for line in map(json.loads, (place / "run" / "ledger.jsonl").read_text().splitlines()) if line["kind"] == "step"
+        ]
+        trials.append(
+            {
+                "ends": events.count("end"),
+                "starts": events.count("start"),
+                "resumed": events.count("resumed"),
+                "whole": steps == list(range(1, len(steps) + 1)),
+                "done": (place / "result.json").exists(),
+                "again": "end" in events and "start" in events[events.index("end") :],
+            }
+        )
+    return {
+        "trials": len(trials),
+        "repeated": sum(one["again"] or one["ends"] > 1 for one in trials),
+        "lost": sum(not one["done"] or not one["whole"] for one in trials),
+        "starts": sum(one["starts"] for one in trials),
+        "resumed_from_a_checkpoint": sum(one["resumed"] for one in trials),
+    }
 
 
 def compare(folder: Path, kills: int, seed: int = 0, most: int = 60) -> dict[str, Any]:
@@ -113,7 +146,11 @@ def compare(folder: Path, kills: int, seed: int = 0, most: int = 60) -> dict[str
     while killed < kills and kill(start(folder, "killed"), folder / "killed", draw.randrange(1, most)):
         killed += 1
     again = json.loads(start(folder, "killed").communicate()[0])
-    return {"kills": killed, "same": essence(whole) == essence(again), "verdicts": {name: arm["verdict"] for name, arm in again["arms"].items() if arm["verdict"]}} | history(folder / "killed")
+    return {
+        "kills": killed,
+        "same": essence(whole) == essence(again),
+        "verdicts": {name: arm["verdict"] for name, arm in again["arms"].items() if arm["verdict"]},
+    } | history(folder / "killed")
 
 
 def main() -> None:

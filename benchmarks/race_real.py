@@ -39,7 +39,9 @@ def main() -> None:
 
     os.chdir(ROOT)
     changes = [word for word in arguments.words if "=" in word]
-    names = [word for word in arguments.words if "=" not in word] or FIRST + sorted({path.stem for path in (ROOT / "races").glob("*.yaml")} - set(FIRST))
+    names = [word for word in arguments.words if "=" not in word] or FIRST + sorted(
+        {path.stem for path in (ROOT / "races").glob("*.yaml")} - set(FIRST)
+    )
     for name in names:
         race = read_race(ROOT / "races" / f"{name}.yaml", overrides(name) + changes)
         if arguments.dry_run:
@@ -47,9 +49,17 @@ def main() -> None:
             print(f"{name}: {found['trials']} trials, {found['done']} done, about {(found['seconds'] or 0) / 60:.0f} min", flush=True)
             continue
         began = time.monotonic()
-        verdict = conduct(race, results=ROOT / "results", jobs=arguments.jobs, say=lambda line, name=name: print(f"{name} {line}", flush=True))
+        verdict = conduct(
+            race, results=ROOT / "results", jobs=arguments.jobs, say=lambda line, name=name: print(f"{name} {line}", flush=True)
+        )
         path, card = write_card(verdict["folder"], ROOT / "claims")
-        print(verdict["sentence"], f"{path.relative_to(ROOT)}: {card['verdict']}", f"{(time.monotonic() - began) / 60:.1f} min", sep="\n", flush=True)
+        print(
+            verdict["sentence"],
+            f"{path.relative_to(ROOT)}: {card['verdict']}",
+            f"{(time.monotonic() - began) / 60:.1f} min",
+            sep="\n",
+            flush=True,
+        )
         write_cards_page(ROOT / "claims")
 
 

@@ -26,10 +26,21 @@ def simulated() -> dict[str, Any]:
 
     from ingot.race.simulate import SHAPES, false_verdicts, power_at_recommended, runs, stopping_bias
 
-    without = [{"shape": shape, "seeds": seeds, "contenders": contenders} | false_verdicts(races=RACES, seeds=seeds, contenders=contenders, shape=shape, seed=seeds)
-               for shape in SHAPES for seeds in (3, 5, 10) for contenders in (1, 3)]  # fmt: skip
-    planted = [{"shape": shape, "pilot": pilot, "contenders": contenders, "noise_of_a_run": own} | power_at_recommended(races=RACES, pilot=pilot, shape=shape, own=own, contenders=contenders)
-               for shape in SHAPES for pilot in (3, 5) for own in (0.003, 0.004, 0.005) for contenders in (1, 3)]  # fmt: skip
+    without = [
+        {"shape": shape, "seeds": seeds, "contenders": contenders}
+        | false_verdicts(races=RACES, seeds=seeds, contenders=contenders, shape=shape, seed=seeds)
+        for shape in SHAPES
+        for seeds in (3, 5, 10)
+        for contenders in (1, 3)
+    ]
+    planted = [
+        {"shape": shape, "pilot": pilot, "contenders": contenders, "noise_of_a_run": own}
+        | power_at_recommended(races=RACES, pilot=pilot, shape=shape, own=own, contenders=contenders)
+        for shape in SHAPES
+        for pilot in (3, 5)
+        for own in (0.003, 0.004, 0.005)
+        for contenders in (1, 3)
+    ]
     draw, bootstrap = np.random.default_rng(0), {}
     for seeds in (3, 5, 10):
         wrong = 0
@@ -39,10 +50,15 @@ def simulated() -> dict[str, Any]:
             wrong += not np.quantile(means, 0.025) <= 0 <= np.quantile(means, 0.975)
         bootstrap[str(seeds)] = wrong / RACES
     return {
-        "races": RACES, "without_effect": without, "worst_false": max(one["false"] for one in without), "planted_1_percent": planted,
-        "worst_power": min(one["found"] for one in planted), "worst_false_after_pilot": max(one["all_false"] for one in planted),
-        "early_stopping": stopping_bias(races=RACES, seeds=6, effects_true=[0.0, 0.03, 0.0]), "percentile_bootstrap_false": bootstrap,
-    }  # fmt: skip
+        "races": RACES,
+        "without_effect": without,
+        "worst_false": max(one["false"] for one in without),
+        "planted_1_percent": planted,
+        "worst_power": min(one["found"] for one in planted),
+        "worst_false_after_pilot": max(one["all_false"] for one in planted),
+        "early_stopping": stopping_bias(races=RACES, seeds=6, effects_true=[0.0, 0.03, 0.0]),
+        "percentile_bootstrap_false": bootstrap,
+    }
 
 
 def real(races: int = 20, seeds: int = 3) -> dict[str, Any]:
@@ -56,17 +72,26 @@ def real(races: int = 20, seeds: int = 3) -> dict[str, Any]:
     here, words, pool = os.getcwd(), [], Processes(2)
     with tempfile.TemporaryDirectory() as place:
         folder = files(Path(place) / "race")
-        (folder / "race.yaml").write_text("baseline: {recipe: base.yaml}\ncontenders: {same: {shares: [1.0]}}\nbudget: 5120 tokens\nevaluations: 2\n")
+        (folder / "race.yaml").write_text(
+            "baseline: {recipe: base.yaml}\ncontenders: {same: {shares: [1.0]}}\nbudget: 5120 tokens\nevaluations: 2\n"
+        )
         os.chdir(folder)
         try:
             for number in range(races):
                 race = read_race("race.yaml", [f"name=race{number}", f"seeds={seeds}", f"first_seed={100 * number}"])
-                words.append(conduct(race, folder=folder / "races", results=None, pool=pool, say=lambda line: None)["arms"]["control"]["verdict"])
+                words.append(
+                    conduct(race, folder=folder / "races", results=None, pool=pool, say=lambda line: None)["arms"]["control"]["verdict"]
+                )
                 print(f"race {number}: {words[-1]}", flush=True)
         finally:
             pool.close()
             os.chdir(here)
-    return {"races": races, "seeds": seeds, "false": sum(one in ("better", "worse") for one in words), "verdicts": {one: words.count(one) for one in sorted(set(words))}}
+    return {
+        "races": races,
+        "seeds": seeds,
+        "false": sum(one in ("better", "worse") for one in words),
+        "verdicts": {one: words.count(one) for one in sorted(set(words))},
+    }
 
 
 def main() -> None:

@@ -19,19 +19,52 @@ from _machine import write
 from step_speed import environment
 
 RECIPE = {
-    "precision": "fp32", "compile": False, "micro_rows": 3,
-    "data": {"train": {"name": "mixture", "weights": {"json": 0.7, "email": 0.3},
-                       "sources": {name: {"name": "python_library", "packages": [name]} for name in ("json", "email")}},
-             "holdout": 0.2, "tokenizer": {"name": "bpe", "vocabulary": 512}, "sequence": 64},
-    "model": {"width": 32, "embedding": "token", "objective": "causal_lm",
-              "encoder": {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2}, "feedforward": "relu2", "norm": "rms", "dropout": 0.1}},
-    "evaluate": {"every": "50%", "rows": 8}, "checkpoint": {"every": "7 steps", "keep_last": 2}, "log": {"tensorboard": False},
-}  # fmt: skip
+    "precision": "fp32",
+    "compile": False,
+    "micro_rows": 3,
+    "data": {
+        "train": {
+            "name": "mixture",
+            "weights": {"json": 0.7, "email": 0.3},
+            "sources": {name: {"name": "python_library", "packages": [name]} for name in ("json", "email")},
+        },
+        "holdout": 0.2,
+        "tokenizer": {"name": "bpe", "vocabulary": 512},
+        "sequence": 64,
+    },
+    "model": {
+        "width": 32,
+        "embedding": "token",
+        "objective": "causal_lm",
+        "encoder": {
+            "name": "transformer",
+            "depth": 2,
+            "mixer": {"name": "attention", "heads": 2},
+            "feedforward": "relu2",
+            "norm": "rms",
+            "dropout": 0.1,
+        },
+    },
+    "evaluate": {"every": "50%", "rows": 8},
+    "checkpoint": {"every": "7 steps", "keep_last": 2},
+    "log": {"tensorboard": False},
+}
 CASES = {
-    "adamw_steps": {"budget": "160 steps", "batch": "8 rows", "optimizer": {"name": "adamw", "lr": 3e-3}, "schedule": {"lr": "cosine"}, "hooks": ["clip"]},
-    "muon_tokens": {"budget": "80k tokens", "batch": "8 rows", "optimizer": {"name": "muon", "lr": 1e-2, "rest": {"name": "adamw", "lr": 3e-3}},
-                    "schedule": {"lr": {"name": "warmup_stable_decay", "decay": "20%"}}, "hooks": ["clip", "ema"]},
-}  # fmt: skip
+    "adamw_steps": {
+        "budget": "160 steps",
+        "batch": "8 rows",
+        "optimizer": {"name": "adamw", "lr": 3e-3},
+        "schedule": {"lr": "cosine"},
+        "hooks": ["clip"],
+    },
+    "muon_tokens": {
+        "budget": "80k tokens",
+        "batch": "8 rows",
+        "optimizer": {"name": "muon", "lr": 1e-2, "rest": {"name": "adamw", "lr": 3e-3}},
+        "schedule": {"lr": {"name": "warmup_stable_decay", "decay": "20%"}},
+        "hooks": ["clip", "ema"],
+    },
+}
 
 
 def main() -> None:
@@ -44,8 +77,25 @@ def main() -> None:
         for case, stage in CASES.items():
             path = Path(name) / f"{case}.yaml"
             path.write_text(yaml.safe_dump({"name": case, **RECIPE, "stages": [stage]}, sort_keys=False))
-            done = subprocess.run([sys.executable, "-m", "ingot", "verify-resume", str(path), "--full", "--kills", str(options.kills), "--inside-save", str(options.inside_save), "--json"],
-                                  cwd=name, capture_output=True, text=True, env=environment())  # fmt: skip
+            done = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "ingot",
+                    "verify-resume",
+                    str(path),
+                    "--full",
+                    "--kills",
+                    str(options.kills),
+                    "--inside-save",
+                    str(options.inside_save),
+                    "--json",
+                ],
+                cwd=name,
+                capture_output=True,
+                text=True,
+                env=environment(),
+            )
             if not done.stdout.strip():
                 raise SystemExit(done.stderr)
             results[case] = json.loads(done.stdout)

@@ -40,11 +40,29 @@ QUIET: dict[str, Any] = {"draws": 0, "interval": "none", "backtest": False}
 PUBLISHED = {"A": (482.01, 124.58), "B": (2085.43, 1293.23), "E": (1.8172, 0.03), "alpha": (0.3478, 0.02), "beta": (0.3658, 0.02)}
 
 AUTHORS: dict[int, dict[str, Any]] = {
-    25: {"coefficients": (3.04045406, 0.52468604, 0.50786857, 363.78751622, 2.06560812, 0.58279013, 0.64142257),
-         "r2": {"constant_72000": 0.99976, "cosine_72000": 0.99662, "wsd_20000_24000": 0.99922, "wsdcon_18": 0.99961, "wsdcon_3": 0.99825, "wsdld_20000_24000": 0.99936}},
-    100: {"coefficients": (2.6514477, 0.60115152, 0.45295811, 437.9464276, 2.13245612, 0.59785199, 0.65523644),
-          "r2": {"constant_72000": 0.99796, "cosine_72000": 0.99699, "wsd_20000_24000": 0.99867, "wsdcon_18": 0.99987, "wsdcon_3": 0.99728, "wsdld_20000_24000": 0.99904}},
-}  # fmt: skip
+    25: {
+        "coefficients": (3.04045406, 0.52468604, 0.50786857, 363.78751622, 2.06560812, 0.58279013, 0.64142257),
+        "r2": {
+            "constant_72000": 0.99976,
+            "cosine_72000": 0.99662,
+            "wsd_20000_24000": 0.99922,
+            "wsdcon_18": 0.99961,
+            "wsdcon_3": 0.99825,
+            "wsdld_20000_24000": 0.99936,
+        },
+    },
+    100: {
+        "coefficients": (2.6514477, 0.60115152, 0.45295811, 437.9464276, 2.13245612, 0.59785199, 0.65523644),
+        "r2": {
+            "constant_72000": 0.99796,
+            "cosine_72000": 0.99699,
+            "wsd_20000_24000": 0.99867,
+            "wsdcon_18": 0.99987,
+            "wsdcon_3": 0.99728,
+            "wsdld_20000_24000": 0.99904,
+        },
+    },
+}
 """What the multi-power law's authors publish with their code: coefficients after 200 steps of AdamW, and R^2 of each schedule held out."""
 
 GROUPS = {
@@ -72,9 +90,21 @@ def relative(predicted: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 def published() -> dict[str, Any]:
     found = fit("chinchilla", chinchilla_points(), interval="bootstrap", draws=4000, backtest=False)
-    rows = {name: {"estimate": found.estimates[name], "published": value, "published_error": error, "errors_away": abs(found.estimates[name] - value) / error,
-                   "bootstrap_90": found.intervals[name]} for name, (value, error) in PUBLISHED.items()}  # fmt: skip
-    return {"coefficients": rows, "all_within_published_95": all(row["errors_away"] < 1.96 for row in rows.values()), "bootstrap": found.method["bootstrap"]}
+    rows = {
+        name: {
+            "estimate": found.estimates[name],
+            "published": value,
+            "published_error": error,
+            "errors_away": abs(found.estimates[name] - value) / error,
+            "bootstrap_90": found.intervals[name],
+        }
+        for name, (value, error) in PUBLISHED.items()
+    }
+    return {
+        "coefficients": rows,
+        "all_within_published_95": all(row["errors_away"] < 1.96 for row in rows.values()),
+        "bootstrap": found.method["bootstrap"],
+    }
 
 
 def schedules() -> dict[str, Any]:
@@ -84,15 +114,26 @@ def schedules() -> dict[str, Any]:
         table = rename(where(read(data() / "lr_schedule_loss_curves.csv"), [f"model_millions={millions}"]), {"run": "schedule"})
         seen = np.isin(table["run"], ("cosine_24000", "constant_24000", "wsdcon_9"))
         other = take(table, ~seen)
-        for law, name, prior in (("multi_power", "no prior", priors["no prior"]), ("multi_power", "published shape as prior", priors["published shape as prior"]), ("annealing", "no prior", {})):
+        for law, name, prior in (
+            ("multi_power", "no prior", priors["no prior"]),
+            ("multi_power", "published shape as prior", priors["published shape as prior"]),
+            ("annealing", "no prior", {}),
+        ):
             one = fit(law, take(table, seen), prior=prior, **QUIET)
             found[f"{law}, {millions} M, {name}"] = _by_schedule(one(other), other) | {"objective": one.error["objective"]}
         one = fit("multi_power", take(table, seen), knobs={"fit": "paper"}, **QUIET)
-        found[f"multi_power, {millions} M, fit: paper"] = _by_schedule(one(other), other) | {"objective": one.error["objective"], "coefficients": one.estimates}
+        found[f"multi_power, {millions} M, fit: paper"] = _by_schedule(one(other), other) | {
+            "objective": one.error["objective"],
+            "coefficients": one.estimates,
+        }
         for way in ("paper", "optimum"):
             found[f"multi_power, {millions} M, fit: {way}, reweighted"] = _reweighted(take(table, seen), other, {"fit": way})
-        ways = {way: fit("multi_power", take(table, seen), knobs={"fit": way}, **QUIET | {"backtest": True}) for way in ("paper", "optimum")}
-        found[f"multi_power, {millions} M, mean error of later steps of the fitted schedules, held out"] = {row["law"]: row["held_out"] for row in compare(ways)}
+        ways = {
+            way: fit("multi_power", take(table, seen), knobs={"fit": way}, **QUIET | {"backtest": True}) for way in ("paper", "optimum")
+        }
+        found[f"multi_power, {millions} M, mean error of later steps of the fitted schedules, held out"] = {
+            row["law"]: row["held_out"] for row in compare(ways)
+        }
         found[f"multi_power, {millions} M, at the authors' coefficients"] = _at_published(millions, take(table, seen), other)
     return found
 
@@ -102,16 +143,27 @@ def _reweighted(seen: Table, other: Table, knobs: dict[str, Any], draws: int = 1
     law, n = build("multi_power", seen, knobs), len(seen["loss"])
     length = max(1, round(n / 40))
     weights = np.repeat(np.random.default_rng(0).exponential(size=(draws, -(-n // length))), length, axis=1)[:, :n]
-    found = from_all_starts(Problem(law, law.prepare(seen), np.log(seen["loss"]), 1e-3), w_Kn=weights / weights.mean(1, keepdims=True), keep=3)
+    found = from_all_starts(
+        Problem(law, law.prepare(seen), np.log(seen["loss"]), 1e-3), w_Kn=weights / weights.mean(1, keepdims=True), keep=3
+    )
     lowest = np.array([_by_schedule(guess, other)["r2_lowest"] for guess in np.exp(law.predict(found.theta_KP, law.prepare(other)))])
-    return {"draws": draws, "share_with_every_schedule_at_0.995": float((lowest >= 0.995).mean()), "r2_lowest_median": float(np.median(lowest)),
-            "r2_lowest_worst": float(lowest.min())}  # fmt: skip
+    return {
+        "draws": draws,
+        "share_with_every_schedule_at_0.995": float((lowest >= 0.995).mean()),
+        "r2_lowest_median": float(np.median(lowest)),
+        "r2_lowest_worst": float(lowest.min()),
+    }
 
 
 def _by_schedule(guess: np.ndarray, other: Table) -> dict[str, Any]:
     each = {run: r2(guess[other["run"] == run], other["loss"][other["run"] == run]) for run in dict.fromkeys(other["run"].tolist())}
-    return {"r2_pooled": r2(guess, other["loss"]), "r2_mean_of_schedules": float(np.mean(list(each.values()))), "r2_lowest": min(each.values()),
-            "r2": each, "mean_error": float(relative(guess, other["loss"]).mean())}  # fmt: skip
+    return {
+        "r2_pooled": r2(guess, other["loss"]),
+        "r2_mean_of_schedules": float(np.mean(list(each.values()))),
+        "r2_lowest": min(each.values()),
+        "r2": each,
+        "mean_error": float(relative(guess, other["loss"]).mean()),
+    }
 
 
 def _at_published(millions: int, seen: Table, other: Table) -> dict[str, Any]:
@@ -130,13 +182,18 @@ def r2(predicted: np.ndarray, seen: np.ndarray) -> float:
 def mixtures() -> dict[str, Any]:
     weights = read(data() / "data_mixing_valid_weights.csv")
     weight = dict(zip(weights["valid_domain"].tolist(), weights["weight"].tolist()))
-    return {name: _mixture(where(read(data() / f"data_mixing_{name}_70m_160m.csv.gz"), ["model=70M", "step=30000"]), weight) for name in ("redpajama", "5mix")}
+    return {
+        name: _mixture(where(read(data() / f"data_mixing_{name}_70m_160m.csv.gz"), ["model=70M", "step=30000"]), weight)
+        for name in ("redpajama", "5mix")
+    }
 
 
 MIXTURES = {
-    "data_mixing, product": ("data_mixing", {"combine": "product"}), "data_mixing, sum": ("data_mixing", {"combine": "sum"}),
-    "additive_mixing, each": ("additive_mixing", {"exponents": "each"}), "additive_mixing, shared": ("additive_mixing", {"exponents": "shared"}),
-}  # fmt: skip
+    "data_mixing, product": ("data_mixing", {"combine": "product"}),
+    "data_mixing, sum": ("data_mixing", {"combine": "sum"}),
+    "additive_mixing, each": ("additive_mixing", {"exponents": "each"}),
+    "additive_mixing, shared": ("additive_mixing", {"exponents": "shared"}),
+}
 
 
 def _chosen(seen: Table) -> tuple[str, Fit]:
@@ -161,9 +218,15 @@ def _mixture(table: Table, weight: dict[str, float]) -> dict[str, Any]:
         print(f"fold {fold + 1} of 5: {chosen}", flush=True)
     means = {domain: _off(pairs, (domain,), weight) for domain in pairs}
     groups = {group: _off(pairs, domains, weight) for group, domains in GROUPS.items()}
-    return {"runs": len(runs), "mean_error_of_domains": float(np.mean(list(means.values()))), "mean_error_of_the_papers_five": float(np.mean(list(groups.values()))),
-            "mean_error_of_overall_loss": _off(pairs, tuple(pairs), weight), "chosen": chosen, "papers_five": groups,
-            "domains_above_1_percent": {domain: value for domain, value in means.items() if value > 0.01}}  # fmt: skip
+    return {
+        "runs": len(runs),
+        "mean_error_of_domains": float(np.mean(list(means.values()))),
+        "mean_error_of_the_papers_five": float(np.mean(list(groups.values()))),
+        "mean_error_of_overall_loss": _off(pairs, tuple(pairs), weight),
+        "chosen": chosen,
+        "papers_five": groups,
+        "domains_above_1_percent": {domain: value for domain, value in means.items() if value > 0.01},
+    }
 
 
 def _off(pairs: dict[str, dict[str, np.ndarray]], domains: tuple[str, ...], weight: dict[str, float]) -> float:
@@ -184,7 +247,11 @@ def over_training() -> dict[str, Any]:
     left = table["warmup_tokens"] < table["tokens"]
     bare = {name: column for name, column in table.items() if name != "warmup_tokens"}
     found = {}
-    for name, rows, keep in (("warm-up discounted", table, left | True), ("as published", bare, left | True), ("warm-up discounted, runs that left it", table, left)):
+    for name, rows, keep in (
+        ("warm-up discounted", table, left | True),
+        ("as published", bare, left | True),
+        ("warm-up discounted, runs that left it", table, left),
+    ):
         for share in (0.5, 0.7):
             found[f"{name}, fitted to the cheaper {share:.0%}"] = _dearer(rows, keep, share)
     return found
@@ -202,8 +269,13 @@ def _dearer(table: Table, keep: np.ndarray, share: float) -> dict[str, Any]:
             errors.setdefault(valid, []).extend(relative(fit("over_training", seen, **QUIET)(dear), dear["loss"]).tolist())
     means = {valid: float(np.mean(values)) for valid, values in errors.items()}
     every = [one for values in errors.values() for one in values]
-    return {"mean_error": float(np.mean(every)), "median_error": float(np.median(every)), "fitted_runs": sorted(sizes), "by_validation_set": means,
-            "validation_sets_within_2_percent": sum(mean <= 0.02 for mean in means.values())}  # fmt: skip
+    return {
+        "mean_error": float(np.mean(every)),
+        "median_error": float(np.median(every)),
+        "fitted_runs": sorted(sizes),
+        "by_validation_set": means,
+        "validation_sets_within_2_percent": sum(mean <= 0.02 for mean in means.values()),
+    }
 
 
 def coverages(names: list[str], before: dict[str, Any]) -> dict[str, Any]:
@@ -212,11 +284,19 @@ def coverages(names: list[str], before: dict[str, Any]) -> dict[str, Any]:
     designs = DESIGNS | VARIANTS
     for name in names or designs:
         design, began = designs[name], time.perf_counter()
-        found[name] = coverage(design.get("form", name), design["table"], design["truth"], sigma=design["sigma"], draws=500, knobs=design.get("knobs"))
+        found[name] = coverage(
+            design.get("form", name), design["table"], design["truth"], sigma=design["sigma"], draws=500, knobs=design.get("knobs")
+        )
         found[name]["seconds"] = time.perf_counter() - began
         print(f"{name}: {found[name]['lowest']:.3f} to {found[name]['highest']:.3f} in {found[name]['seconds']:.0f} s", flush=True)
     low, high = min(one["lowest"] for one in found.values()), max(one["highest"] for one in found.values())
-    return {"forms": found, "lowest": low, "highest": high, "all_between_85_and_95_percent": low >= 0.85 and high <= 0.95, "missing": sorted(set(designs) - set(found))}
+    return {
+        "forms": found,
+        "lowest": low,
+        "highest": high,
+        "all_between_85_and_95_percent": low >= 0.85 and high <= 0.95,
+        "missing": sorted(set(designs) - set(found)),
+    }
 
 
 def speed() -> dict[str, Any]:
@@ -228,12 +308,20 @@ def speed() -> dict[str, Any]:
         began, used = time.perf_counter(), time.process_time()
         found = fit("chinchilla", table, interval="bootstrap", draws=draws, backtest=False)
         clock[draws], processor[draws] = time.perf_counter() - began, time.process_time() - used
-    return {"seconds_by_draws": clock, "processor_seconds_by_draws": processor, "4000_to_8000": processor[8000] / processor[4000],
-            "load_average": os.getloadavg()[0], "bootstrap": found.method["bootstrap"]}  # fmt: skip
+    return {
+        "seconds_by_draws": clock,
+        "processor_seconds_by_draws": processor,
+        "4000_to_8000": processor[8000] / processor[4000],
+        "load_average": os.getloadavg()[0],
+        "bootstrap": found.method["bootstrap"],
+    }
 
 
 def others() -> dict[str, Any]:
-    sweep = rename(read(data() / "loss_to_loss_sweep.csv.gz"), {"source_loss": "train_loss_100", "loss": "eval/c4_val/CrossEntropyLoss", "flop": "iso_flop"})
+    sweep = rename(
+        read(data() / "loss_to_loss_sweep.csv.gz"),
+        {"source_loss": "train_loss_100", "loss": "eval/c4_val/CrossEntropyLoss", "flop": "iso_flop"},
+    )
     pairs = {}
     for corpus in np.unique(sweep["data"]).tolist():
         rows = take(sweep, sweep["data"] == corpus)
@@ -247,16 +335,27 @@ def others() -> dict[str, Any]:
             rows = where(curves, [f"model_millions={millions}", f"schedule={run}"])
             later = take(rows, rows["step"] > cut)
             answer = continued(take(rows, rows["step"] <= cut), later)
-            ends[f"{millions} M, {run} from step {cut}"] = {"end_error": float(answer.loss[-1] / later["loss"][-1] - 1), "mean_error": float(relative(answer.loss, later["loss"]).mean()),
-                                                            "covered": float(((answer.low <= later["loss"]) & (later["loss"] <= answer.high)).mean())}  # fmt: skip
-    exponents = {name: {"estimate": bowl.estimates[name], "interval": bowl.intervals[name], "published": value} for name, value in (("a", -0.713), ("b", 0.307), ("e", 0.571))}
+            ends[f"{millions} M, {run} from step {cut}"] = {
+                "end_error": float(answer.loss[-1] / later["loss"][-1] - 1),
+                "mean_error": float(relative(answer.loss, later["loss"]).mean()),
+                "covered": float(((answer.low <= later["loss"]) & (later["loss"] <= answer.high)).mean()),
+            }
+    exponents = {
+        name: {"estimate": bowl.estimates[name], "interval": bowl.intervals[name], "published": value}
+        for name, value in (("a", -0.713), ("b", 0.307), ("e", 0.571))
+    }
     return {"loss_to_loss_mean_error_at_10x": pairs, "batch_lr_exponents": exponents, "continued": ends}
 
 
 RESULTS = Path(__file__).parent / "results" / "scaling_laws.json"
 SECTIONS: dict[str, Callable[[], dict[str, Any]]] = {
-    "published": published, "schedules": schedules, "mixtures": mixtures, "over_training": over_training, "speed": speed, "others": others,
-}  # fmt: skip
+    "published": published,
+    "schedules": schedules,
+    "mixtures": mixtures,
+    "over_training": over_training,
+    "speed": speed,
+    "others": others,
+}
 NAMES = [*SECTIONS, "coverage"]
 
 

@@ -27,7 +27,9 @@ FILE = "speech/fsdd/train.parquet"
 
 def interval(differences: list[float]) -> dict[str, Any]:
     """Mean and half width of its 95 % interval."""
-    half = T95.get(len(differences), 1.96) * statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
+    half = (
+        T95.get(len(differences), 1.96) * statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
+    )
     return {"mean": statistics.mean(differences), "half_width_95": half, "seeds": differences}
 
 
@@ -46,10 +48,15 @@ def mel_accuracy(speaker: str, limit: int | None) -> float:
     from ingot.evaluate._features import accuracy
 
     def features(**filters: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        source = spec("data.source", "audio_parquet", paths=[FILE], seconds=1.0, mels=80, label="digit", classes=10, **filters).build(folder=Path.cwd())
+        source = spec("data.source", "audio_parquet", paths=[FILE], seconds=1.0, mels=80, label="digit", classes=10, **filters).build(
+            folder=Path.cwd()
+        )
         ids = np.arange(len(source))[:: max(1, len(source) // limit)] if limit else np.arange(len(source))
         found = source.rows(ids, ids)
-        values = [np.concatenate([row[:length].mean(axis=0), row[:length].std(axis=0)]) for row, length in zip(found["frames"], found["lengths"], strict=True)]
+        values = [
+            np.concatenate([row[:length].mean(axis=0), row[:length].std(axis=0)])
+            for row, length in zip(found["frames"], found["lengths"], strict=True)
+        ]
         return torch.from_numpy(np.stack(values)).double(), torch.from_numpy(found["label"])
 
     (known, label), (other, wanted) = features(drop={"speaker": [speaker]}), features(keep={"speaker": [speaker]})
@@ -65,12 +72,29 @@ def probed(method: str, seed: int, speaker: str, budget: str, limit: int | None,
     import ingot
 
     number, _, unit = budget.partition(" ")
-    budgets = [f"stages.0.budget={budget}", f"stages.1.budget={budget}"] if method == "hubert" else [f"stages.0.budget={2 * float(number):g} {unit}"]
+    budgets = (
+        [f"stages.0.budget={budget}", f"stages.1.budget={budget}"]
+        if method == "hubert"
+        else [f"stages.0.budget={2 * float(number):g} {unit}"]
+    )
     rows = limit or 100_000
-    recipe = ingot.load_recipe(ROOT / f"recipes/speech/{method}_tiny.yaml", [
-        f"seed={seed}", f"name={method}{seed}", *budgets, f"data.train.paths=[{FILE}]", f"data.validation.paths=[{FILE}]", f"data.train.drop={{speaker: [{speaker}]}}",
-        f"data.validation.keep={{speaker: [{speaker}]}}", "evaluate.every=100%", "evaluate.also=[]", "evaluate.rows=64", f"evaluate.training_rows={rows}", f"data.cache={folder / 'cache'}",
-    ])  # fmt: skip
+    recipe = ingot.load_recipe(
+        ROOT / f"recipes/speech/{method}_tiny.yaml",
+        [
+            f"seed={seed}",
+            f"name={method}{seed}",
+            *budgets,
+            f"data.train.paths=[{FILE}]",
+            f"data.validation.paths=[{FILE}]",
+            f"data.train.drop={{speaker: [{speaker}]}}",
+            f"data.validation.keep={{speaker: [{speaker}]}}",
+            "evaluate.every=100%",
+            "evaluate.also=[]",
+            "evaluate.rows=64",
+            f"evaluate.training_rows={rows}",
+            f"data.cache={folder / 'cache'}",
+        ],
+    )
     run = ingot.build(recipe, runs=folder)
     run.train()
     from ingot.core.resolve import spec
@@ -98,8 +122,20 @@ def main() -> None:
             for method in options.methods.split(","):
                 found.setdefault(method, []).append(probed(method, seed, speaker, options.budget, options.limit, Path(place)))
                 print(method, speaker, found[method][-1], flush=True)
-    gains = {method: interval([a - b for a, b in zip(values, found["log_mel"], strict=True)]) for method, values in found.items() if method != "log_mel"}
-    write(options.name, {"budget": options.budget, "speakers": [left_out[seed % len(left_out)] for seed in range(options.seeds)], "accuracy": found, "gain": gains})
+    gains = {
+        method: interval([a - b for a, b in zip(values, found["log_mel"], strict=True)])
+        for method, values in found.items()
+        if method != "log_mel"
+    }
+    write(
+        options.name,
+        {
+            "budget": options.budget,
+            "speakers": [left_out[seed % len(left_out)] for seed in range(options.seeds)],
+            "accuracy": found,
+            "gain": gains,
+        },
+    )
 
 
 if __name__ == "__main__":

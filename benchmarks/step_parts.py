@@ -91,7 +91,15 @@ def light_cases(a: argparse.Namespace) -> list[Case]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name, default in (("threads", 2), ("rounds", 15), ("rows", 16), ("length", 256), ("width", 384), ("heads", 6), ("vocabulary", 8192)):
+    for name, default in (
+        ("threads", 2),
+        ("rounds", 15),
+        ("rows", 16),
+        ("length", 256),
+        ("width", 384),
+        ("heads", 6),
+        ("vocabulary", 8192),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
@@ -107,7 +115,9 @@ def main() -> None:
             found.append(time.perf_counter() - start)
     # The first round warms up.
     unit = YARDSTICK / min(times[0][1:])
-    print(f"yardstick {unit / 1e9:.0f} GFLOP/s, {a.threads} threads\n{'forward and backward':28}{'median ms':>10}{'best ms':>10}{'of yardstick, best':>20}")
+    print(
+        f"yardstick {unit / 1e9:.0f} GFLOP/s, {a.threads} threads\n{'forward and backward':28}{'median ms':>10}{'best ms':>10}{'of yardstick, best':>20}"
+    )
     for (name, flops, _), found in zip(cases, times):
         best, median = min(found[1:]), statistics.median(found[1:])
         share = f"{flops / best / unit:19.0%}" if flops else ""

@@ -22,13 +22,34 @@ from typing import Any
 from _machine import ROOT, spread, text_folder, write
 
 RECIPE = {
-    "name": "step_speed", "precision": "bf16", "micro_rows": 16, "anomaly": {"policy": "log"},
-    "data": {"train": {"name": "jsonl", "paths": []}, "tokenizer": {"name": "bpe", "vocabulary": 8192}, "sequence": 256, "pack": {"name": "stream", "attend": "row"}},
-    "model": {"width": 384, "embedding": "token", "objective": "causal_lm",
-              "encoder": {"name": "transformer", "depth": 6, "mixer": {"name": "attention", "heads": 6}, "feedforward": "relu2", "norm": "rms"}},
-    "stages": [{"budget": "100 steps", "batch": "16 rows", "optimizer": {"name": "adamw", "lr": 6e-4, "weight_decay": 0.1}, "schedule": {"lr": {"name": "cosine", "warmup": "2%"}}, "hooks": ["clip"]}],
-    "checkpoint": {"every": "100%", "keep_best": 0}, "log": {"tensorboard": False},
-}  # fmt: skip
+    "name": "step_speed",
+    "precision": "bf16",
+    "micro_rows": 16,
+    "anomaly": {"policy": "log"},
+    "data": {
+        "train": {"name": "jsonl", "paths": []},
+        "tokenizer": {"name": "bpe", "vocabulary": 8192},
+        "sequence": 256,
+        "pack": {"name": "stream", "attend": "row"},
+    },
+    "model": {
+        "width": 384,
+        "embedding": "token",
+        "objective": "causal_lm",
+        "encoder": {"name": "transformer", "depth": 6, "mixer": {"name": "attention", "heads": 6}, "feedforward": "relu2", "norm": "rms"},
+    },
+    "stages": [
+        {
+            "budget": "100 steps",
+            "batch": "16 rows",
+            "optimizer": {"name": "adamw", "lr": 6e-4, "weight_decay": 0.1},
+            "schedule": {"lr": {"name": "cosine", "warmup": "2%"}},
+            "hooks": ["clip"],
+        }
+    ],
+    "checkpoint": {"every": "100%", "keep_best": 0},
+    "log": {"tensorboard": False},
+}
 
 
 def recipe_file(folder: Path, name: str, steps: int, heads: int, **changes: Any) -> Path:
@@ -37,7 +58,12 @@ def recipe_file(folder: Path, name: str, steps: int, heads: int, **changes: Any)
     tree = RECIPE | {"name": name} | changes
     encoder = RECIPE["model"]["encoder"] | {"mixer": {"name": "attention", "heads": heads}}
     tree["model"] = RECIPE["model"] | {"encoder": encoder}
-    tree["data"] = RECIPE["data"] | {"train": {"name": "jsonl", "paths": [str(text_folder() / "fiction" / "train.jsonl.gz"), str(text_folder() / "technical" / "train.jsonl.gz")]}}
+    tree["data"] = RECIPE["data"] | {
+        "train": {
+            "name": "jsonl",
+            "paths": [str(text_folder() / "fiction" / "train.jsonl.gz"), str(text_folder() / "technical" / "train.jsonl.gz")],
+        }
+    }
     tree["stages"] = [RECIPE["stages"][0] | {"budget": f"{steps} steps"}]
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
@@ -49,8 +75,9 @@ def run_ingot(recipe: Path, folder: Path) -> dict[str, Any]:
     import time
 
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "ingot", "train", str(recipe), "--json"], cwd=folder, capture_output=True, text=True,
-                          env=environment())  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "ingot", "train", str(recipe), "--json"], cwd=folder, capture_output=True, text=True, env=environment()
+    )
     seconds = time.perf_counter() - began
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -58,9 +85,17 @@ def run_ingot(recipe: Path, folder: Path) -> dict[str, Any]:
     steps = [line for line in lines if line["kind"] == "step"]
     start = next(line for line in lines if line["kind"] == "start")
     times = sorted(line["step_seconds"] for line in steps[2:])
-    return {"seconds": seconds, "steps": len(steps), "median_step_seconds": times[len(times) // 2], "flops": steps[-1]["step_flops"], "losses": [line["loss"] for line in steps],
-            "compile": start["choices"]["compile"], "compile_reason": start["choices"]["compile_reason"], "parameters": start["parameters"],
-            "rate": start["machine"]["matmul_flops_per_second"]}  # fmt: skip
+    return {
+        "seconds": seconds,
+        "steps": len(steps),
+        "median_step_seconds": times[len(times) // 2],
+        "flops": steps[-1]["step_flops"],
+        "losses": [line["loss"] for line in steps],
+        "compile": start["choices"]["compile"],
+        "compile_reason": start["choices"]["compile_reason"],
+        "parameters": start["parameters"],
+        "rate": start["machine"]["matmul_flops_per_second"],
+    }
 
 
 def environment() -> dict[str, str]:
@@ -85,7 +120,16 @@ def dump_rows(recipe: Path, folder: Path, steps: int) -> Path:
 
 
 def run_peer(rows: Path, steps: int, heads: int) -> dict[str, Any]:
-    command = [sys.executable, str(ROOT / "benchmarks" / "peer_trainer.py"), "--rows", str(rows), "--steps", str(steps), "--heads", str(heads)]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "peer_trainer.py"),
+        "--rows",
+        str(rows),
+        "--steps",
+        str(steps),
+        "--heads",
+        str(heads),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -115,14 +159,24 @@ def main() -> None:
     def last(run: dict[str, Any]) -> float:
         return sum(run["losses"][-tail:]) / tail
 
-    write("step_speed" if options.heads == 6 else f"step_speed_{options.heads}_heads", {
-        "steps": options.steps, "heads": options.heads, "matmul_flops_per_second": rate, "ingot": [{k: v for k, v in item.items() if k != "losses"} for item in ours],
-        "trainer": [{k: v for k, v in item.items() if k != "losses"} for item in theirs],
-        "share_of_matmul_rate": spread([item["flops"] / item["median_step_seconds"] / rate for item in ours]),
-        "loss_bf16": last(ours[0]), "loss_fp32": last(reference), "loss_relative_difference": abs(last(ours[0]) - last(reference)) / last(reference),
-        "ratio_of_whole_processes": spread([peer["seconds"] / mine["seconds"] for mine, peer in zip(ours, theirs, strict=True)]),
-        "ratio_of_median_steps": spread([peer["median_step_seconds"] / mine["median_step_seconds"] for mine, peer in zip(ours, theirs, strict=True)]),
-    })  # fmt: skip
+    write(
+        "step_speed" if options.heads == 6 else f"step_speed_{options.heads}_heads",
+        {
+            "steps": options.steps,
+            "heads": options.heads,
+            "matmul_flops_per_second": rate,
+            "ingot": [{k: v for k, v in item.items() if k != "losses"} for item in ours],
+            "trainer": [{k: v for k, v in item.items() if k != "losses"} for item in theirs],
+            "share_of_matmul_rate": spread([item["flops"] / item["median_step_seconds"] / rate for item in ours]),
+            "loss_bf16": last(ours[0]),
+            "loss_fp32": last(reference),
+            "loss_relative_difference": abs(last(ours[0]) - last(reference)) / last(reference),
+            "ratio_of_whole_processes": spread([peer["seconds"] / mine["seconds"] for mine, peer in zip(ours, theirs, strict=True)]),
+            "ratio_of_median_steps": spread(
+                [peer["median_step_seconds"] / mine["median_step_seconds"] for mine, peer in zip(ours, theirs, strict=True)]
+            ),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -34,20 +34,40 @@ def recipe(data: Path, kind: str, seed: int, given: argparse.Namespace, cache: s
     mixer = {"name": "attention", "heads": heads}
     stack = {"name": "transformer", "depth": given.depth, "mixer": mixer, "feedforward": "gelu", "norm": "rms"}
     decoder = {"decoder": stack | {"depth": max(1, given.depth // 2), "cross": {"name": "cross_attention", "heads": heads}}}
-    generator = {"name": "replaced_token", "generator": stack | {"depth": max(1, given.depth // 2), "mixer": {"name": "attention", "heads": 2}}, "generator_width": given.width // 4}
+    generator = {
+        "name": "replaced_token",
+        "generator": stack | {"depth": max(1, given.depth // 2), "mixer": {"name": "attention", "heads": 2}},
+        "generator_width": given.width // 4,
+    }
     objectives = {"masked_lm": ("masked_lm", {}), "replaced_token": (generator, {}), "span_corruption": ("span_corruption", decoder)}
     objective, further = objectives[kind]
     texts = {"name": "jsonl", "paths": [str(data / "text/technical/train.jsonl.gz")]}
     held = {"name": "jsonl", "paths": [str(data / "text/technical/validation.jsonl.gz")]}
-    return Recipe({
-        "name": f"{kind}-{seed}", "seed": seed, "compile": False,
-        "data": {"train": texts, "validation": held, "tokenizer": {"name": "bpe", "vocabulary": given.vocabulary, "specials": ["mask", "pad"], "sentinels": 40},
-                 "sequence": given.sequence, "cache": cache},
-        "model": {"width": given.width, "embedding": "token", "encoder": stack, "objective": objective} | further,
-        "stages": [{"budget": f"{given.minutes} min", "batch": "64 rows", "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01},
-                    "schedule": {"lr": {"name": "cosine", "warmup": "5%"}}, "hooks": ["clip"]}],
-        "evaluate": {"every": "50%", "rows": 64},
-    })  # fmt: skip
+    return Recipe(
+        {
+            "name": f"{kind}-{seed}",
+            "seed": seed,
+            "compile": False,
+            "data": {
+                "train": texts,
+                "validation": held,
+                "tokenizer": {"name": "bpe", "vocabulary": given.vocabulary, "specials": ["mask", "pad"], "sentinels": 40},
+                "sequence": given.sequence,
+                "cache": cache,
+            },
+            "model": {"width": given.width, "embedding": "token", "encoder": stack, "objective": objective} | further,
+            "stages": [
+                {
+                    "budget": f"{given.minutes} min",
+                    "batch": "64 rows",
+                    "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01},
+                    "schedule": {"lr": {"name": "cosine", "warmup": "5%"}},
+                    "hooks": ["clip"],
+                }
+            ],
+            "evaluate": {"every": "50%", "rows": 64},
+        }
+    )
 
 
 def labeled(path: Path, tokenizer: Any, sequence: int, most: int) -> dict[str, torch.Tensor]:
@@ -60,8 +80,14 @@ def labeled(path: Path, tokenizer: Any, sequence: int, most: int) -> dict[str, t
         kept = torch.as_tensor(ids[:sequence].astype("int64"))
         tokens[row, : len(kept)], segments[row, : len(kept)] = kept, 1
     positions = torch.arange(sequence).expand(len(lines), -1)
-    return {"tokens": tokens, "segments": segments, "positions": positions, "rows": torch.arange(len(lines)), "key": torch.tensor(0),
-            "label": torch.tensor([line["label"] for line in lines])}  # fmt: skip
+    return {
+        "tokens": tokens,
+        "segments": segments,
+        "positions": positions,
+        "rows": torch.arange(len(lines)),
+        "key": torch.tensor(0),
+        "label": torch.tensor([line["label"] for line in lines]),
+    }
 
 
 def fine_tuned(run: Any, data: Path, given: argparse.Namespace, seed: int) -> dict[str, float]:
@@ -69,7 +95,9 @@ def fine_tuned(run: Any, data: Path, given: argparse.Namespace, seed: int) -> di
     evaluator = spec("evaluate", "fine_tune", epochs=given.epochs, batch=32, lr=given.lr, decay=1.0).build(layout=run.layout)
     found = {}
     for task in TASKS:
-        learn, judge = (labeled(data / f"classification_en/{task}/{split}.jsonl", run.tokenizer, 48, given.rows) for split in ("train", "validation"))
+        learn, judge = (
+            labeled(data / f"classification_en/{task}/{split}.jsonl", run.tokenizer, 48, given.rows) for split in ("train", "validation")
+        )
         result = evaluator(run.model, windows=[[judge]], training=lambda rows, learn=learn: [[learn]], fields={}, seed=seed)
         found[task] = result["accuracy"]
     return found
@@ -85,7 +113,15 @@ def interval(differences: list[float]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    for name, default in (("seeds", 3), ("epochs", 4), ("rows", 2000), ("width", 192), ("depth", 4), ("sequence", 128), ("vocabulary", 8192)):
+    for name, default in (
+        ("seeds", 3),
+        ("epochs", 4),
+        ("rows", 2000),
+        ("width", 192),
+        ("depth", 4),
+        ("sequence", 128),
+        ("vocabulary", 8192),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--lr", type=float, default=5e-4)
@@ -93,7 +129,11 @@ def main() -> None:
     given = parser.parse_args()
     if given.small:
         given.minutes, given.seeds, given.epochs, given.rows, given.width, given.depth, given.vocabulary = 0.03, 1, 1, 64, 32, 1, 512
-    results: dict[str, Any] = {"settings": {name: value for name, value in vars(given).items() if name != "data"}, "accuracy": [], "gain": {}}
+    results: dict[str, Any] = {
+        "settings": {name: value for name, value in vars(given).items() if name != "data"},
+        "accuracy": [],
+        "gain": {},
+    }
     with TemporaryDirectory() as folder:
         for seed in range(given.seeds):
             for kind in ("masked_lm", "replaced_token", "span_corruption"):
@@ -105,7 +145,9 @@ def main() -> None:
                 print(json.dumps(line), flush=True)
     for kind in ("masked_lm", "replaced_token", "span_corruption"):
         lines = [line for line in results["accuracy"] if line["objective"] == kind]
-        results["gain"][kind] = {task: interval([line["pre_trained"][task] - line["from_scratch"][task] for line in lines]) for task in TASKS}
+        results["gain"][kind] = {
+            task: interval([line["pre_trained"][task] - line["from_scratch"][task] for line in lines]) for task in TASKS
+        }
     print(json.dumps(results["gain"])) if given.small else _machine.write("text_gains", results)
 
 

@@ -57,15 +57,41 @@ def setting(folder: Path) -> dict[str, Any]:
 def overrides(name: str) -> list[str]:
     files = [str(text_folder() / part / "train.jsonl.gz") for part in ("fiction", "technical")]
     held = [str(text_folder() / part / "validation.jsonl.gz") for part in ("fiction", "technical")]
-    return [f"name={name}", f"data.train={{name: jsonl, paths: [{', '.join(files)}]}}", f"data.validation={{name: jsonl, paths: [{', '.join(held)}]}}", "data.holdout=0"]
+    return [
+        f"name={name}",
+        f"data.train={{name: jsonl, paths: [{', '.join(files)}]}}",
+        f"data.validation={{name: jsonl, paths: [{', '.join(held)}]}}",
+        "data.holdout=0",
+    ]
 
 
 SHAPE = ["--layers", "6", "--width", "256", "--heads", "4"]
 
 
 def peer(folder: Path, parts: dict[str, Any], *, lr: float, batch: int, steps: int, seed: int, part: str) -> dict[str, Any]:
-    command = [sys.executable, str(ROOT / "benchmarks/peer_trainer.py"), "--rows", str(folder / "rows.npy"), "--lr", str(lr), "--batch", str(batch), "--steps", str(steps),
-               "--output", str(folder / "peer"), "--seed", str(seed), "--vocabulary", str(parts["vocabulary"]), "--validation", str(folder / f"{part}.npy"), "--validation-bytes", str(parts[part]), *SHAPE]  # fmt: skip
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks/peer_trainer.py"),
+        "--rows",
+        str(folder / "rows.npy"),
+        "--lr",
+        str(lr),
+        "--batch",
+        str(batch),
+        "--steps",
+        str(steps),
+        "--output",
+        str(folder / "peer"),
+        "--seed",
+        str(seed),
+        "--vocabulary",
+        str(parts["vocabulary"]),
+        "--validation",
+        str(folder / f"{part}.npy"),
+        "--validation-bytes",
+        str(parts[part]),
+        *SHAPE,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -80,7 +106,17 @@ def ingot_run(folder: Path, steps: int, seed: int, parts: dict[str, Any]) -> dic
     name = f"ingot_{steps}_{seed}"
     shutil.rmtree(folder / "runs" / name, ignore_errors=True)
     began = time.perf_counter()
-    command = [sys.executable, "-m", "ingot", "train", str(ROOT / "recipes/text/fast_small.yaml"), *overrides(name), f"seed={seed}", f"stages.0.budget={steps} steps", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "ingot",
+        "train",
+        str(ROOT / "recipes/text/fast_small.yaml"),
+        *overrides(name),
+        f"seed={seed}",
+        f"stages.0.budget={steps} steps",
+        "--json",
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment())
     wall = time.perf_counter() - began
     if done.returncode:
@@ -92,10 +128,19 @@ def ingot_run(folder: Path, steps: int, seed: int, parts: dict[str, Any]) -> dic
     total = 0.0
     with torch.no_grad():
         for start in range(0, len(rows), 16):
-            batch = run.model.objective.prepare({"tokens": rows[start : start + 16], "rows": torch.arange(16)[: len(rows[start : start + 16])], "key": run.key()})
+            batch = run.model.objective.prepare(
+                {"tokens": rows[start : start + 16], "rows": torch.arange(16)[: len(rows[start : start + 16])], "key": run.key()}
+            )
             total += float(run.model(batch)["cross_entropy"].sum())
     summary = json.loads(done.stdout)
-    return {"seconds": wall, "budget_steps": steps, "seed": seed, "bits_per_byte": total / np.log(2) / parts["b"], "tokens": summary["tokens"], "steps": summary["step"]}
+    return {
+        "seconds": wall,
+        "budget_steps": steps,
+        "seed": seed,
+        "bits_per_byte": total / np.log(2) / parts["b"],
+        "tokens": summary["tokens"],
+        "steps": summary["step"],
+    }
 
 
 class Notes:
@@ -109,7 +154,11 @@ class Notes:
         if name not in self.kept:
             self.kept[name] = make()
             self.path.write_text(json.dumps(self.kept))
-            print(name, {k: v for k, v in self.kept[name].items() if k != "losses"} if isinstance(self.kept[name], dict) else self.kept[name], flush=True)
+            print(
+                name,
+                {k: v for k, v in self.kept[name].items() if k != "losses"} if isinstance(self.kept[name], dict) else self.kept[name],
+                flush=True,
+            )
         return self.kept[name]
 
 
@@ -122,7 +171,12 @@ def line(few: dict[str, Any], many: dict[str, Any]) -> dict[str, float]:
 def calibrate(folder: Path, notes: Notes) -> None:
     parts = notes.once("parts", lambda: setting(folder))
     for batch in BATCHES:
-        notes.once(f"peer pace {batch}", lambda batch=batch: line(*(peer(folder, parts, lr=1e-3, batch=batch, steps=steps, seed=0, part="a") for steps in (8, 8 + 160 // batch))))
+        notes.once(
+            f"peer pace {batch}",
+            lambda batch=batch: line(
+                *(peer(folder, parts, lr=1e-3, batch=batch, steps=steps, seed=0, part="a") for steps in (8, 8 + 160 // batch))
+            ),
+        )
     notes.once("ingot pace", lambda: line(*(ingot_run(folder, steps, 0, parts) for steps in (20, 80))))
 
 
@@ -135,8 +189,15 @@ def run(folder: Path, notes: Notes, seeds: int, budgets: list[float]) -> None:
 
     def trial(lr: float, batch: int, minutes: float, seed: int, part: str) -> dict[str, Any]:
         steps = steps_in(pace[batch], 60 * minutes)
-        found = notes.once(f"peer {lr} {batch} {minutes} {seed} {part}", lambda: peer(folder, parts, lr=lr, batch=batch, steps=steps, seed=seed, part=part))
-        return {k: v for k, v in found.items() if k not in ("losses", "seconds")} | {"lr": lr, "batch": batch, "seed": seed, "idle_seconds": pace[batch]["start"] + steps * pace[batch]["step"]}
+        found = notes.once(
+            f"peer {lr} {batch} {minutes} {seed} {part}", lambda: peer(folder, parts, lr=lr, batch=batch, steps=steps, seed=seed, part=part)
+        )
+        return {k: v for k, v in found.items() if k not in ("losses", "seconds")} | {
+            "lr": lr,
+            "batch": batch,
+            "seed": seed,
+            "idle_seconds": pace[batch]["start"] + steps * pace[batch]["step"],
+        }
 
     short = sorted((trial(lr, batch, 3, 0, "a") for lr in LEARNING_RATES for batch in BATCHES), key=lambda item: item["bits_per_byte"])
     long = [trial(item["lr"], item["batch"], 10, 0, "a") for item in short[:3]]
@@ -146,13 +207,24 @@ def run(folder: Path, notes: Notes, seeds: int, budgets: list[float]) -> None:
     runs, reached = [], None
     for seconds in budgets:
         steps = steps_in(notes.kept["ingot pace"], seconds)
-        found = [notes.once(f"ingot {steps} {seed}", lambda seed=seed, steps=steps: ingot_run(folder, steps, seed, parts)) | {"idle_seconds": seconds} for seed in range(seeds)]
+        found = [
+            notes.once(f"ingot {steps} {seed}", lambda seed=seed, steps=steps: ingot_run(folder, steps, seed, parts))
+            | {"idle_seconds": seconds}
+            for seed in range(seeds)
+        ]
         runs += found
         if statistics.median(item["bits_per_byte"] for item in found) > target:
             break
         reached = {"steps": steps, "seconds": seconds}
-    notes.kept["result"] = {"parameters": {"ingot": parts["parameters"], "peer": peers[0]["parameters"]}, "pace": {"peer": pace, "ingot": notes.kept["ingot pace"]}, "tuning": short + long, "peer": peers,
-                            "ingot": [{k: v for k, v in item.items() if k != "seconds"} for item in runs], "target_bits_per_byte": target, "reached": reached}  # fmt: skip
+    notes.kept["result"] = {
+        "parameters": {"ingot": parts["parameters"], "peer": peers[0]["parameters"]},
+        "pace": {"peer": pace, "ingot": notes.kept["ingot pace"]},
+        "tuning": short + long,
+        "peer": peers,
+        "ingot": [{k: v for k, v in item.items() if k != "seconds"} for item in runs],
+        "target_bits_per_byte": target,
+        "reached": reached,
+    }
     notes.path.write_text(json.dumps(notes.kept))
 
 
@@ -167,7 +239,16 @@ def confirm(folder: Path, notes: Notes) -> None:
     ours = ingot_run(folder, steps, 0, parts)
     rate = (ours["tokens"] / ours["seconds"]) / (theirs["tokens"] / theirs["seconds"])
     ratio = theirs["seconds"] / ours["seconds"]
-    write("time_to_loss", result | {"seconds": {"ingot": ours["seconds"], "peer": theirs["seconds"]}, "ratio": ratio, "ratio_from_rate": rate, "ratio_from_fewer_tokens": ratio / rate})
+    write(
+        "time_to_loss",
+        result
+        | {
+            "seconds": {"ingot": ours["seconds"], "peer": theirs["seconds"]},
+            "ratio": ratio,
+            "ratio_from_rate": rate,
+            "ratio_from_fewer_tokens": ratio / rate,
+        },
+    )
 
 
 def main() -> None:

@@ -26,7 +26,9 @@ LABELED = 20_000
 
 def interval(differences: list[float]) -> dict[str, Any]:
     """Mean and half width of its 95 % interval."""
-    half = T95.get(len(differences), 1.96) * statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
+    half = (
+        T95.get(len(differences), 1.96) * statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
+    )
     return {"mean": statistics.mean(differences), "half_width_95": half, "seeds": differences}
 
 
@@ -34,7 +36,10 @@ def pretrained(method: str, seed: int, budget: str, folder: Path) -> Any:
     """A trained Run of a method."""
     import ingot
 
-    recipe = ingot.load_recipe(ROOT / RECIPES[method], overrides=[f"seed={seed}", f"stages.0.budget={budget}", "evaluate.also=[]", "evaluate.rows=64", f"name={method}{seed}"])
+    recipe = ingot.load_recipe(
+        ROOT / RECIPES[method],
+        overrides=[f"seed={seed}", f"stages.0.budget={budget}", "evaluate.also=[]", "evaluate.rows=64", f"name={method}{seed}"],
+    )
     run = ingot.build(recipe, runs=folder)
     run.train()
     return run
@@ -45,8 +50,16 @@ def finetuned(source: Any, class_token: bool, seed: int, share: float, budget: s
     import ingot
 
     name = f"{source.section.name if source else 'scratch'}-{'token' if class_token else 'plain'}-{share:g}-{seed}"
-    overrides = [f"seed={seed}", f"stages.0.budget={budget}", f"data.train.rows={round(LABELED * share)}", "evaluate.also=[]", "evaluate.every=100%", f"evaluate.rows={rows}",
-                 f"model.embedding.class_token={str(class_token).lower()}", f"name={name}"]  # fmt: skip
+    overrides = [
+        f"seed={seed}",
+        f"stages.0.budget={budget}",
+        f"data.train.rows={round(LABELED * share)}",
+        "evaluate.also=[]",
+        "evaluate.every=100%",
+        f"evaluate.rows={rows}",
+        f"model.embedding.class_token={str(class_token).lower()}",
+        f"name={name}",
+    ]
     run = ingot.build(ingot.load_recipe(ROOT / "recipes/vision/vit_tiny.yaml", overrides=overrides), runs=folder)
     if source is not None:
         for part in ("embedding", "encoder"):
@@ -75,12 +88,18 @@ def main() -> None:
                 token = method == "mae"
                 for share in shares:
                     key = f"{method}, {share:.0%} of labels"
-                    pair = [finetuned(start, token, seed, share, options.finetune, options.rows, Path(place) / method) for start in (source, None)]
+                    pair = [
+                        finetuned(start, token, seed, share, options.finetune, options.rows, Path(place) / method)
+                        for start in (source, None)
+                    ]
                     entry = found.setdefault(key, {"pretrained": [], "scratch": []})
                     entry["pretrained"].append(pair[0])
                     entry["scratch"].append(pair[1])
                     print(key, "seed", seed, pair, flush=True)
-    gains = {key: entry | {"gain": interval([a - b for a, b in zip(entry["pretrained"], entry["scratch"], strict=True)])} for key, entry in found.items()}
+    gains = {
+        key: entry | {"gain": interval([a - b for a, b in zip(entry["pretrained"], entry["scratch"], strict=True)])}
+        for key, entry in found.items()
+    }
     write(options.name, {"pretrain": options.pretrain, "finetune": options.finetune, "accuracy": gains})
 
 

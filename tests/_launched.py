@@ -15,7 +15,13 @@ import pytest
 
 
 def launched(
-    name: str, factory: pytest.TempPathFactory, repository: Path, worker: Path, launches: Callable[[], list[dict[str, Any]]], corpus: Callable[[Path, int], None], timeout: float
+    name: str,
+    factory: pytest.TempPathFactory,
+    repository: Path,
+    worker: Path,
+    launches: Callable[[], list[dict[str, Any]]],
+    corpus: Callable[[Path, int], None],
+    timeout: float,
 ) -> Path:
     """The folder of all launches: two sources of text, launches.json, what the worker wrote, and log, which is what it said."""
     base = factory.getbasetemp()
@@ -28,6 +34,12 @@ def launched(
                 corpus(folder / side, seed)
             (folder / "launches.json").write_text(json.dumps(launches()))
             path = os.pathsep.join(filter(None, [str(repository / "src"), os.environ.get("PYTHONPATH", "")]))
-            done = subprocess.run([sys.executable, str(worker), str(folder)], env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=timeout)
+            done = subprocess.run(
+                [sys.executable, str(worker), str(folder)],
+                env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+            )
             (folder / "log").write_text(done.stdout + done.stderr)
     return folder

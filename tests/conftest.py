@@ -37,7 +37,44 @@ def any_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingot.ledger.machine, "WIDTH", 64)
 
 
-WORDS = ["the", "of", "and", "a", "to", "in", "is", "you", "that", "it", "he", "was", "for", "on", "are", "as", "with", "his", "they", "at", "be", "this", "have", "from", "or", "one", "had", "by", "word", "but", "not", "what", "all", "were", "we", "when"]
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "a",
+    "to",
+    "in",
+    "is",
+    "you",
+    "that",
+    "it",
+    "he",
+    "was",
+    "for",
+    "on",
+    "are",
+    "as",
+    "with",
+    "his",
+    "they",
+    "at",
+    "be",
+    "this",
+    "have",
+    "from",
+    "or",
+    "one",
+    "had",
+    "by",
+    "word",
+    "but",
+    "not",
+    "what",
+    "all",
+    "were",
+    "we",
+    "when",
+]
 
 
 def write_corpus(folder: Path, documents: int = 40, seed: int = 0) -> Path:
@@ -64,14 +101,45 @@ def tiny_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def make(*overrides: dict, name: str = "tiny"):
         tree = {
-            "name": name, "precision": "fp32", "compile": False, "micro_rows": 4,
-            "data": {"train": {"name": "mixture", "sources": {side: {"name": "text_files", "paths": [side]} for side in ("left", "right")}, "weights": {"left": 0.7, "right": 0.3}},
-                     "holdout": 0.2, "tokenizer": "bytes", "sequence": 32},
-            "model": {"width": 32, "embedding": "token", "objective": "causal_lm",
-                      "encoder": {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2}, "feedforward": "relu2", "norm": "rms"}},
-            "stages": [{"budget": "12 steps", "batch": "8 rows", "optimizer": {"name": "adamw", "lr": 0.003}, "schedule": {"lr": {"name": "cosine"}}, "hooks": ["clip"]}],
-            "evaluate": {"every": "50%", "rows": 8, "batch_rows": 4}, "checkpoint": {"every": "3 steps", "keep_last": 3}, "log": {"tensorboard": False},
-        }  # fmt: skip
+            "name": name,
+            "precision": "fp32",
+            "compile": False,
+            "micro_rows": 4,
+            "data": {
+                "train": {
+                    "name": "mixture",
+                    "sources": {side: {"name": "text_files", "paths": [side]} for side in ("left", "right")},
+                    "weights": {"left": 0.7, "right": 0.3},
+                },
+                "holdout": 0.2,
+                "tokenizer": "bytes",
+                "sequence": 32,
+            },
+            "model": {
+                "width": 32,
+                "embedding": "token",
+                "objective": "causal_lm",
+                "encoder": {
+                    "name": "transformer",
+                    "depth": 2,
+                    "mixer": {"name": "attention", "heads": 2},
+                    "feedforward": "relu2",
+                    "norm": "rms",
+                },
+            },
+            "stages": [
+                {
+                    "budget": "12 steps",
+                    "batch": "8 rows",
+                    "optimizer": {"name": "adamw", "lr": 0.003},
+                    "schedule": {"lr": {"name": "cosine"}},
+                    "hooks": ["clip"],
+                }
+            ],
+            "evaluate": {"every": "50%", "rows": 8, "batch_rows": 4},
+            "checkpoint": {"every": "3 steps", "keep_last": 3},
+            "log": {"tensorboard": False},
+        }
         for patch in overrides:
             tree = merge_keys(tree, patch)
         return Recipe(tree)

@@ -1,9 +1,9 @@
 """Ingot: pre-training foundation models under a budget.
 
-    import ingot
-    run = ingot.build("text/gpt_tiny", ["stages.0.budget=5M tokens"])       # a shipped recipe, or a file
-    run.train()
-    run.evaluate(); run.generate("def "); run.export("folder")              # later: ingot.open_run("runs/gpt_tiny")
+import ingot
+run = ingot.build("text/gpt_tiny", ["stages.0.budget=5M tokens"])       # a shipped recipe, or a file
+run.train()
+run.evaluate(); run.generate("def "); run.export("folder")              # later: ingot.open_run("runs/gpt_tiny")
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from .core.recipe import load as load_recipe
 
 __all__ = ["Run", "build", "extend", "load_recipe", "open_run", "transform"]
-_HOMES = {"extend": ("build.extend", "extend"), "transform": ("build.grow", "transform"), "Run": ("build.run", "Run"), "open_run": ("build.run", "open_run"), "load_recipe": ("core.recipe", "load")}
+_HOMES = {
+    "extend": ("build.extend", "extend"),
+    "transform": ("build.grow", "transform"),
+    "Run": ("build.run", "Run"),
+    "open_run": ("build.run", "open_run"),
+    "load_recipe": ("core.recipe", "load"),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -26,14 +26,34 @@ def recipe(folder: Path, cap: int) -> Recipe:
     draw = random.Random(0)
     (folder / "text").mkdir(parents=True, exist_ok=True)
     (folder / "text/some.txt").write_text(" ".join(draw.choice(["one", "two", "three", "four"]) for _ in range(20000)))
-    return Recipe({
-        "name": f"capped{cap}", "precision": "fp32", "compile": False, "device": "cpu", "log": {"tensorboard": False}, "memory": f"{cap or 10**12} B",
-        "data": {"train": {"name": "text_files", "paths": [str(folder / "text")]}, "tokenizer": "bytes", "sequence": SEQUENCE, "cache": str(folder / "cache")},
-        "model": {"width": 192, "embedding": "token", "objective": "causal_lm",
-                  "encoder": {"name": "transformer", "depth": 8, "mixer": {"name": "attention", "heads": 2}, "checkpointing": "auto"}},
-        "stages": [{"budget": "2 steps", "batch": f"{ROWS} rows", "optimizer": {"name": "adamw", "lr": 0.001}, "fused_backward": "auto"}],
-        "anomaly": {"policy": "log"}, "evaluate": {"rows": 1, "batch_rows": 1}, "checkpoint": {"every": "100%"},
-    })  # fmt: skip
+    return Recipe(
+        {
+            "name": f"capped{cap}",
+            "precision": "fp32",
+            "compile": False,
+            "device": "cpu",
+            "log": {"tensorboard": False},
+            "memory": f"{cap or 10**12} B",
+            "data": {
+                "train": {"name": "text_files", "paths": [str(folder / "text")]},
+                "tokenizer": "bytes",
+                "sequence": SEQUENCE,
+                "cache": str(folder / "cache"),
+            },
+            "model": {
+                "width": 192,
+                "embedding": "token",
+                "objective": "causal_lm",
+                "encoder": {"name": "transformer", "depth": 8, "mixer": {"name": "attention", "heads": 2}, "checkpointing": "auto"},
+            },
+            "stages": [
+                {"budget": "2 steps", "batch": f"{ROWS} rows", "optimizer": {"name": "adamw", "lr": 0.001}, "fused_backward": "auto"}
+            ],
+            "anomaly": {"policy": "log"},
+            "evaluate": {"rows": 1, "batch_rows": 1},
+            "checkpoint": {"every": "100%"},
+        }
+    )
 
 
 def main(folder: Path, cap: int) -> None:
@@ -48,7 +68,16 @@ def main(folder: Path, cap: int) -> None:
     baseline = process_peak()
     run.train()
     steps = [line for line in map(json.loads, (run.folder / "ledger.jsonl").read_text().splitlines()) if line["kind"] == "step"]
-    print(json.dumps({"measured": process_peak() - baseline, "choices": run.choices, "rows": [step["batch_rows"] for step in steps], "losses": [step["loss"] for step in steps]}))
+    print(
+        json.dumps(
+            {
+                "measured": process_peak() - baseline,
+                "choices": run.choices,
+                "rows": [step["batch_rows"] for step in steps],
+                "losses": [step["loss"] for step in steps],
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -18,8 +18,19 @@ from ingot.core.errors import RunError
 from ingot.core.recipe import load
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "speech" / "hubert_tiny.yaml"
-SMALL = ["stages.0.budget=2 steps", "stages.1.budget=3 steps", "evaluate.also=[]", "evaluate.every=100%", "data.train.count=40", "stages.0.batch=8 clips", "stages.1.batch=8 clips",
-         "precision=fp32", "compile=false", "log.tensorboard=false", "checkpoint.every=1 steps"]  # fmt: skip
+SMALL = [
+    "stages.0.budget=2 steps",
+    "stages.1.budget=3 steps",
+    "evaluate.also=[]",
+    "evaluate.every=100%",
+    "data.train.count=40",
+    "stages.0.batch=8 clips",
+    "stages.1.batch=8 clips",
+    "precision=fp32",
+    "compile=false",
+    "log.tensorboard=false",
+    "checkpoint.every=1 steps",
+]
 
 
 @pytest.fixture

@@ -22,12 +22,14 @@ SCHEDULES = {
     "infinite": ({"name": "infinite", "warmup": "2 steps", "cooldown": "4 steps"}, 12),
     "stable": (STABLE, 8),
     "in tokens": ({"name": "warmup_stable_decay", "warmup": "300 tokens", "decay": "4 steps"}, 8),
-}  # fmt: skip
+}
 
 
 def train(tiny_recipe: Any, budget: str, curve: dict[str, Any] | None, name: str = "tiny", **more: Any) -> Any:
     schedule = {} if curve is None else {"lr": curve}
-    recipe = tiny_recipe({"stages": {0: {"budget": budget, "schedule": schedule} | more}, "checkpoint": {"every": "4 steps", "keep_last": 9}}, name=name)
+    recipe = tiny_recipe(
+        {"stages": {0: {"budget": budget, "schedule": schedule} | more}, "checkpoint": {"every": "4 steps", "keep_last": 9}}, name=name
+    )
     recipe.tree["stages"][0]["schedule"] = schedule
     run = ingot.build(recipe)
     run.train()
@@ -88,13 +90,17 @@ def test_a_share_of_the_old_budget_stays_as_long_as_it_was(tiny_recipe: Any) -> 
     assert made["step"] == 8 and any("25% of 12 steps was 3 steps" in line for line in made["lines"])
     ingot.build(Path(made["run"]) / "recipe.yaml").train()
     factors = [rate / 0.003 for rate in rates("runs/tiny_extended").values()]
-    assert factors[:3] == pytest.approx([1 / 6, 0.5, 5 / 6]) and set(factors[3:18]) == {1.0} and factors[18] < 1  # the decay: the last quarter of the new one
+    assert (
+        factors[:3] == pytest.approx([1 / 6, 0.5, 5 / 6]) and set(factors[3:18]) == {1.0} and factors[18] < 1
+    )  # the decay: the last quarter of the new one
 
 
 @pytest.mark.parametrize("curve", ["cosine", "linear", "one_cycle"])
 def test_what_bends_from_the_start_is_refused(tiny_recipe: Any, curve: str) -> None:
     train(tiny_recipe, SHORT, {"name": curve})
-    with pytest.raises(UserError, match=f"lr follows {curve}, which has turned toward the end of 12 steps since step .*(?s:.*)--rewarm") as caught:
+    with pytest.raises(
+        UserError, match=f"lr follows {curve}, which has turned toward the end of 12 steps since step .*(?s:.*)--rewarm"
+    ) as caught:
         ingot.extend("runs/tiny", LONG)
     assert len(caught.value.problems) == 2
     assert not Path("runs/tiny_extended").exists()
@@ -119,7 +125,13 @@ def test_rewarming_is_a_further_stage(tiny_recipe: Any) -> None:
     found = rates("runs/tiny_extended")
     assert list(found) == list(range(1, 25)) and {step: found[step] for step in range(1, 13)} == rates("runs/tiny")
     assert found[13] < found[14] < found[15] and found[16] > found[20] > found[24]
-    stage = {"batch": "8 rows", "budget": SHORT, "optimizer": {"name": "adamw", "lr": 0.003}, "schedule": {"lr": {"name": "cosine", "warmup": "3 steps"}}, "hooks": ["clip"]}
+    stage = {
+        "batch": "8 rows",
+        "budget": SHORT,
+        "optimizer": {"name": "adamw", "lr": 0.003},
+        "schedule": {"lr": {"name": "cosine", "warmup": "3 steps"}},
+        "hooks": ["clip"],
+    }
     recipe = tiny_recipe({"checkpoint": {"every": "4 steps"}}, name="two")
     recipe.tree["stages"] = [stage | {"schedule": {"lr": {"name": "cosine"}}}, stage]
     two = ingot.build(recipe)
@@ -140,7 +152,10 @@ def test_the_last_of_two_stages(tiny_recipe: Any) -> None:
     assert len(rates("runs/tiny_extended")) == 18
 
 
-@pytest.mark.parametrize(("budget", "words"), [("6 steps", "wants more"), ("12 steps", "wants more"), ("1M tokens", "which is 12 steps"), ("many", "wants an amount with its unit")])
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [("6 steps", "wants more"), ("12 steps", "wants more"), ("1M tokens", "which is 12 steps"), ("many", "wants an amount with its unit")],
+)
 def test_a_budget_that_is_none(tiny_recipe: Any, budget: str, words: str) -> None:
     train(tiny_recipe, SHORT, None)
     with pytest.raises(UserError, match=words):

@@ -22,7 +22,9 @@ AUTO = {"model": {"encoder": {"checkpointing": "auto"}}, "micro_rows": "auto"}
 
 def capped(folder: Path, cap: int) -> dict[str, Any]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(WORKER), str(folder), str(cap)], env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        [sys.executable, str(WORKER), str(folder), str(cap)], env=environment, capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -34,7 +36,9 @@ def test_half_and_a_quarter_of_the_naive_need_are_kept_within(tmp_path: Path) ->
     assert naive > 1_200_000_000
     found = {share: capped(tmp_path, naive // share) for share in (2, 4)}
     for share, run in found.items():
-        print(f"cap {naive // share / 1e6:.0f} MB: measured {run['measured'] / 1e6:.0f} MB with {run['choices']['micro_rows']} rows, {run['choices']['checkpointing']}")
+        print(
+            f"cap {naive // share / 1e6:.0f} MB: measured {run['measured'] / 1e6:.0f} MB with {run['choices']['micro_rows']} rows, {run['choices']['checkpointing']}"
+        )
         assert 0.4 * naive / share < run["measured"] <= naive / share
         assert len(set(run["rows"])) == 1
     assert found[2]["choices"] != found[4]["choices"]
@@ -51,8 +55,15 @@ def forecasts(monkeypatch: pytest.MonkeyPatch, peaks: dict[tuple[str, bool], tup
     def forecast(run: Any, index: int, rows: int, *, checkpointing: str, fused: bool) -> Forecast:
         asked.append((checkpointing, fused, rows))
         fixed, slope = peaks[checkpointing, fused]
-        return Forecast(peak=fixed + slope * rows, by_kind={"weights": 10, "activations": slope * rows}, flops=1e9, flops_by_component={},
-                        recomputed=1e9 * recomputed[checkpointing], micro_rows=rows, parameters=1)  # fmt: skip
+        return Forecast(
+            peak=fixed + slope * rows,
+            by_kind={"weights": 10, "activations": slope * rows},
+            flops=1e9,
+            flops_by_component={},
+            recomputed=1e9 * recomputed[checkpointing],
+            micro_rows=rows,
+            parameters=1,
+        )
 
     monkeypatch.setattr("ingot.build.plan.forecast_stage", forecast)
     return asked
@@ -62,10 +73,19 @@ MADE_UP = {("none", False): (100, 100), ("selective", False): (100, 60), ("full"
 AGAIN = {"none": 0.0, "selective": 0.02, "full": 0.3}
 
 
-@pytest.mark.parametrize(("available", "mode", "rows", "fits"), [
-    (1000, "none", 8, True), (600, "selective", 8, True), (299, "full", 8, True), (200, "full", 4, True), (119, "full", 1, False),
-])  # fmt: skip
-def test_the_fastest_that_fits_is_taken(tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch, available: int, mode: str, rows: int, fits: bool) -> None:
+@pytest.mark.parametrize(
+    ("available", "mode", "rows", "fits"),
+    [
+        (1000, "none", 8, True),
+        (600, "selective", 8, True),
+        (299, "full", 8, True),
+        (200, "full", 4, True),
+        (119, "full", 1, False),
+    ],
+)
+def test_the_fastest_that_fits_is_taken(
+    tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch, available: int, mode: str, rows: int, fits: bool
+) -> None:
     """Small pieces cost next to nothing here (few, of many positions), so the least recomputation wins until nothing else is left."""
     monkeypatch.setattr(fit, "SLOW_BELOW", 256)  # small pieces are slow, so that recomputing is worth it
     asked = forecasts(monkeypatch, MADE_UP, AGAIN)
@@ -94,7 +114,11 @@ def test_updates_inside_backward_are_chosen_where_they_may(tiny_recipe: Any, mon
 
 
 def events(run: Any) -> list[str]:
-    return [line["message"] for line in map(json.loads, (run.folder / "ledger.jsonl").read_text().splitlines()) if line["kind"] == "event" and line["name"] == "notice"]
+    return [
+        line["message"]
+        for line in map(json.loads, (run.folder / "ledger.jsonl").read_text().splitlines())
+        if line["kind"] == "event" and line["name"] == "notice"
+    ]
 
 
 def test_a_capped_run_says_what_it_chose_applies_it_and_resumes_with_it(tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +141,9 @@ def test_a_capped_run_says_what_it_chose_applies_it_and_resumes_with_it(tiny_rec
 
 def test_a_cap_that_cannot_be_kept_is_refused(tiny_recipe: Any) -> None:
     run = ingot.build(tiny_recipe({**AUTO, "memory": "1 MiB", "stages": {0: {"budget": "1 steps"}}}))
-    with pytest.raises(UserError, match=r"stage 0 is not forecast to fit 1 MB: the least is [0-9]+ MB, with micro_rows 1 and checkpointing"):
+    with pytest.raises(
+        UserError, match=r"stage 0 is not forecast to fit 1 MB: the least is [0-9]+ MB, with micro_rows 1 and checkpointing"
+    ):
         run.train()
 
 
@@ -132,7 +158,9 @@ def test_the_plan_tells_gradients_even_where_they_are_not_at_the_peak(tiny_recip
 
 
 def test_hooks_that_keep_weights_are_in_the_forecast(tiny_recipe: Any) -> None:
-    plain, averaged = (ingot.build(tiny_recipe({"stages": {0: {"hooks": hooks}}}, name=name)) for name, hooks in (("plain", []), ("averaged", ["ema"])))
+    plain, averaged = (
+        ingot.build(tiny_recipe({"stages": {0: {"hooks": hooks}}}, name=name)) for name, hooks in (("plain", []), ("averaged", ["ema"]))
+    )
     without, with_it = (forecast_stage(run, 0, 4) for run in (plain, averaged))
     parameters = sum(parameter.nbytes for parameter in plain.model.parameters())
     assert with_it.peak - without.peak == parameters == with_it.by_kind["hooks"]

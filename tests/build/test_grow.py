@@ -23,7 +23,11 @@ ADAMW = {"name": "adamw", "lr": 0.003}
 
 def stages(*transforms: Any, optimizer: dict[str, Any] = ADAMW) -> dict[str, Any]:
     first = {"budget": "4 steps", "batch": "8 rows", "optimizer": ADAMW}
-    return {"stages": [first, {**first, "optimizer": optimizer, "transforms": list(transforms), "hooks": ["clip"]}], "checkpoint": {"every": "2 steps", "keep_last": 9}, "evaluate": {"rows": 4}}
+    return {
+        "stages": [first, {**first, "optimizer": optimizer, "transforms": list(transforms), "hooks": ["clip"]}],
+        "checkpoint": {"every": "2 steps", "keep_last": 9},
+        "evaluate": {"rows": 4},
+    }
 
 
 def lines(run: Any, kind: str = "event") -> list[dict[str, Any]]:
@@ -39,7 +43,9 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("transform", [{"name": "stack"}, {"name": "widen"}], ids=lambda value: value["name"])
-def test_resumed_before_within_and_after_growth_it_is_the_same_run(tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch, transform: dict[str, Any]) -> None:
+def test_resumed_before_within_and_after_growth_it_is_the_same_run(
+    tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch, transform: dict[str, Any]
+) -> None:
     straight = ingot.build(tiny_recipe(stages(transform), name="straight"))
     straight.train()
 
@@ -74,7 +80,10 @@ def test_it_says_what_was_done_and_the_grown_run_is_used_like_any_other(tiny_rec
     run.train()
     found = [line for line in lines(run) if line["name"] == "transform"]
     assert [line["transform"]["name"] for line in found] == ["widen", "upcycle"]
-    assert "width 32 -> 64" in found[0]["message"] and found[0]["transform"]["before"]["parameters"] < found[0]["transform"]["after"]["parameters"]
+    assert (
+        "width 32 -> 64" in found[0]["message"]
+        and found[0]["transform"]["before"]["parameters"] < found[0]["transform"]["after"]["parameters"]
+    )
     before, after = found[0]["transform"]["loss"]
     assert after == pytest.approx(before, abs=1e-4)
     again = ingot.open_run(run.folder)
@@ -136,11 +145,14 @@ def test_a_run_from_before_there_were_transforms_resumes(tiny_recipe: Any) -> No
     assert ingot.build(recipe).train()["step"] == 2
 
 
-@pytest.mark.parametrize(("transform", "edit", "where", "words"), [
-    ("identity_depth", {"encoder": {"block": "post"}}, "stages.1.transforms.0", "normalizes what passes"),
-    ({"name": "widen", "hidden": 0.5}, {}, "stages.1.transforms.0.hidden", "at least 1"),
-    ({"name": "upcycle", "experts": 2, "router": {"name": "top_k", "top_k": 3}}, {}, "stages.1.transforms", "must not exceed experts"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("transform", "edit", "where", "words"),
+    [
+        ("identity_depth", {"encoder": {"block": "post"}}, "stages.1.transforms.0", "normalizes what passes"),
+        ({"name": "widen", "hidden": 0.5}, {}, "stages.1.transforms.0.hidden", "at least 1"),
+        ({"name": "upcycle", "experts": 2, "router": {"name": "top_k", "top_k": 3}}, {}, "stages.1.transforms", "must not exceed experts"),
+    ],
+)
 def test_what_cannot_be_is_refused_before_the_run(tiny_recipe: Any, transform: Any, edit: dict[str, Any], where: str, words: str) -> None:
     _, problems = check(tiny_recipe(stages(transform), {"model": edit}))
     assert [problem.where for problem in problems] == [where] and words in problems[0].message
@@ -150,9 +162,23 @@ def launch(folder: Path, ranks: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    place = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(ingot.__file__).parents[1])}
+    place = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(ranks),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(ingot.__file__).parents[1]),
+    }
     command = [sys.executable, str(Path(__file__).with_name("_grow_ranks.py")), str(folder)]
-    children = [subprocess.Popen(command, env=place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.DEVNULL, stderr=(folder / f"{rank}.log").open("wb")) for rank in range(ranks)]
+    children = [
+        subprocess.Popen(
+            command,
+            env=place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL,
+            stderr=(folder / f"{rank}.log").open("wb"),
+        )
+        for rank in range(ranks)
+    ]
     deadline = time.monotonic() + 240
     while any(child.poll() is None for child in children) and not any(child.poll() for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -26,13 +26,26 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, any_speed: None) -> 
 
     def make(*patches: dict[Any, Any]) -> Recipe:
         tree: dict[str, Any] = {
-            "name": "pictures", "precision": "fp32", "compile": False, "micro_rows": 6,
-            "data": {"train": {"name": "synthetic_images", "count": 60, "size": 8}, "validation": {"name": "synthetic_images", "count": 12, "size": 8, "seed": 1}, "augment": ["flip", "pad_crop"]},
-            "model": {"width": 16, "embedding": {"name": "patch", "patch": 4, "class_token": True}, "objective": "classification",
-                      "encoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}, "dropout": 0.1}},
+            "name": "pictures",
+            "precision": "fp32",
+            "compile": False,
+            "micro_rows": 6,
+            "data": {
+                "train": {"name": "synthetic_images", "count": 60, "size": 8},
+                "validation": {"name": "synthetic_images", "count": 12, "size": 8, "seed": 1},
+                "augment": ["flip", "pad_crop"],
+            },
+            "model": {
+                "width": 16,
+                "embedding": {"name": "patch", "patch": 4, "class_token": True},
+                "objective": "classification",
+                "encoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}, "dropout": 0.1},
+            },
             "stages": [{"budget": "6 steps", "batch": "16 images", "optimizer": {"name": "adamw", "lr": 0.003}, "hooks": ["clip"]}],
-            "evaluate": {"every": "50%", "rows": 12, "batch_rows": 4}, "checkpoint": {"every": "2 steps"}, "log": {"tensorboard": False},
-        }  # fmt: skip
+            "evaluate": {"every": "50%", "rows": 12, "batch_rows": 4},
+            "checkpoint": {"every": "2 steps"},
+            "log": {"tensorboard": False},
+        }
         for patch in patches:
             tree = merge_keys(tree, patch)
         return Recipe(tree)
@@ -105,14 +118,31 @@ def test_evaluators_stand_beside_the_loss_and_may_raise_an_alarm(recipe: Any) ->
     assert alarms and "health on synthetic_images: the representation collapses" in alarms[0]
     plain = ingot.build(recipe({"name": "plain"}))
     plain.train()
-    assert all(torch.equal(value, plain.model.state_dict()[name]) for name, value in run.model.state_dict().items())  # measuring changes nothing
+    assert all(
+        torch.equal(value, plain.model.state_dict()[name]) for name, value in run.model.state_dict().items()
+    )  # measuring changes nothing
     offline = run.evaluate(also=[])
     assert offline.keys() == {"synthetic_images"} and "knn.accuracy" not in offline["synthetic_images"]
 
 
 def test_an_evaluator_without_its_rows_is_refused(recipe: Any) -> None:
-    run = ingot.build(recipe({"data": {"train": "python_library", "validation": None, "holdout": 0.5, "augment": [], "tokenizer": "bytes", "sequence": 16},
-                              "model": {"embedding": "token", "objective": "causal_lm"}, "evaluate": {"also": ["knn"]}}, {"data": {"train": {"name": "python_library", "packages": ["json"]}}}))  # fmt: skip
+    run = ingot.build(
+        recipe(
+            {
+                "data": {
+                    "train": "python_library",
+                    "validation": None,
+                    "holdout": 0.5,
+                    "augment": [],
+                    "tokenizer": "bytes",
+                    "sequence": 16,
+                },
+                "model": {"embedding": "token", "objective": "causal_lm"},
+                "evaluate": {"also": ["knn"]},
+            },
+            {"data": {"train": {"name": "python_library", "packages": ["json"]}}},
+        )
+    )
     with pytest.raises(UserError, match="knn reads label, which no validation data of this run gives"):
         run.data_of(0)
         run.evaluate_streams(run.data_of(0).validation)
@@ -136,20 +166,31 @@ def test_mixtures_of_pictures_and_text_hold_both(recipe: Any) -> None:
     sources = {"pictures": {"name": "synthetic_images", "count": 40, "size": 8}, "text": {"name": "python_library", "packages": ["json"]}}
     stems = {"name": "stems", "stems": {"image": {"name": "patch", "patch": 4}, "text": {"name": "token"}}}
     tree = recipe().tree
-    tree["data"] = {"train": {"name": "mixture", "sources": sources, "weights": {"pictures": 0.5, "text": 0.5}}, "tokenizer": "bytes", "sequence": 24}
+    tree["data"] = {
+        "train": {"name": "mixture", "sources": sources, "weights": {"pictures": 0.5, "text": 0.5}},
+        "tokenizer": "bytes",
+        "sequence": 24,
+    }
     tree["model"]["embedding"] = stems
     run = ingot.build(Recipe(tree))
     batch = run.data_of(0).train.batch(0, 20)
-    assert {"image", "label", "tokens", "segments"} < batch.keys() and not batch["segments"][batch["source"] == 0].any() and batch["segments"][batch["source"] == 1].any()
+    assert (
+        {"image", "label", "tokens", "segments"} < batch.keys()
+        and not batch["segments"][batch["source"] == 0].any()
+        and batch["segments"][batch["source"] == 1].any()
+    )
 
 
-@pytest.mark.parametrize(("patch", "words"), [
-    ({"stages": {0: {"batch": "512 tokens"}}}, "a number of them, such as '256 images'"),
-    ({"data": {"views": 2, "augment": []}}, "would be alike"),
-    ({"stages": {0: {"batch": "60 s audio"}}}, "needs a source of audio"),
-    ({"model": {"embedding": {"position": "rotary"}}}, "turns queries and keys"),
-    ({"model": {"embedding": {"image": 10}}}, "patches of 4 do not divide"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("patch", "words"),
+    [
+        ({"stages": {0: {"batch": "512 tokens"}}}, "a number of them, such as '256 images'"),
+        ({"data": {"views": 2, "augment": []}}, "would be alike"),
+        ({"stages": {0: {"batch": "60 s audio"}}}, "needs a source of audio"),
+        ({"model": {"embedding": {"position": "rotary"}}}, "turns queries and keys"),
+        ({"model": {"embedding": {"image": 10}}}, "patches of 4 do not divide"),
+    ],
+)
 def test_what_cannot_be_is_refused_before_it_starts(recipe: Any, patch: dict[Any, Any], words: str) -> None:
     _, problems = check(recipe(patch))
     assert any(words in str(problem) for problem in problems), [str(problem) for problem in problems]

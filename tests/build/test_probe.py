@@ -27,8 +27,12 @@ def test_without_a_compiler_it_says_so(tiny_recipe: Any, monkeypatch: pytest.Mon
     assert decide(tiny_recipe({"compile": True})) == (False, "no C++ compiler was found")
 
 
-@pytest.mark.parametrize(("times", "losses", "expected"), [((1.0, 0.5), (2.0, 2.0), True), ((1.0, 0.99), (2.0, 2.0), False), ((1.0, 0.5), (2.0, 2.2), False)])
-def test_the_verdict_follows_the_measurements(tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch, times: Any, losses: Any, expected: bool) -> None:
+@pytest.mark.parametrize(
+    ("times", "losses", "expected"), [((1.0, 0.5), (2.0, 2.0), True), ((1.0, 0.99), (2.0, 2.0), False), ((1.0, 0.5), (2.0, 2.2), False)]
+)
+def test_the_verdict_follows_the_measurements(
+    tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch, times: Any, losses: Any, expected: bool
+) -> None:
     run = ingot.build(tiny_recipe({"compile": "auto", "stages": {0: {"budget": "100k steps"}}}))
     plain = run.model
     monkeypatch.setattr(type(plain), "compile_blocks", lambda self: None)

@@ -28,7 +28,12 @@ def live() -> tokenizers.Tokenizer:
     inner = tokenizers.Tokenizer(tokenizers.models.BPE())
     inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=290, show_progress=False, special_tokens=["<|endoftext|>"], initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=290,
+        show_progress=False,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    )
     inner.train_from_iterator([TEXT] * 9, trainer)
     return inner
 
@@ -46,7 +51,13 @@ def of_transformers() -> Any:
 def test_a_live_tokenizer_becomes_the_runs(tiny_recipe: Any, make: Any) -> None:
     """The run encodes as it does, is resumed with an equal one, refused with another, and opened without any."""
     given = make()
-    wanted = (given.encode([TEXT])[0].tolist() if hasattr(given, "identity") else given.encode(TEXT).ids if hasattr(given, "to_str") else given(TEXT)["input_ids"])
+    wanted = (
+        given.encode([TEXT])[0].tolist()
+        if hasattr(given, "identity")
+        else given.encode(TEXT).ids
+        if hasattr(given, "to_str")
+        else given(TEXT)["input_ids"]
+    )
     run = ingot.build(tiny_recipe({"stages": {0: {"budget": "2 steps"}}}), tokenizer=given)
     run.train()
     assert run.tokenizer.encode([TEXT])[0].tolist() == wanted and run.vocabulary == run.tokenizer.vocabulary >= 257
@@ -59,7 +70,12 @@ def test_a_live_tokenizer_becomes_the_runs(tiny_recipe: Any, make: Any) -> None:
 def test_a_tokenizer_by_name_knobs_and_path(tiny_recipe: Any, tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     live().save(str(tmp_path / "kept" / "tokenizer.json"))
-    for given, vocabulary in (("bytes", None), ({"name": "bpe", "vocabulary": 300}, 300), (spec("data.tokenizer", "bpe", vocabulary=310), 310), (tmp_path / "kept", live().get_vocab_size())):
+    for given, vocabulary in (
+        ("bytes", None),
+        ({"name": "bpe", "vocabulary": 300}, 300),
+        (spec("data.tokenizer", "bpe", vocabulary=310), 310),
+        (tmp_path / "kept", live().get_vocab_size()),
+    ):
         run = ingot.build(tiny_recipe({"data": {"tokenizer": {"name": "bpe", "vocabulary": 280}}}), tokenizer=given)
         assert run.vocabulary == (vocabulary or run.tokenizer.vocabulary) and run.vocabulary != 280
     for given in (3, object()):
@@ -91,10 +107,22 @@ def test_a_file_goes_before_a_shipped_recipe(tmp_path: Path, monkeypatch: pytest
     Path("text/gpt_tiny.yaml").write_text("{name: mine}")
     assert load("text/gpt_tiny.yaml").tree == {"name": "mine"}
     Path("child.yaml").write_text("based_on: text/gpt_small.yaml\nseed: 3")
-    assert load("child.yaml").tree["seed"] == 3 and load("child.yaml").tree["name"] == "child" and load("child.yaml").tree["model"]["width"] == 768
+    assert (
+        load("child.yaml").tree["seed"] == 3
+        and load("child.yaml").tree["name"] == "child"
+        and load("child.yaml").tree["model"]["width"] == 768
+    )
 
 
-@pytest.mark.parametrize(("name", "words"), [("text/gpt_tny", "Did you mean the shipped recipe 'text/gpt_tiny'"), ("gpt_tiny.yaml", "'text/gpt_tiny'"), ("../text/gpt_tiny", "no recipe file"), ("text/qqq", "no recipe file at text/qqq$")])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("text/gpt_tny", "Did you mean the shipped recipe 'text/gpt_tiny'"),
+        ("gpt_tiny.yaml", "'text/gpt_tiny'"),
+        ("../text/gpt_tiny", "no recipe file"),
+        ("text/qqq", "no recipe file at text/qqq$"),
+    ],
+)
 def test_a_name_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=words):
@@ -116,12 +144,21 @@ def test_the_wheel_holds_every_recipe_and_works_without_a_checkout(tmp_path: Pat
     wheels = list(tmp_path.glob("*.whl"))
     assert done.returncode == 0 and len(wheels) == 1, done.stderr[-2000:]
     with zipfile.ZipFile(wheels[0]) as archive:
-        held = {name.removeprefix("ingot/recipes/").removesuffix(".yaml") for name in archive.namelist() if name.startswith("ingot/recipes/")}
+        held = {
+            name.removeprefix("ingot/recipes/").removesuffix(".yaml") for name in archive.namelist() if name.startswith("ingot/recipes/")
+        }
         assert held == set(shipped.names())
         archive.extractall(tmp_path / "site")
     shutil.rmtree(copy)
     empty = tmp_path / "empty"
     empty.mkdir()
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
-    done = subprocess.run([sys.executable, "-m", "ingot", "show", "text/gpt_tiny", "--tiny"], cwd=empty, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "ingot", "show", "text/gpt_tiny", "--tiny"],
+        cwd=empty,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0 and "name: gpt_tiny" in done.stdout, done.stderr

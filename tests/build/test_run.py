@@ -54,14 +54,22 @@ def test_stopped_anywhere_it_resumes_bit_exactly(tiny_recipe: Any, optimizer: di
     resumed = ingot.build(tiny_recipe(patch, name="broken"))
     resumed.train()
     assert same(weights(straight), weights(resumed))
-    left, right = ([(line["step"], line["loss"], line["lr"], line["flops"]) for line in lines(run) if line["kind"] == "step"] for run in (straight, resumed))
+    left, right = (
+        [(line["step"], line["loss"], line["lr"], line["flops"]) for line in lines(run) if line["kind"] == "step"]
+        for run in (straight, resumed)
+    )
     assert left == right
 
 
 def test_accumulation_changes_nothing_but_rounding(tiny_recipe: Any) -> None:
     found = {}
     for micro in (8, 4, 3, 1):
-        run = ingot.build(tiny_recipe({"precision": "fp64", "micro_rows": micro, "stages": {0: {"budget": "5 steps", "optimizer": {"name": "sgd", "lr": 0.1}}}}, name=f"micro{micro}"))
+        run = ingot.build(
+            tiny_recipe(
+                {"precision": "fp64", "micro_rows": micro, "stages": {0: {"budget": "5 steps", "optimizer": {"name": "sgd", "lr": 0.1}}}},
+                name=f"micro{micro}",
+            )
+        )
         run.train()
         found[micro] = weights(run)
     for micro in (4, 3, 1):
@@ -84,7 +92,9 @@ def test_a_finished_run_trains_no_further(tiny_recipe: Any) -> None:
     assert same(before, weights(again))
 
 
-@pytest.mark.parametrize(("budget", "steps"), [("512 tokens", 2), ("600 tokens", 2), ("700 tokens", 3), ("20 rows", 2), ("1 tokens", 1), ("3 steps", 3)])
+@pytest.mark.parametrize(
+    ("budget", "steps"), [("512 tokens", 2), ("600 tokens", 2), ("700 tokens", 3), ("20 rows", 2), ("1 tokens", 1), ("3 steps", 3)]
+)
 def test_budgets_end_at_the_nearest_step(tiny_recipe: Any, budget: str, steps: int) -> None:
     run = ingot.build(tiny_recipe({"stages": {0: {"budget": budget}}, "evaluate": {"rows": 1}}))
     assert run.train()["step"] == steps
@@ -98,9 +108,16 @@ def test_a_budget_in_flops_is_spent(tiny_recipe: Any) -> None:
 
 
 def test_stages_follow_each_other_with_their_own_objective_and_optimizer(tiny_recipe: Any) -> None:
-    stages = [{"budget": "3 steps", "batch": "8 rows", "optimizer": {"name": "adamw", "lr": 0.003}},
-              {"budget": "4 steps", "batch": "4 rows", "optimizer": {"name": "lion", "lr": 0.0003}, "objective": {"name": "causal_lm", "z_loss": 1e-3}},
-              {"budget": "2 steps", "batch": "4 rows", "optimizer": {"name": "lion", "lr": 0.0001}}]  # fmt: skip
+    stages = [
+        {"budget": "3 steps", "batch": "8 rows", "optimizer": {"name": "adamw", "lr": 0.003}},
+        {
+            "budget": "4 steps",
+            "batch": "4 rows",
+            "optimizer": {"name": "lion", "lr": 0.0003},
+            "objective": {"name": "causal_lm", "z_loss": 1e-3},
+        },
+        {"budget": "2 steps", "batch": "4 rows", "optimizer": {"name": "lion", "lr": 0.0001}},
+    ]
     straight = ingot.build(tiny_recipe({"stages": stages}, name="straight"))
     assert straight.train()["step"] == 9
     for stop in (2, 4, 8):
@@ -113,7 +130,11 @@ def test_stages_follow_each_other_with_their_own_objective_and_optimizer(tiny_re
 
 def test_any_knob_can_be_scheduled(tiny_recipe: Any) -> None:
     linear = {"name": "linear", "warmup": "0%", "final": 0.5}
-    run = ingot.build(tiny_recipe({"stages": {0: {"budget": "96 rows", "schedule": {"batch": linear, "weight_decay": linear, "hooks.clip.max_norm": linear}}}}))
+    run = ingot.build(
+        tiny_recipe(
+            {"stages": {0: {"budget": "96 rows", "schedule": {"batch": linear, "weight_decay": linear, "hooks.clip.max_norm": linear}}}}
+        )
+    )
     run.train()
     sizes = [line["batch_rows"] for line in lines(run) if line["kind"] == "step"]
     assert sizes[0] == 8 and sizes[-1] in (4, 5) and sizes == sorted(sizes, reverse=True)
@@ -136,11 +157,17 @@ def test_what_belongs_to_the_machine_may_change_on_resume(tiny_recipe: Any) -> N
 
 
 def test_an_inner_optimizer_keeps_its_own_learning_rate_in_every_stage(tiny_recipe: Any) -> None:
-    stages = [{"budget": "2 steps", "batch": "4 rows", "optimizer": {"name": "muon", "lr": lr, "rest": {"name": "adamw", "lr": inner}}} for lr, inner in ((0.02, 0.003), (0.01, 0.001))]
+    stages = [
+        {"budget": "2 steps", "batch": "4 rows", "optimizer": {"name": "muon", "lr": lr, "rest": {"name": "adamw", "lr": inner}}}
+        for lr, inner in ((0.02, 0.003), (0.01, 0.001))
+    ]
     run = ingot.build(tiny_recipe({"stages": stages}))
     state = run.state()
     for index, (lr, inner) in enumerate(((0.02, 0.003), (0.01, 0.001))):
         state.progress.stage, state.progress.entering = index, True
         run.program.enter(state)
-        bases = {role: {group["base_lr"] for group in state.optimizer.param_groups if any(axes.role == role for axes in group["axes"])} for role in ("matrix", "embedding", "scale")}
+        bases = {
+            role: {group["base_lr"] for group in state.optimizer.param_groups if any(axes.role == role for axes in group["axes"])}
+            for role in ("matrix", "embedding", "scale")
+        }
         assert bases == {"matrix": {lr}, "embedding": {inner}, "scale": {inner}}

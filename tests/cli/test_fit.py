@@ -62,7 +62,11 @@ def curves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three schedules of a law that knows S_1 alone, warm-up ended at step 100."""
     path, step = tmp_path_factory.mktemp("curves") / "curves.csv", np.arange(100.0, 4000.0, 100.0)
     rows = []
-    for name, lr in (("flat", np.full(len(step), 1e-3)), ("falling", np.linspace(1e-3, 1e-4, len(step))), ("drop", np.where(step < 2000, 1e-3, 2e-4))):
+    for name, lr in (
+        ("flat", np.full(len(step), 1e-3)),
+        ("falling", np.linspace(1e-3, 1e-4, len(step))),
+        ("drop", np.where(step < 2000, 1e-3, 2e-4)),
+    ):
         area = 0.05 + np.concatenate([[0.0], np.cumsum(50 * (lr[1:] + lr[:-1]))])
         rows += [f"{name},{s:.0f},{e!r},{2.5 + 0.8 * a**-0.5!r}" for s, e, a in zip(step, lr.tolist(), area.tolist())]
     path.write_text("\n".join(["schedule,step,lr,loss", *rows]) + "\n")
@@ -74,7 +78,11 @@ def test_fit_a_law_of_curves_as_its_paper_does_and_hold_out_a_schedule(curves: P
     assert main([*words, "--hold-out", "schedule!=flat"]) == 0
     shown = capsys.readouterr().out
     assert "held out falling: 39 points" in shown and "no intervals" in shown
-    assert {one["run"]: one["n"] for one in answer(capsys, *words, "--hold-out", "schedule!=flat")["held_out"]} == {"": 78, "falling": 39, "drop": 39}
+    assert {one["run"]: one["n"] for one in answer(capsys, *words, "--hold-out", "schedule!=flat")["held_out"]} == {
+        "": 78,
+        "falling": 39,
+        "drop": 39,
+    }
     # The rest of a run is told from all of its rates, also of the steps that were fitted; else its sum of rates would begin anew.
     assert answer(capsys, *words, "--hold-out", "step>2500")["held_out"][0]["mean"] < 0.005
 
@@ -96,7 +104,11 @@ def test_predict_the_rest_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture
     """From a ledger; lines of other kinds and a restart's repeated steps are read past."""
     step = np.arange(100, 5001, 100)
     loss = 2.6 + 0.6 * (3e-4 * step) ** -0.45
-    lines = [{"kind": "start"}, *({"kind": "step", "step": int(s), "lr": 3e-4, "loss": float(value)} for s, value in zip(step, loss)), {"kind": "step", "step": 5000, "lr": 3e-4, "loss": float(loss[-1])}]
+    lines = [
+        {"kind": "start"},
+        *({"kind": "step", "step": int(s), "lr": 3e-4, "loss": float(value)} for s, value in zip(step, loss)),
+        {"kind": "step", "step": 5000, "lr": 3e-4, "loss": float(loss[-1])},
+    ]
     (tmp_path / "ledger.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     found = answer(capsys, "predict", "--job", str(tmp_path), "--until", "10000", "--law", "annealing")
     assert found["step"][-1] == 10000
@@ -105,20 +117,25 @@ def test_predict_the_rest_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture
     assert annealed["loss"][-1] < found["loss"][-1]
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["fit", "chinchila", "{points}"], "Did you mean 'chinchilla'"),
-    (["fit", "chinchilla", "{points}"], "needs the columns params, tokens"),
-    (["fit", "chinchilla", "none.csv"], "cannot read none.csv"),
-    (["fit", "chinchilla", "{points}", "--columns", "params"], "NAME=VALUE"),
-    (["fit", "chinchilla", "{points}", "--where", "loss<0"], "no row meets"),
-    (["fit", "chinchilla", "{points}", "--level", "2"], "between 0 and 1"),
-    (["predict", "{points}"], "cannot read"),
-    (["predict", "{saved}"], "wants --budget or --at"),
-    (["predict", "{saved}", "--budget", "3h"], "FLOPs"),
-    (["predict"], "wants a FIT.json"),
-    (["predict", "--job", "nowhere"], "cannot read"),
-])  # fmt: skip
-def test_wrong_input_is_one_line_and_status_2(words: list[str], message: str, points: Path, saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit", "chinchila", "{points}"], "Did you mean 'chinchilla'"),
+        (["fit", "chinchilla", "{points}"], "needs the columns params, tokens"),
+        (["fit", "chinchilla", "none.csv"], "cannot read none.csv"),
+        (["fit", "chinchilla", "{points}", "--columns", "params"], "NAME=VALUE"),
+        (["fit", "chinchilla", "{points}", "--where", "loss<0"], "no row meets"),
+        (["fit", "chinchilla", "{points}", "--level", "2"], "between 0 and 1"),
+        (["predict", "{points}"], "cannot read"),
+        (["predict", "{saved}"], "wants --budget or --at"),
+        (["predict", "{saved}", "--budget", "3h"], "FLOPs"),
+        (["predict"], "wants a FIT.json"),
+        (["predict", "--job", "nowhere"], "cannot read"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(
+    words: list[str], message: str, points: Path, saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     capsys.readouterr()
     assert main([word.format(points=points, saved=saved) for word in words]) == 2
     said = capsys.readouterr().err

@@ -19,15 +19,66 @@ tokenizers = pytest.importorskip("tokenizers")
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = str(ROOT / "recipes" / "text" / "continue_hf.yaml")
-WORDS = ["the", "of", "and", "a", "to", "in", "is", "you", "that", "it", "he", "was", "for", "on", "are", "as", "with", "his", "they", "at", "be", "this", "have", "from", "or", "one", "had", "by", "word", "but", "not", "what", "all", "were", "we", "when"]
-SETTINGS = ["data.sequence=32", "data.holdout=0.2", "data.pack={name: stream, attend: row}", "stages.0.budget=50 steps", "stages.0.batch=256 tokens",
-            "stages.0.optimizer.lr=1e-3", "evaluate.every=100%", "evaluate.rows=64", "checkpoint.every=100%", "precision=fp32", "compile=false", "log.tensorboard=false"]  # fmt: skip
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "a",
+    "to",
+    "in",
+    "is",
+    "you",
+    "that",
+    "it",
+    "he",
+    "was",
+    "for",
+    "on",
+    "are",
+    "as",
+    "with",
+    "his",
+    "they",
+    "at",
+    "be",
+    "this",
+    "have",
+    "from",
+    "or",
+    "one",
+    "had",
+    "by",
+    "word",
+    "but",
+    "not",
+    "what",
+    "all",
+    "were",
+    "we",
+    "when",
+]
+SETTINGS = [
+    "data.sequence=32",
+    "data.holdout=0.2",
+    "data.pack={name: stream, attend: row}",
+    "stages.0.budget=50 steps",
+    "stages.0.batch=256 tokens",
+    "stages.0.optimizer.lr=1e-3",
+    "evaluate.every=100%",
+    "evaluate.rows=64",
+    "checkpoint.every=100%",
+    "precision=fp32",
+    "compile=false",
+    "log.tensorboard=false",
+]
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
 
 
 def texts() -> list[str]:
     """Documents in which each word says much about the next."""
-    return [" ".join(WORDS[(start + step * (1 + start % 2)) % len(WORDS)] for step in range(60 + start)) + f" {start}.\n" for start in range(40)]
+    return [
+        " ".join(WORDS[(start + step * (1 + start % 2)) % len(WORDS)] for step in range(60 + start)) + f" {start}.\n" for start in range(40)
+    ]
 
 
 def byte_level(specials: list[str]) -> Any:
@@ -35,7 +86,9 @@ def byte_level(specials: list[str]) -> Any:
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(texts(), tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=specials, initial_alphabet=alphabet, show_progress=False))
+    tokenizer.train_from_iterator(
+        texts(), tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    )
     return tokenizer
 
 
@@ -43,30 +96,45 @@ def word_piece() -> Any:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = tokenizers.normalizers.BertNormalizer(), tokenizers.pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = tokenizers.decoders.WordPiece()
-    tokenizer.train_from_iterator(texts(), tokenizers.trainers.WordPieceTrainer(vocab_size=90, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False))
+    tokenizer.train_from_iterator(
+        texts(),
+        tokenizers.trainers.WordPieceTrainer(
+            vocab_size=90, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False
+        ),
+    )
     return tokenizer
 
 
 def llama(out: Path) -> None:
     tokenizer = byte_level(["<unk>", "<s>", "</s>"])
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>").save_pretrained(out)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>").save_pretrained(
+        out
+    )
     size = tokenizer.get_vocab_size() + 4  # rows of the embedding that no token uses
-    transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, vocab_size=size, num_key_value_heads=2, bos_token_id=1, eos_token_id=2)).save_pretrained(out)
+    transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**SIZES, vocab_size=size, num_key_value_heads=2, bos_token_id=1, eos_token_id=2)
+    ).save_pretrained(out)
 
 
 def gpt2(out: Path) -> None:
     tokenizer = byte_level(["<|endoftext|>"])
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>").save_pretrained(out)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>").save_pretrained(
+        out
+    )
     sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
-    transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, vocab_size=tokenizer.get_vocab_size(), bos_token_id=0, eos_token_id=0)).save_pretrained(out)
+    transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(**sizes, vocab_size=tokenizer.get_vocab_size(), bos_token_id=0, eos_token_id=0)
+    ).save_pretrained(out)
 
 
 def bert(out: Path) -> None:
     tokenizer = word_piece()
     names = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(out)
-    transformers.BertForMaskedLM(transformers.BertConfig(**SIZES, vocab_size=tokenizer.get_vocab_size(), pad_token_id=0)).save_pretrained(out)
+    transformers.BertForMaskedLM(transformers.BertConfig(**SIZES, vocab_size=tokenizer.get_vocab_size(), pad_token_id=0)).save_pretrained(
+        out
+    )
 
 
 SHAPES: dict[str, tuple[Callable[[Path], None], str, dict[str, int]]] = {

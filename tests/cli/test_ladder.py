@@ -24,7 +24,31 @@ evaluations: 2
 @pytest.fixture(scope="module")
 def climbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ladder")
-    draw, words = random.Random(0), ["the", "of", "and", "a", "to", "in", "is", "you", "that", "it", "he", "was", "for", "on", "are", "as", "with", "his", "they", "at"]
+    draw, words = (
+        random.Random(0),
+        [
+            "the",
+            "of",
+            "and",
+            "a",
+            "to",
+            "in",
+            "is",
+            "you",
+            "that",
+            "it",
+            "he",
+            "was",
+            "for",
+            "on",
+            "are",
+            "as",
+            "with",
+            "his",
+            "they",
+            "at",
+        ],
+    )
     (folder / "corpus").mkdir()
     for number in range(40):
         (folder / "corpus" / f"{number}.txt").write_text(" ".join(draw.choices(words, k=60)))
@@ -51,7 +75,12 @@ def answer(climbed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def test_a_page_with_every_plot(climbed: Path) -> None:
     page = (climbed / "runs" / "ladders" / "steps" / "ladder.html").read_text()
-    assert page.count("<svg") == 2 and "Held out" in page and "http" not in page.split("<main>")[1].split("</main>")[0] and "nan" not in page.split("<main>")[1].split("</main>")[0]
+    assert (
+        page.count("<svg") == 2
+        and "Held out" in page
+        and "http" not in page.split("<main>")[1].split("</main>")[0]
+        and "nan" not in page.split("<main>")[1].split("</main>")[0]
+    )
 
 
 def test_dry_run_starts_nothing(answer: Any) -> None:
@@ -95,7 +124,10 @@ def test_where_two_fits_cross(answer: Any, climbed: Path, capsys: pytest.Capture
 def test_the_end_of_a_run(answer: Any, climbed: Path) -> None:
     run = climbed / "half"
     run.mkdir()
-    steps = [{"kind": "step", "step": step, "loss": 2 + 10 * step**-0.4, "lr": 0.01, "tokens": 100 * step, "flops": 1e6 * step} for step in range(5, 1001, 5)]
+    steps = [
+        {"kind": "step", "step": step, "loss": 2 + 10 * step**-0.4, "lr": 0.01, "tokens": 100 * step, "flops": 1e6 * step}
+        for step in range(5, 1001, 5)
+    ]
     (run / "ledger.jsonl").write_text("\n".join(map(json.dumps, steps)))
     (run / "recipe.yaml").write_text("stages: [{budget: 200k tokens}]\n")
     found = answer("predict", "--run", "half", "--at", "100%")

@@ -74,17 +74,22 @@ def test_problems_as_json(raising: Any, capsys: pytest.CaptureFixture[str]) -> N
     assert json.loads(capsys.readouterr().out) == {"errors": [{"where": "a.b", "message": "is wrong", "origin": "x.yaml:3"}]}
 
 
-@pytest.mark.parametrize(("error", "status", "line"), [
-    (RunError("the disk is full"), 1, "the disk is full"),
-    (KeyboardInterrupt(), 130, "interrupted"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (RunError("the disk is full"), 1, "the disk is full"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
 def test_other_ends_are_one_line(error: BaseException, status: int, line: str, raising: Any, capsys: pytest.CaptureFixture[str]) -> None:
     raising(error)
     assert _dispatch.dispatch("check", []) == status
     assert capsys.readouterr().err.strip() == line
 
 
-def test_a_bug_names_where_its_traceback_is(raising: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_bug_names_where_its_traceback_is(
+    raising: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(_dispatch.tempfile, "tempdir", str(tmp_path))
     monkeypatch.delenv("INGOT_DEBUG", raising=False)
     raising(KeyError("lost"))

@@ -11,12 +11,33 @@ from ingot.cli import _progress
 from ingot.cli._progress import Bar, Lines, Standing
 from ingot.cli._words import count, duration, size
 
-START = {"kind": "start", "run": "runs/x", "budgets": ["1k tokens", "20 steps"], "parameters": 1_200_000, "machine": {"device": "cpu"}, "choices": {"precision": "float32"}}
+START = {
+    "kind": "start",
+    "run": "runs/x",
+    "budgets": ["1k tokens", "20 steps"],
+    "parameters": 1_200_000,
+    "machine": {"device": "cpu"},
+    "choices": {"precision": "float32"},
+}
 
 
 def step(number: int, *, stage: int = 0, **entries: Any) -> dict[str, Any]:
-    return {"kind": "step", "stage": stage, "step": number, "tokens": number * 100, "rows": number, "flops": 1.0, "seconds": number * 36.0, "loss": 2.5, "lr": 1e-3,
-            "step_tokens": 100, "batch_rows": 1, "step_seconds": 36.0, "tokens_per_second": 12345.0, "utilization": 0.31} | entries  # fmt: skip
+    return {
+        "kind": "step",
+        "stage": stage,
+        "step": number,
+        "tokens": number * 100,
+        "rows": number,
+        "flops": 1.0,
+        "seconds": number * 36.0,
+        "loss": 2.5,
+        "lr": 1e-3,
+        "step_tokens": 100,
+        "batch_rows": 1,
+        "step_seconds": 36.0,
+        "tokens_per_second": 12345.0,
+        "utilization": 0.31,
+    } | entries
 
 
 def test_epochs_are_the_stages_own() -> None:
@@ -96,9 +117,20 @@ def test_the_bar_shows_rate_loss_and_time_left() -> None:
     assert "finished" in stream.getvalue()
 
 
-@pytest.mark.parametrize(("seconds", "words"), [
-    (0.31, "0.3 s"), (7.2, "7.2 s"), (42, "42 s"), (83, "1 min 23 s"), (599.9, "9 min 59 s"), (1800, "30 min"), (3900, "1 h 05 min"), (200_000, "2 d 7 h"), (float("inf"), "–"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.31, "0.3 s"),
+        (7.2, "7.2 s"),
+        (42, "42 s"),
+        (83, "1 min 23 s"),
+        (599.9, "9 min 59 s"),
+        (1800, "30 min"),
+        (3900, "1 h 05 min"),
+        (200_000, "2 d 7 h"),
+        (float("inf"), "–"),
+    ],
+)
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 

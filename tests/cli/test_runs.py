@@ -114,7 +114,18 @@ def test_show_and_check(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ingot", "train", RECIPE, "--tiny", "compile=false", "stages.0.budget=5000 steps", "checkpoint.every=4000 steps", "evaluate.every=4000 steps"]
+    command = [
+        sys.executable,
+        "-m",
+        "ingot",
+        "train",
+        RECIPE,
+        "--tiny",
+        "compile=false",
+        "stages.0.budget=5000 steps",
+        "checkpoint.every=4000 steps",
+        "evaluate.every=4000 steps",
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     ledger = tmp_path / RUN / "ledger.jsonl"
@@ -131,7 +142,20 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_two_ranks_speak_with_one_voice(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ingot", "train", RECIPE, "--tiny", "stages.0.budget=3 steps"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "ingot",
+        "train",
+        RECIPE,
+        "--tiny",
+        "stages.0.budget=3 steps",
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr

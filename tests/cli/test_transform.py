@@ -21,7 +21,9 @@ def small(tiny_recipe: Any) -> Path:
 def test_the_result_is_a_run_that_goes_on(small: Path, tiny_recipe: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """From the middle of its budget, with its optimizer state; and its weights start another run."""
     middle = str(small / "checkpoints" / "step-00000003")
-    assert main(["transform", middle, "--with", "identity_depth", "--with", "widen width=2 split=0.2", "--out", "runs/large", "--json"]) == 0
+    assert (
+        main(["transform", middle, "--with", "identity_depth", "--with", "widen width=2 split=0.2", "--out", "runs/large", "--json"]) == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert [line["name"] for line in found["transforms"]] == ["identity_depth", "widen"]
     manifest = json.loads((Path(found["checkpoint"]) / "manifest.json").read_text())["manifest"]
@@ -34,17 +36,25 @@ def test_the_result_is_a_run_that_goes_on(small: Path, tiny_recipe: Any, capsys:
     assert main(["train", "runs/large/recipe.yaml", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["step"] == 6
-    start = tiny_recipe({"model": {"width": 64, "encoder": {"depth": 4, "mixer": {"heads": 4}}}, "stages": {0: {"budget": "1 steps"}}}, name="next")
+    start = tiny_recipe(
+        {"model": {"width": 64, "encoder": {"depth": 4, "mixer": {"heads": 4}}}, "stages": {0: {"budget": "1 steps"}}}, name="next"
+    )
     assert ingot.build(start, start_from="runs/large").train()["step"] == 1
     assert main(["lineage", "runs/large"]) == 0
     shown = capsys.readouterr().out
     assert "widen width=2" in shown and f"from checkpoint {middle}" in shown
 
 
-@pytest.mark.parametrize(("given", "words"), [
-    (["--with", "stak factor=2"], "Did you mean 'stack'?"), (["--with", "stack factor=1"], "at least 2"), (["--with", "stack deep"], "key=value"),
-    (["--with", "stack depth=4"], "takes no 'depth'"), (["--with", "stack 'factor"], "not well quoted"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--with", "stak factor=2"], "Did you mean 'stack'?"),
+        (["--with", "stack factor=1"], "at least 2"),
+        (["--with", "stack deep"], "key=value"),
+        (["--with", "stack depth=4"], "takes no 'depth'"),
+        (["--with", "stack 'factor"], "not well quoted"),
+    ],
+)
 def test_mistakes(small: Path, capsys: pytest.CaptureFixture[str], given: list[str], words: str) -> None:
     assert main(["transform", str(small), *given, "--out", "runs/other"]) == 2
     assert words in capsys.readouterr().err and not Path("runs/other").exists()

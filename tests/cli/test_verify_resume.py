@@ -27,8 +27,12 @@ def trial(folder: Path) -> Trial:
         checkpoint = run / "checkpoints" / "step-00000002"
         checkpoint.mkdir(parents=True)
         (checkpoint / "manifest.json").write_text("{}")
-        save_file({"a": torch.tensor([1.0, float("nan")]), "b": torch.zeros(2, 2, dtype=torch.bfloat16)}, checkpoint / "shard-00000.safetensors")
-        (run / "ledger.jsonl").write_text("".join(json.dumps({"kind": "step", "step": step, "loss": 0.5, "seconds": hash(which)}) + "\n" for step in (1, 2)))
+        save_file(
+            {"a": torch.tensor([1.0, float("nan")]), "b": torch.zeros(2, 2, dtype=torch.bfloat16)}, checkpoint / "shard-00000.safetensors"
+        )
+        (run / "ledger.jsonl").write_text(
+            "".join(json.dumps({"kind": "step", "step": step, "loss": 0.5, "seconds": hash(which)}) + "\n" for step in (1, 2))
+        )
     return Trial(Namespace(), folder, "x", Output(json=True))
 
 
@@ -47,7 +51,9 @@ def test_one_bit_is_noticed(tmp_path: Path) -> None:
 def test_another_loss_or_step_is_noticed(tmp_path: Path) -> None:
     found = trial(tmp_path)
     ledger = tmp_path / "killed" / "x" / "ledger.jsonl"
-    ledger.write_text(ledger.read_text().replace('"step": 2, "loss": 0.5', '"step": 2, "loss": 0.25') + json.dumps({"kind": "step", "step": 3}) + "\n")
+    ledger.write_text(
+        ledger.read_text().replace('"step": 2, "loss": 0.5', '"step": 2, "loss": 0.25') + json.dumps({"kind": "step", "step": 3}) + "\n"
+    )
     assert found.compare() == ["steps [3] are in one ledger only", "step 2: loss 0.5 became 0.25"]
 
 
@@ -90,5 +96,8 @@ def test_a_recipe_has_one_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     assert main(["parity", str(ROOT / "recipes/text/bert_tiny.yaml"), "layout=replicate", "--tiny", "--json"]) == 0
     cases = json.loads(capsys.readouterr().out)["cases"]
-    assert [(case["layout"], case["ranks"], case["accumulation"]) for case in cases] == [*(("single", 1, n) for n in (1, 2, 5)), *(("replicate", 2, n) for n in (1, 2, 5))]
+    assert [(case["layout"], case["ranks"], case["accumulation"]) for case in cases] == [
+        *(("single", 1, n) for n in (1, 2, 5)),
+        *(("replicate", 2, n) for n in (1, 2, 5)),
+    ]
     assert cases[0]["difference"] == 0 and 0 < max(case["difference"] for case in cases) <= 3e-6

@@ -17,11 +17,24 @@ SEQUENCE, CLASSES = 12, 4
 SIDE, FRAMES, CHANNELS, SAMPLES = 8, 12, 3, 72
 
 FIELDS: dict[str, Field] = {
-    "tokens": Field((SEQUENCE,), "int64", 24), "segments": Field((SEQUENCE,), "int32"), "positions": Field((SEQUENCE,), "int64"),
-    "image": Field((CHANNELS, SIDE, SIDE), "uint8"), "label": Field((), "int64", CLASSES), "values": Field((2,), "float32"),
-    "series": Field((SEQUENCE, 2)), "future": Field((4, 2)), "numbers": Field((3,)), "numbers_missing": Field((3,), "bool"), "categories": Field((2,), "int64", 5),
-    "latent": Field((6,)), "waveform": Field((SAMPLES,)), "frames": Field((2 * FRAMES, 6)), "lengths": Field((), "int64"), "codes": Field((FRAMES,), "int64", 6), "transcript": Field((4,), "int64"),
-}  # fmt: skip
+    "tokens": Field((SEQUENCE,), "int64", 24),
+    "segments": Field((SEQUENCE,), "int32"),
+    "positions": Field((SEQUENCE,), "int64"),
+    "image": Field((CHANNELS, SIDE, SIDE), "uint8"),
+    "label": Field((), "int64", CLASSES),
+    "values": Field((2,), "float32"),
+    "series": Field((SEQUENCE, 2)),
+    "future": Field((4, 2)),
+    "numbers": Field((3,)),
+    "numbers_missing": Field((3,), "bool"),
+    "categories": Field((2,), "int64", 5),
+    "latent": Field((6,)),
+    "waveform": Field((SAMPLES,)),
+    "frames": Field((2 * FRAMES, 6)),
+    "lengths": Field((), "int64"),
+    "codes": Field((FRAMES,), "int64", 6),
+    "transcript": Field((4,), "int64"),
+}
 DOCUMENTS = ("tokens", "segments", "positions")
 
 

@@ -30,7 +30,9 @@ ROWS, LENGTH, VOCABULARY = 7, 10, 30
 def model_of(dtype: torch.dtype) -> Model:
     wiring = {"width": 16, "vocabulary": VOCABULARY, "sequence": LENGTH, "specials": {}, "linear": spec("nn.linear", "dense")}
     encoder = spec("model.encoder", "transformer", depth=2, dropout=0.1, mixer={"name": "attention", "heads": 2}).build(**wiring)
-    model = Model(embedding=spec("nn.embedding", "token").build(**wiring), encoder=encoder, objective=spec("objective", "causal_lm").build(**wiring))
+    model = Model(
+        embedding=spec("nn.embedding", "token").build(**wiring), encoder=encoder, objective=spec("objective", "causal_lm").build(**wiring)
+    )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -47,7 +49,14 @@ def window(rank: int, ranks: int) -> list[dict[str, torch.Tensor]]:
     for rows in (mine[:size], mine[size:]):
         real = torch.arange(size) < len(rows)
         rows = torch.cat([rows, torch.zeros(size - len(rows), dtype=torch.int64)])
-        found.append({"rows": torch.where(real, rows, -1), "tokens": tokens[rows] * real[:, None], "segments": real[:, None].int().expand(-1, LENGTH), "key": torch.tensor(3)})
+        found.append(
+            {
+                "rows": torch.where(real, rows, -1),
+                "tokens": tokens[rows] * real[:, None],
+                "segments": real[:, None].int().expand(-1, LENGTH),
+                "key": torch.tensor(3),
+            }
+        )
     return found
 
 
@@ -65,11 +74,17 @@ def work(layout: Any, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], dict
     count = layout.total(torch.tensor([2**60 // layout.ranks], dtype=torch.int64))
     layout.barrier()
     facts = {
-        "rank": layout.rank, "ranks": layout.ranks, "names": [name for name, _ in model.named_parameters()] == [name for name, _ in plain.named_parameters()],
-        "norm": float(norm), "total": total.tolist(), "total_dtype": str(total.dtype), "count": count.tolist(),
-        "gathered": layout.gather({"rank": layout.rank}), "heard": layout.broadcast_object(f"from {layout.rank}"),
+        "rank": layout.rank,
+        "ranks": layout.ranks,
+        "names": [name for name, _ in model.named_parameters()] == [name for name, _ in plain.named_parameters()],
+        "norm": float(norm),
+        "total": total.tolist(),
+        "total_dtype": str(total.dtype),
+        "count": count.tolist(),
+        "gathered": layout.gather({"rank": layout.rank}),
+        "heard": layout.broadcast_object(f"from {layout.rank}"),
         "bytes": sum((parameter.to_local() if hasattr(parameter, "to_local") else parameter).nbytes for parameter in model.parameters()),
-    }  # fmt: skip
+    }
     return tensors, facts
 
 

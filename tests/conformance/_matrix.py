@@ -48,8 +48,24 @@ from ingot.ledger.meter import Meter
 from ingot.train.anomaly import AnomalyGuard
 from ingot.train.loop import Loop
 
-SLOTS = ("optim", "nn.linear", "nn.router", "nn.feedforward", "nn.mixer", "nn.block", "nn.norm", "nn.position", "nn.embedding", "model.encoder", "model.decoder",
-         "model.init", "objective", "hook", "transform", "schedule")  # fmt: skip
+SLOTS = (
+    "optim",
+    "nn.linear",
+    "nn.router",
+    "nn.feedforward",
+    "nn.mixer",
+    "nn.block",
+    "nn.norm",
+    "nn.position",
+    "nn.embedding",
+    "model.encoder",
+    "model.decoder",
+    "model.init",
+    "objective",
+    "hook",
+    "transform",
+    "schedule",
+)
 ALONE = ("accumulation", "compile", "bf16", "resume", "checkpointing", "wider", "deeper", "fused_backward")
 RANKED = ("replicate", "fsdp")
 COLUMNS = ("accumulation", "replicate", "fsdp", "compile", "bf16", "resume", "checkpointing", "wider", "deeper", "fused_backward")
@@ -112,9 +128,19 @@ class CannotPlace(Exception):
 
 ENCODER: Tree = {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2}, "feedforward": "relu2", "norm": "rms"}
 STAGE: Tree = {"budget": f"{STEPS} steps", "batch": f"{ROWS} rows", "optimizer": {"name": "adamw", "lr": 0.003}}
-TEXT: Tree = {"name": "matrix", "precision": "fp64", "compile": False, "device": "cpu", "layout": "single", "micro_rows": ROWS, "anomaly": {"policy": "log"}, "evaluate": {"every": "100%"},
-              "data": {"train": {"name": "text_files", "paths": ["."]}, "tokenizer": "bytes", "sequence": suite.SEQUENCE},
-              "model": {"width": suite.WIDTH, "embedding": "token", "encoder": ENCODER, "objective": "causal_lm"}, "stages": [STAGE]}  # fmt: skip
+TEXT: Tree = {
+    "name": "matrix",
+    "precision": "fp64",
+    "compile": False,
+    "device": "cpu",
+    "layout": "single",
+    "micro_rows": ROWS,
+    "anomaly": {"policy": "log"},
+    "evaluate": {"every": "100%"},
+    "data": {"train": {"name": "text_files", "paths": ["."]}, "tokenizer": "bytes", "sequence": suite.SEQUENCE},
+    "model": {"width": suite.WIDTH, "embedding": "token", "encoder": ENCODER, "objective": "causal_lm"},
+    "stages": [STAGE],
+}
 MASKED = merge_keys(TEXT, {"data": {"pack": "document"}, "model": {"objective": {"name": "masked_lm", "rate": 0.4}}})
 ROTATED_ELSEWHERE = {"model": {"encoder": {"mixer": {"name": "attention", "heads": 2, "position": None}}}}
 
@@ -125,7 +151,15 @@ COMPANIONS: dict[str, Tree] = {
     "hook/relora": {"model": {"encoder": {"linear": {"name": "relora", "rank": 4}}}},
     "hook/noise_scale": {"micro_rows": 4},
     "objective/hubert": {"stages": {0: {"annotate": {"name": "kmeans", "clusters": 6, "iterations": 4}}}},
-    "objective/by_source": {"data": {"train": {"name": "mixture", "sources": {name: {"name": "text_files", "paths": ["."]} for name in ("first", "second")}, "weights": {"first": 0.5, "second": 0.5}}}},
+    "objective/by_source": {
+        "data": {
+            "train": {
+                "name": "mixture",
+                "sources": {name: {"name": "text_files", "paths": ["."]} for name in ("first", "second")},
+                "weights": {"first": 0.5, "second": 0.5},
+            }
+        }
+    },
 }
 
 
@@ -136,22 +170,38 @@ def setups(case: Any) -> Iterator[Setup]:
         yield around(part, case.spec())
         return
     inside: dict[str, list[Tree]] = {
-        "nn.linear": [{"linear": data}], "nn.feedforward": [{"feedforward": data}], "nn.block": [{"block": data}, {"block": data, "final_norm": False}], "nn.norm": [{"norm": data}],
-        "nn.mixer": [{"mixer": data}], "nn.position": [{"mixer": {"name": "attention", "heads": 2, "position": data}}],
+        "nn.linear": [{"linear": data}],
+        "nn.feedforward": [{"feedforward": data}],
+        "nn.block": [{"block": data}, {"block": data, "final_norm": False}],
+        "nn.norm": [{"norm": data}],
+        "nn.mixer": [{"mixer": data}],
+        "nn.position": [{"mixer": {"name": "attention", "heads": 2, "position": data}}],
         "nn.router": [{"feedforward": {"name": "moe", "experts": 4, "expert": {"name": "gelu", "hidden": 8}, "router": data}}],
-    }  # fmt: skip
+    }
     whole: dict[str, list[Tree]] = {
-        "optim": [{"stages": {0: {"optimizer": data}}}], "hook": [{"stages": {0: {"hooks": [data]}}}], "schedule": [{"stages": {0: {"schedule": {"lr": data}}}}],
-        "model.init": [{"model": {"init": data}}], "model.encoder": [{"model": {"encoder": data}}], "nn.embedding": [{"model": {"embedding": data}}],
+        "optim": [{"stages": {0: {"optimizer": data}}}],
+        "hook": [{"stages": {0: {"hooks": [data]}}}],
+        "schedule": [{"stages": {0: {"schedule": {"lr": data}}}}],
+        "model.init": [{"model": {"init": data}}],
+        "model.encoder": [{"model": {"encoder": data}}],
+        "nn.embedding": [{"model": {"embedding": data}}],
         "nn.position": [merge_keys(ROTATED_ELSEWHERE, {"model": {"embedding": {"name": "token", "position": data}}})],
-    }  # fmt: skip
+    }
     text = slot != "nn.embedding" or set(getattr(case.target, "reads", ())) == {"tokens"}
     for base, single in ((TEXT, False), (MASKED, True)) if text else ():
         for patch in [*({"model": {"encoder": patch}} for patch in inside.get(slot, [])), *whole.get(slot, [])]:
             yield Setup(part, _put(base, patch), single=single)
         if slot == "transform":
             grown = getattr(case.target, "example", lambda tree: tree)(copy.deepcopy(base["model"]))
-            yield Setup(part, {**base, "model": grown, "stages": [STAGE | {"budget": f"{GROWS} steps"}, STAGE | {"budget": f"{STEPS - GROWS} steps", "transforms": [data]}]}, single=single)
+            yield Setup(
+                part,
+                {
+                    **base,
+                    "model": grown,
+                    "stages": [STAGE | {"budget": f"{GROWS} steps"}, STAGE | {"budget": f"{STEPS - GROWS} steps", "transforms": [data]}],
+                },
+                single=single,
+            )
     if slot in ("nn.mixer", "model.decoder"):
         first = next(case for case in suite.cases("objective") if case.name == "span_corruption")
         home = around(part, first.spec())
@@ -266,7 +316,13 @@ def open_run(setup: Setup, folder: Path) -> Run:
     names = list(section.data.train.knobs.get("sources", {"matrix": 0}))
     data = SimpleNamespace(train=Rows(setup.keys, setup.single, names), validation={}, plain={}, identity="matrix")
     run._data = dict.fromkeys(range(len(section.stages)), data)
-    run.__dict__["tokenizer"] = SimpleNamespace(vocabulary=suite.VOCABULARY, specials={"mask": 2, "end": 1}, end=1, identity="matrix", token_bytes=lambda: torch.ones(suite.VOCABULARY).numpy())
+    run.__dict__["tokenizer"] = SimpleNamespace(
+        vocabulary=suite.VOCABULARY,
+        specials={"mask": 2, "end": 1},
+        end=1,
+        identity="matrix",
+        token_bytes=lambda: torch.ones(suite.VOCABULARY).numpy(),
+    )
     run.__dict__["program"] = Quiet(run)
     run.choices = {"compile": bool(setup.tree["compile"])}
     if run.choices["compile"]:
@@ -287,7 +343,10 @@ def trained(setup: Setup, folder: Path, stop: int | None = None) -> Trace:
         path = run.checkpoints.latest()
         state = run.state(path)
         settings = run.section.anomaly
-        meter, guard = Meter(run.device), AnomalyGuard(policy=settings.policy, threshold=settings.threshold, window=settings.window, most=settings.most)
+        meter, guard = (
+            Meter(run.device),
+            AnomalyGuard(policy=settings.policy, threshold=settings.threshold, window=settings.window, most=settings.most),
+        )
         meter.load_state_dict(state.extra.get("meter", {}))
         if "guard" in state.extra:
             guard.load_state_dict(state.extra["guard"])
@@ -301,8 +360,17 @@ def trained(setup: Setup, folder: Path, stop: int | None = None) -> Trace:
                 found.grown.append(line["transform"])
 
         run.program.say = emit
-        loop = Loop(program=run.program, layout=run.layout, meter=meter, guard=guard, checkpoints=run.checkpoints, emit=emit, matmul_rate=1e9,
-                    evaluate_every=Quantity(1.0, "fraction"), save_every=Quantity(1.0, "fraction"))  # fmt: skip
+        loop = Loop(
+            program=run.program,
+            layout=run.layout,
+            meter=meter,
+            guard=guard,
+            checkpoints=run.checkpoints,
+            emit=emit,
+            matmul_rate=1e9,
+            evaluate_every=Quantity(1.0, "fraction"),
+            save_every=Quantity(1.0, "fraction"),
+        )
         loop.run(state)
         run.checkpoints.wait()
         found.tensors = state.whole()
@@ -314,10 +382,16 @@ def trained(setup: Setup, folder: Path, stop: int | None = None) -> Trace:
 
 def worst(wanted: Trace, found: Trace) -> tuple[float, str]:
     """The largest relative difference of a trained weight whose gradient is more than rounding, and where; infinite where names differ."""
-    one, other = ({name.removeprefix("model."): value.double() for name, value in trace.tensors.items() if name.startswith("model.")} for trace in (wanted, found))
+    one, other = (
+        {name.removeprefix("model."): value.double() for name, value in trace.tensors.items() if name.startswith("model.")}
+        for trace in (wanted, found)
+    )
     total = sum(float(value.double().norm()) ** 2 for value in wanted.gradients.values()) ** 0.5
     noise = {name for name, value in wanted.gradients.items() if float(value.double().norm()) < 64 * torch.finfo(torch.float64).eps * total}
-    return worst_difference({name: value for name, value in one.items() if name not in noise}, {name: value for name, value in other.items() if name not in noise})
+    return worst_difference(
+        {name: value for name, value in one.items() if name not in noise},
+        {name: value for name, value in other.items() if name not in noise},
+    )
 
 
 def compared(wanted: Trace, found: Trace) -> Cell:
@@ -366,8 +440,14 @@ def cell_alone(setup: Setup, name: str, base: Callable[[], Trace], folder: Path)
     if name == "resume":
         trained(changed, folder, stop=STOPS)
         found = trained(changed, folder)
-        off = [key for key in wanted.tensors.keys() | found.tensors.keys() if key not in found.tensors or key not in wanted.tensors or not torch.equal(wanted.tensors[key], found.tensors[key])]
-        return Cell("differs", reason=f"{len(off)} tensors are not the same to the bit, {sorted(off)[0]} among them") if off else Cell("equal")
+        off = [
+            key
+            for key in wanted.tensors.keys() | found.tensors.keys()
+            if key not in found.tensors or key not in wanted.tensors or not torch.equal(wanted.tensors[key], found.tensors[key])
+        ]
+        return (
+            Cell("differs", reason=f"{len(off)} tensors are not the same to the bit, {sorted(off)[0]} among them") if off else Cell("equal")
+        )
     if name == "compile":
         with compiler():
             found = trained(changed, folder / "a")
@@ -445,7 +525,12 @@ def ranked_cells(wanted: list[tuple[Part, str]], say: Callable[[Part, str, Cell]
             assert error is not None
             say(part, name, Cell(**error))
             return
-        held = Trace(*({key.removeprefix(f"{kind}:"): value for key, value in tensors.items() if key.startswith(f"{kind}:")} for kind in ("gradient", "tensor")))
+        held = Trace(
+            *(
+                {key.removeprefix(f"{kind}:"): value for key, value in tensors.items() if key.startswith(f"{kind}:")}
+                for kind in ("gradient", "tensor")
+            )
+        )
         say(part, name, safely(lambda: compared(part.base(), held)))
 
     beside("_matrix_ranks").work(tasks, done, limit)

@@ -49,7 +49,9 @@ def _pair(folder: Path, offset: int, count: int, done: Callable[[int, Any, Any],
 
     environment = os.environ | {"PYTHONPATH": str(Path(ingot.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("wb") as log:
-        pair = subprocess.Popen([sys.executable, str(Path(__file__)), str(folder)], env=environment, stdout=log, stderr=log, start_new_session=True)
+        pair = subprocess.Popen(
+            [sys.executable, str(Path(__file__)), str(folder)], env=environment, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         for index in range(count):
             result, error = folder / f"{index}.safetensors", folder / f"{index}.json"
@@ -59,7 +61,11 @@ def _pair(folder: Path, offset: int, count: int, done: Callable[[int, Any, Any],
             if result.exists():
                 done(offset + index, load_file(result), None)
                 continue
-            words = json.loads(error.read_text()) if error.exists() else {"verdict": "crash", "reason": "a rank did not answer: " + (folder / "log").read_text(errors="replace")[-200:]}
+            words = (
+                json.loads(error.read_text())
+                if error.exists()
+                else {"verdict": "crash", "reason": "a rank did not answer: " + (folder / "log").read_text(errors="replace")[-200:]}
+            )
             done(offset + index, None, words)
             return index + 1
         return count
@@ -93,13 +99,20 @@ def rank_main(folder: Path, rank: int) -> None:
             dist.barrier()
         except Exception as error:
             late = isinstance(error, UserError | RunError)
-            words = {"verdict": "late" if late else "crash", "reason": str(error).strip() if late else f"{type(error).__name__}: {str(error).strip()[:300]}"}
+            words = {
+                "verdict": "late" if late else "crash",
+                "reason": str(error).strip() if late else f"{type(error).__name__}: {str(error).strip()[:300]}",
+            }
             (folder / f"{index}.json.part{rank}").write_text(json.dumps(words))
             os.replace(folder / f"{index}.json.part{rank}", folder / f"{index}.json")
             time.sleep(1)
             os._exit(1)
         if rank == 0:
-            save_file({f"gradient:{name}": value for name, value in gradients.items()} | {f"tensor:{name}": value.clone() for name, value in trace.tensors.items()}, folder / "part")
+            save_file(
+                {f"gradient:{name}": value for name, value in gradients.items()}
+                | {f"tensor:{name}": value.clone() for name, value in trace.tensors.items()},
+                folder / "part",
+            )
             os.replace(folder / "part", folder / f"{index}.safetensors")
     leave()
 

@@ -44,7 +44,9 @@ class Clips:
         found = torch.full((len(numbers), batches.FRAMES), -100)
         for at, number in enumerate(numbers.tolist()):
             if number >= 0:
-                own = torch.from_numpy(values[starts[number % len(self)] : starts[number % len(self) + 1]].astype("int64"))[: batches.FRAMES]
+                own = torch.from_numpy(values[starts[number % len(self)] : starts[number % len(self) + 1]].astype("int64"))[
+                    : batches.FRAMES
+                ]
                 found[at, : len(own)] = own
         return found
 
@@ -100,7 +102,9 @@ class Source:
 @contextmanager
 def source_known() -> Iterator[None]:
     """Source as the part ``matrix`` of data.source, as another package would add it."""
-    parts_in("data.source")["matrix"] = Entry("data.source", "matrix", entry_point=SimpleNamespace(load=lambda: Source, dist=None, value="matrix"))  # type: ignore[arg-type]
+    parts_in("data.source")["matrix"] = Entry(
+        "data.source", "matrix", entry_point=SimpleNamespace(load=lambda: Source, dist=None, value="matrix")
+    )  # type: ignore[arg-type]
     try:
         yield
     finally:

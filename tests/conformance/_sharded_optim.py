@@ -31,7 +31,13 @@ def groups(net: nn.Module) -> list[dict]:
     matrices = [(name, weight, Axes(("width", "width"), "matrix")) for name, weight in net.named_parameters() if weight.dim() == 2]
     biases = [(name, weight, Axes(("width",), "bias")) for name, weight in net.named_parameters() if weight.dim() == 1]
     return [
-        {"params": [w for _, w, _ in part], "names": [n for n, _, _ in part], "axes": [a for _, _, a in part], "lr_scale": scale, "decay": decay}
+        {
+            "params": [w for _, w, _ in part],
+            "names": [n for n, _, _ in part],
+            "axes": [a for _, _, a in part],
+            "lr_scale": scale,
+            "decay": decay,
+        }
         for part, scale, decay in ((matrices, 1.0, True), (biases, 0.5, False))
     ]
 
@@ -45,7 +51,9 @@ def train(name: str, knobs: dict, ranks: int) -> dict:
     if ranks > 1:
         fully_shard(net, mesh=init_device_mesh("cpu", (ranks,)))
     wraps = "lr" not in signature(load("optim", name)).knobs
-    optimizer = spec("optim", name, **({"inner": {"name": "adamw", "lr": 0.01}} if wraps else {"lr": 0.01} | knobs)).build(params=groups(net))
+    optimizer = spec("optim", name, **({"inner": {"name": "adamw", "lr": 0.01}} if wraps else {"lr": 0.01} | knobs)).build(
+        params=groups(net)
+    )
     generator = torch.Generator().manual_seed(1)
     for _ in range(8):
         # every rank sees the same rows, so the mean over ranks is the single process's gradient to the bit

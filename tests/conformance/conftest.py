@@ -34,10 +34,20 @@ SENTINELS = [20, 21, 22, 23]
 STEM: dict[str, Any] = {"channels": 8, "kernels": [4, 3], "strides": [3, 2], "neighbors": 4, "groups": 4}
 # Several ways to make a part; what is not named takes its default.
 KNOBS: dict[tuple[str, str], list[dict[str, Any]]] = {
-    ("nn.mixer", "attention"): [{}, {"heads": 4, "kv_heads": 2, "window": 3, "qk_norm": "rms", "bias": True, "softcap": 5.0},
-                               {"position": {"name": "relative", "buckets": 8, "longest": 10, "shared": False}, "scale": 1.0}],
+    ("nn.mixer", "attention"): [
+        {},
+        {"heads": 4, "kv_heads": 2, "window": 3, "qk_norm": "rms", "bias": True, "softcap": 5.0},
+        {"position": {"name": "relative", "buckets": 8, "longest": 10, "shared": False}, "scale": 1.0},
+    ],
     ("nn.feedforward", "moe"): [
-        {"experts": 3}, {"experts": 4, "expert": {"name": "gelu", "bias": True, "hidden": 8}, "router": "bias_balanced", "shared": {"name": "relu2", "hidden": 8}, "capacity_factor": 1.0},
+        {"experts": 3},
+        {
+            "experts": 4,
+            "expert": {"name": "gelu", "bias": True, "hidden": 8},
+            "router": "bias_balanced",
+            "shared": {"name": "relu2", "hidden": 8},
+            "capacity_factor": 1.0,
+        },
     ],
     ("nn.linear", "low_rank"): [{"rank": 4}, {"rank": 4, "start": "scaled"}],
     ("nn.linear", "sltrain"): [{"rank": 4, "density": 0.2}],
@@ -51,28 +61,47 @@ KNOBS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("nn.router", "soft"): [{"slots": 2}],
     ("nn.feedforward", "gelu"): [{}, {"approximate": "quick"}, {"bias": True, "approximate": "tanh", "hidden": 20}],
     ("nn.embedding", "token"): [{"dropout": 0.2}, {"position": "learned", "norm": "layer", "types": 2, "scale": 4.0}],
-    ("model.encoder", "transformer"): [{"dropout": 0.2}, {"block": "hybrid", "norm": "layer", "feedforward": "swiglu", "final_norm": False},
-                                       {"dropout": 0.2, "checkpointing": "full"}],
+    ("model.encoder", "transformer"): [
+        {"dropout": 0.2},
+        {"block": "hybrid", "norm": "layer", "feedforward": "swiglu", "final_norm": False},
+        {"dropout": 0.2, "checkpointing": "full"},
+    ],
     ("model.decoder", "transformer"): [
         {"cross": {"name": "cross_attention", "heads": 2}, "dropout": 0.2},
         {"cross": {"name": "cross_attention", "heads": 4, "kv_heads": 2, "bias": True, "qk_norm": "rms"}, "block": "post", "norm": "layer"},
         {"cross": {"name": "cross_attention", "heads": 2}, "block": "hybrid", "feedforward": "swiglu", "final_norm": False},
     ],
     ("nn.mixer", "cross_attention"): [{}, {"heads": 4, "kv_heads": 2, "bias": True, "qk_norm": "rms", "scale": 0.3}],
-    ("nn.embedding", "patch"): [{"patch": 4}, {"patch": 2, "class_token": True, "position": "sincos", "norm": "layer", "dropout": 0.2, "mean": [0.4, 0.5, 0.6]}],
+    ("nn.embedding", "patch"): [
+        {"patch": 4},
+        {"patch": 2, "class_token": True, "position": "sincos", "norm": "layer", "dropout": 0.2, "mean": [0.4, 0.5, 0.6]},
+    ],
     ("nn.embedding", "stems"): [{"stems": {"image": {"name": "patch", "patch": 4}, "text": {"name": "token", "position": "learned"}}}],
     ("objective", "contrastive"): [{"outputs": 8, "pooling": "first"}, {"outputs": 8, "layers": 3, "norm": None, "temperature": 0.2}],
-    ("objective", "self_distillation"): [{"outputs": 12, "bottleneck": 8, "teacher_temperature": 0.1, "pooling": "first"}, {"outputs": 12, "bottleneck": 8, "layers": 2, "hidden": 10, "teacher_temperature": 0.1, "whole": 1}],
+    ("objective", "self_distillation"): [
+        {"outputs": 12, "bottleneck": 8, "teacher_temperature": 0.1, "pooling": "first"},
+        {"outputs": 12, "bottleneck": 8, "layers": 2, "hidden": 10, "teacher_temperature": 0.1, "whole": 1},
+    ],
     ("objective", "masked_patches"): [{}, {"rate": 0.5, "norm": False, "position": "learned"}],
     ("objective", "latent_prediction"): [{"size": 0.1}],
-    ("objective", "clip"): [{"outputs": 8}], ("objective", "siglip"): [{"pooling": "attention", "heads": 2}, {"outputs": 8, "pooling": "first", "shift": -1.0}],
-    ("nn.embedding", "waveform"): [STEM | {"dropout": 0.2, "stem_dropout": 0.2}, STEM | {"norms": "all", "bias": True, "layers": 2, "norm": None, "project_norm": None}],
+    ("objective", "clip"): [{"outputs": 8}],
+    ("objective", "siglip"): [{"pooling": "attention", "heads": 2}, {"outputs": 8, "pooling": "first", "shift": -1.0}],
+    ("nn.embedding", "waveform"): [
+        STEM | {"dropout": 0.2, "stem_dropout": 0.2},
+        STEM | {"norms": "all", "bias": True, "layers": 2, "norm": None, "project_norm": None},
+    ],
     ("nn.embedding", "log_mel"): [{"dropout": 0.2}, {"strides": [1], "norm": "layer", "position": "learned"}],
-    ("objective", "hubert"): [{"clusters": 6, "span": 3, "units": 8}, {"clusters": 6, "share": 0.5, "span": 2, "units": 8, "unmasked": 0.5, "dropout": 0.1}],
+    ("objective", "hubert"): [
+        {"clusters": 6, "span": 3, "units": 8},
+        {"clusters": 6, "share": 0.5, "span": 2, "units": 8, "unmasked": 0.5, "dropout": 0.1},
+    ],
     ("objective", "wav2vec2"): [{"span": 3, "negatives": 4, "entries": 4, "code": 8, "units": 8, "temperature": 0.5}],
     ("objective", "data2vec_audio"): [{"span": 3, "layers": 2}, {"span": 3, "layers": 1, "beta": 0.5}],
     ("objective", "ctc"): [{}, {"hide": 0.2, "span": 2, "dropout": 0.1, "blank": 9}],
-    ("nn.embedding", "series_patch"): [{"patch": 4}, {"patch": 4, "stride": 2, "pad": True, "independent": False, "normalize": "mean", "norm": "layer", "dropout": 0.2}],
+    ("nn.embedding", "series_patch"): [
+        {"patch": 4},
+        {"patch": 4, "stride": 2, "pad": True, "independent": False, "normalize": "mean", "norm": "layer", "dropout": 0.2},
+    ],
     ("nn.embedding", "columns"): [{"dropout": 0.2}, {"class_token": False, "norm": "layer"}],
     ("objective", "forecasting"): [{}, {"quantiles": [0.1, 0.5, 0.9], "pooling": "mean", "dropout": 0.2}],
     ("objective", "masked_series"): [{"rate": 0.5}, {"rate": 0.5, "hide": "zeros", "consistent": True}],
@@ -82,18 +111,31 @@ KNOBS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("model.encoder", "tread"): [{"depth": 3}, {"depth": 3, "dropout": 0.2, "end": 3, "share": 0.3, "checkpointing": "full"}],
     ("objective", "causal_lm"): [{}, {"tied": False, "bias": True, "softcap": 20.0, "z_loss": 0.01}],
     ("objective", "masked_lm"): [{"rate": 0.4}, {"rate": 0.4, "tied": False, "bias": True, "transform": "layer"}],
-    ("objective", "span_corruption"): [{"rate": 0.4, "sentinels": SENTINELS}, {"rate": 0.4, "sentinels": SENTINELS, "form": "causal", "tied": False},
-                                       {"rate": 0.4, "mean": 1.5, "sentinels": SENTINELS, "scaled": True, "start": 0, "z_loss": 0.01}],
+    ("objective", "span_corruption"): [
+        {"rate": 0.4, "sentinels": SENTINELS},
+        {"rate": 0.4, "sentinels": SENTINELS, "form": "causal", "tied": False},
+        {"rate": 0.4, "mean": 1.5, "sentinels": SENTINELS, "scaled": True, "start": 0, "z_loss": 0.01},
+    ],
     ("objective", "fill_in_the_middle"): [{"rate": 0.9, "shortest": 5, "prefix": 20, "suffix": 21, "middle": 22}],
     ("objective", "masked_diffusion"): [{"least": 0.2}, {"even": False, "least": 0.2, "tied": False, "bias": True}],
     ("objective", "multi_token"): [{"heads": 3, "layer": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}}}],
     ("objective", "replaced_token"): [
-        {"rate": 0.4, "weight": 2.0, "generator": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}}, "generator_width": 8},
+        {
+            "rate": 0.4,
+            "weight": 2.0,
+            "generator": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}},
+            "generator_width": 8,
+        },
         {"rate": 0.4, "contexts": 3},
     ],
-    ("objective", "weighted"): [{"objectives": {"masked": {"name": "masked_lm", "rate": 0.4}, "causal": "causal_lm"}, "weights": {"causal": 0.5}}],
+    ("objective", "weighted"): [
+        {"objectives": {"masked": {"name": "masked_lm", "rate": 0.4}, "causal": "causal_lm"}, "weights": {"causal": 0.5}}
+    ],
     ("objective", "by_source"): [{"objectives": {"first": {"name": "masked_lm", "rate": 0.4}, "second": "causal_lm"}}],
-    ("objective", "mixture_of_denoisers"): [{"sentinels": SENTINELS, "modes": {"regular": 0, "sequential": 3, "extreme": 19}}, {"sentinels": SENTINELS, "form": "causal"}],
+    ("objective", "mixture_of_denoisers"): [
+        {"sentinels": SENTINELS, "modes": {"regular": 0, "sequential": 3, "extreme": 19}},
+        {"sentinels": SENTINELS, "form": "causal"},
+    ],
     ("data.tokenizer", "bpe"): [{"vocabulary": 300}, {"vocabulary": 300, "specials": ["pad", "mask"], "sentinels": 2}],
     ("data.tokenizer", "pretrained"): [{"path": "tokenizer"}],
     ("data.pack", "stream"): [{}, {"attend": "row"}],
@@ -125,16 +167,51 @@ KNOBS: dict[tuple[str, str], list[dict[str, Any]]] = {
 IMAGES = {"embedding": {"name": "patch", "patch": 2, "class_token": True}}
 SOUND = {"embedding": {"name": "waveform"} | STEM}
 SERIES = {"embedding": {"name": "series_patch", "patch": 3}}
-DECODED = {"decoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}, "cross": {"name": "cross_attention", "heads": 2}}}
-MODELS: dict[str, dict[str, Any]] = {"span_corruption": DECODED, "mixture_of_denoisers": DECODED, "classification": IMAGES, "regression": IMAGES,
-                                     "forecasting": SERIES, "masked_series": SERIES, "masked_columns": {"embedding": "columns"}}
-LIGHT = IMAGES | {"decoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2, "position": None}, "cross": None, "inner": 8}}
-PAIRS = IMAGES | {"towers": {"text": {"width": 12, "embedding": "token", "encoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}}}}}
-MODELS |= {"contrastive": IMAGES, "self_distillation": IMAGES, "masked_patches": LIGHT, "latent_prediction": LIGHT, "clip": PAIRS, "siglip": PAIRS}
+DECODED = {
+    "decoder": {
+        "name": "transformer",
+        "depth": 1,
+        "mixer": {"name": "attention", "heads": 2},
+        "cross": {"name": "cross_attention", "heads": 2},
+    }
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "span_corruption": DECODED,
+    "mixture_of_denoisers": DECODED,
+    "classification": IMAGES,
+    "regression": IMAGES,
+    "forecasting": SERIES,
+    "masked_series": SERIES,
+    "masked_columns": {"embedding": "columns"},
+}
+LIGHT = IMAGES | {
+    "decoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2, "position": None}, "cross": None, "inner": 8}
+}
+PAIRS = IMAGES | {
+    "towers": {
+        "text": {
+            "width": 12,
+            "embedding": "token",
+            "encoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}},
+        }
+    }
+}
+MODELS |= {
+    "contrastive": IMAGES,
+    "self_distillation": IMAGES,
+    "masked_patches": LIGHT,
+    "latent_prediction": LIGHT,
+    "clip": PAIRS,
+    "siglip": PAIRS,
+}
 MODELS |= {"hubert": SOUND, "wav2vec2": SOUND, "data2vec_audio": SOUND, "ctc": SOUND}
 # Keys that an objective uses where rows have them, beside those it reads.
 ALSO = {"clip": ("label",), "contrastive": ("image_1",), "self_distillation": ("image_1", "image_2")}
-USUAL: dict[str, Any] = {"width": WIDTH, "embedding": "token", "encoder": {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2}}}
+USUAL: dict[str, Any] = {
+    "width": WIDTH,
+    "embedding": "token",
+    "encoder": {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2}},
+}
 
 
 def _beside(name: str) -> Any:
@@ -167,13 +244,19 @@ class Case:
 
     @property
     def knobs(self) -> dict[str, Any]:
-        return {name: ORDINARY[name] for name, (_, default) in signature(self.target).knobs.items() if default is inspect.Parameter.empty and name in ORDINARY} | self.given
+        return {
+            name: ORDINARY[name]
+            for name, (_, default) in signature(self.target).knobs.items()
+            if default is inspect.Parameter.empty and name in ORDINARY
+        } | self.given
 
     def spec(self, **more: Any) -> Spec:
         knobs = self.knobs | more
         if "lr" in more and "lr" not in signature(self.target).knobs:  # it is that of the optimizer inside
             knobs["inner"] = knobs["inner"] | {"lr": knobs.pop("lr")}
-        missing = [name for name, (_, default) in signature(self.target).knobs.items() if default is inspect.Parameter.empty and name not in knobs]
+        missing = [
+            name for name, (_, default) in signature(self.target).knobs.items() if default is inspect.Parameter.empty and name not in knobs
+        ]
         if missing:
             pytest.fail(f"{self.slot} {self.name!r} needs {', '.join(missing)}: say how it is made in KNOBS, tests/conformance/conftest.py")
         return spec(self.slot, self.name, **knobs)
@@ -234,7 +317,14 @@ def tiny_model() -> Build:
 
     def build(objective: Spec | None = None, dtype: torch.dtype = torch.float32, dropout: float = 0.0, seed: int = 0) -> Any:
         section = section_of(objective or spec("objective", "causal_lm"), dropout)
-        model = build_model(section, vocabulary=VOCABULARY, sequence=SEQUENCE, specials={"mask": 2, "end": 1}, dtype=dtype, fields=batches.fields(keys_of(section)))
+        model = build_model(
+            section,
+            vocabulary=VOCABULARY,
+            sequence=SEQUENCE,
+            specials={"mask": 2, "end": 1},
+            dtype=dtype,
+            fields=batches.fields(keys_of(section)),
+        )
         return randomize(model.double() if dtype == torch.float64 else model, seed)
 
     return build

@@ -12,12 +12,19 @@ from ingot.core.resolve import spec
 SLOTS = ["data.augment"]
 
 # What a row holds under the keys that augmentations change, as a source reads it.
-VALUES: dict[str, Any] = {"waveform": np.random.default_rng(1).normal(size=400).astype(np.float32), "frames": np.random.default_rng(2).normal(size=(40, 30)).astype(np.float32),
-                          "latent_image": np.random.default_rng(3).normal(size=8).astype(np.float32),
-                          "image": np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)}
+VALUES: dict[str, Any] = {
+    "waveform": np.random.default_rng(1).normal(size=400).astype(np.float32),
+    "frames": np.random.default_rng(2).normal(size=(40, 30)).astype(np.float32),
+    "latent_image": np.random.default_rng(3).normal(size=8).astype(np.float32),
+    "image": np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8),
+}
 
 # What gives such rows; the sounds are longer than a row.
-SOURCES: dict[str, Any] = {"image": ("synthetic_images", {"size": 12}), "waveform": ("synthetic_audio", {"longest": 2.0}), "frames": ("synthetic_audio", {"mels": 8})}
+SOURCES: dict[str, Any] = {
+    "image": ("synthetic_images", {"size": 12}),
+    "waveform": ("synthetic_audio", {"longest": 2.0}),
+    "frames": ("synthetic_audio", {"mels": 8}),
+}
 
 
 def key_of(case: Any) -> str:

@@ -39,7 +39,11 @@ def image_folder(folder: Path) -> dict[str, Any]:
 
 def images_parquet(folder: Path) -> dict[str, Any]:
     pyarrow, writer = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    columns = {"image": [pixels(number) for number in range(ROWS)], "label": [number % 3 for number in range(ROWS)], "text": [f"row {number}" for number in range(ROWS)]}
+    columns = {
+        "image": [pixels(number) for number in range(ROWS)],
+        "label": [number % 3 for number in range(ROWS)],
+        "text": [f"row {number}" for number in range(ROWS)],
+    }
     writer.write_table(pyarrow.table(columns), folder / "images.parquet", row_group_size=5)
     return {"paths": ["images.parquet"], "size": 8, "label": "label", "classes": 3, "caption": "text"}
 
@@ -68,7 +72,11 @@ def sound(number: int, rate: int = 8000) -> bytes:
 
 def audio_parquet(folder: Path) -> dict[str, Any]:
     pyarrow, writer = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    columns = {"audio": [sound(number) for number in range(ROWS)], "label": [number % 3 for number in range(ROWS)], "text": [f"row {number}" for number in range(ROWS)]}
+    columns = {
+        "audio": [sound(number) for number in range(ROWS)],
+        "label": [number % 3 for number in range(ROWS)],
+        "text": [f"row {number}" for number in range(ROWS)],
+    }
     writer.write_table(pyarrow.table(columns), folder / "sounds.parquet", row_group_size=5)
     return {"paths": ["sounds.parquet"], "seconds": 0.1, "label": "label", "classes": 3, "transcript": "text"}
 
@@ -76,14 +84,20 @@ def audio_parquet(folder: Path) -> dict[str, Any]:
 def audio_manifest(folder: Path) -> dict[str, Any]:
     for number in range(ROWS):
         (folder / f"{number}.wav").write_bytes(sound(number))
-    (folder / "sounds.jsonl").write_text("".join(json.dumps({"audio": f"{number}.wav", "kind": number % 3}) + "\n" for number in range(ROWS)))
+    (folder / "sounds.jsonl").write_text(
+        "".join(json.dumps({"audio": f"{number}.wav", "kind": number % 3}) + "\n" for number in range(ROWS))
+    )
     return {"paths": ["sounds.jsonl"], "seconds": 0.1, "rate": 8000, "label": "kind", "classes": 3, "mels": 8}
 
 
 def audio_tar(folder: Path) -> dict[str, Any]:
     with tarfile.open(folder / "sounds.tar", "w") as tar:
         for number in range(ROWS):
-            for name, data in ((f"{number}.wav", sound(number)), (f"{number}.txt", f"row {number}".encode()), (f"{number}.cls", str(number % 3).encode())):
+            for name, data in (
+                (f"{number}.wav", sound(number)),
+                (f"{number}.txt", f"row {number}".encode()),
+                (f"{number}.cls", str(number % 3).encode()),
+            ):
                 member = tarfile.TarInfo(name)
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
@@ -95,14 +109,29 @@ def synthetic_audio(folder: Path) -> dict[str, Any]:
 
 
 # How a source of each part comes to hold twelve rows, and which one it cannot open (None: it reads no files).
-MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {"image_folder": image_folder, "images_parquet": images_parquet, "synthetic_images": synthetic_images,
-          "series_csv": series_csv, "table_csv": table_csv, "synthetic_table": lambda folder: {"count": ROWS, "values": True},
-          "synthetic_series": lambda folder: {"count": ROWS, "missing": 0.1}}  # fmt: skip
-MISSING: dict[str, dict[str, Any] | None] = {"image_folder": {"paths": ["nowhere"], "size": 8}, "images_parquet": {"paths": ["nowhere"], "size": 8}, "synthetic_images": None,
-           "series_csv": {"paths": ["nowhere"], "look_back": 4}, "table_csv": {"paths": ["nowhere"], "numeric": ["a"]}, "synthetic_table": None, "synthetic_series": None}  # fmt: skip
+MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "image_folder": image_folder,
+    "images_parquet": images_parquet,
+    "synthetic_images": synthetic_images,
+    "series_csv": series_csv,
+    "table_csv": table_csv,
+    "synthetic_table": lambda folder: {"count": ROWS, "values": True},
+    "synthetic_series": lambda folder: {"count": ROWS, "missing": 0.1},
+}
+MISSING: dict[str, dict[str, Any] | None] = {
+    "image_folder": {"paths": ["nowhere"], "size": 8},
+    "images_parquet": {"paths": ["nowhere"], "size": 8},
+    "synthetic_images": None,
+    "series_csv": {"paths": ["nowhere"], "look_back": 4},
+    "table_csv": {"paths": ["nowhere"], "numeric": ["a"]},
+    "synthetic_table": None,
+    "synthetic_series": None,
+}
 
 MAKERS |= {"audio_parquet": audio_parquet, "audio_manifest": audio_manifest, "audio_tar": audio_tar, "synthetic_audio": synthetic_audio}
-MISSING |= {name: {"paths": ["nowhere"], "seconds": 1.0} for name in ("audio_parquet", "audio_manifest", "audio_tar")} | {"synthetic_audio": None}
+MISSING |= {name: {"paths": ["nowhere"], "seconds": 1.0} for name in ("audio_parquet", "audio_manifest", "audio_tar")} | {
+    "synthetic_audio": None
+}
 
 
 @pytest.fixture
@@ -137,7 +166,9 @@ def test_what_a_recipe_says_is_what_there_is(case: Any, source: Any, tmp_path: P
     said = known(case.spec(**MAKERS[case.name](tmp_path)).knobs, 16)
     text = getattr(case.target, "with_text", lambda knobs: False)(case.spec(**MAKERS[case.name](tmp_path)).knobs)
     real = source.with_tokenizer(spec("data.tokenizer", "bytes").build(), 16).fields() if text else source.fields()
-    assert said is None or {key: (field.shape, field.dtype) for key, field in said.items()} == {key: (field.shape, field.dtype) for key, field in real.items()}
+    assert said is None or {key: (field.shape, field.dtype) for key, field in said.items()} == {
+        key: (field.shape, field.dtype) for key, field in real.items()
+    }
 
 
 def test_a_row_is_a_function_of_its_number(case: Any, source: Any, tmp_path: Path) -> None:

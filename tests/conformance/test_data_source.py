@@ -56,14 +56,30 @@ def mixture(folder: Path, texts: list[str]) -> dict[str, Any]:
     for side, part in (("left", texts[::2]), ("right", texts[1::2])):
         (folder / side).mkdir(exist_ok=True)
         text_files(folder / side, part)
-    return {"sources": {side: {"name": "text_files", "paths": [side]} for side in ("left", "right")}, "weights": {"left": 0.7, "right": 0.3}}
+    return {
+        "sources": {side: {"name": "text_files", "paths": [side]} for side in ("left", "right")},
+        "weights": {"left": 0.7, "right": 0.3},
+    }
 
 
 # How a source of each part comes to hold given texts.
-MAKERS: dict[str, Maker] = {"text_files": text_files, "jsonl": jsonl, "parquet": parquet, "huggingface": huggingface, "python_library": python_library, "mixture": mixture}
+MAKERS: dict[str, Maker] = {
+    "text_files": text_files,
+    "jsonl": jsonl,
+    "parquet": parquet,
+    "huggingface": huggingface,
+    "python_library": python_library,
+    "mixture": mixture,
+}
 FIXED = {"python_library"}  # reads what the machine has
-PATHS = {"text_files": {"paths": ["nowhere"]}, "jsonl": {"paths": ["nowhere"]}, "parquet": {"paths": ["nowhere"]}, "huggingface": {"path": "./nowhere"},
-         "python_library": {"packages": ["no_such_package"]}, "mixture": {"sources": {"a": {"name": "text_files", "paths": ["nowhere"]}}}}  # fmt: skip
+PATHS = {
+    "text_files": {"paths": ["nowhere"]},
+    "jsonl": {"paths": ["nowhere"]},
+    "parquet": {"paths": ["nowhere"]},
+    "huggingface": {"path": "./nowhere"},
+    "python_library": {"packages": ["no_such_package"]},
+    "mixture": {"sources": {"a": {"name": "text_files", "paths": ["nowhere"]}}},
+}
 
 
 @pytest.fixture
@@ -117,7 +133,10 @@ def test_identity_follows_the_content(case: Any, make: Any) -> None:
 def test_ids_survive_edits_of_other_documents(case: Any, make: Any) -> None:
     if case.name in FIXED:
         pytest.skip("cannot be edited")
-    before, after = ({text: name for name, text in documents(make(texts, folder))} for texts, folder in ((TEXTS, "data"), (TEXTS[:10] + ["new one"] + TEXTS[10:], "more")))
+    before, after = (
+        {text: name for name, text in documents(make(texts, folder))}
+        for texts, folder in ((TEXTS, "data"), (TEXTS[:10] + ["new one"] + TEXTS[10:], "more"))
+    )
     assert all(after[text] == name for text, name in before.items())
 
 

@@ -12,9 +12,20 @@ from ingot.core.resolve import spec
 
 SLOTS = ["data.tokenizer"]
 TEXTS = [
-    "", " ", "\n", "plain words, twice plain words", "  spaces   inside \t and at the end  ", "line\nline\r\n\n\nline", "Größe, naïve, 東京, Ελληνικά, ру́сский",
-    "👩‍👩‍👧‍👦 🇨🇭 zalgo: z̷̢̛", "\x00 \x01 \x7f \u200b \ufeff \u202e", "<|end|> <|mask|> </s> [SEP] <0x0A>", "0123456789 " * 30, "a" * 500, "\U0010ffff\ud7ff\ue000",
-]  # fmt: skip
+    "",
+    " ",
+    "\n",
+    "plain words, twice plain words",
+    "  spaces   inside \t and at the end  ",
+    "line\nline\r\n\n\nline",
+    "Größe, naïve, 東京, Ελληνικά, ру́сский",
+    "👩‍👩‍👧‍👦 🇨🇭 zalgo: z̷̢̛",
+    "\x00 \x01 \x7f \u200b \ufeff \u202e",
+    "<|end|> <|mask|> </s> [SEP] <0x0A>",
+    "0123456789 " * 30,
+    "a" * 500,
+    "\U0010ffff\ud7ff\ue000",
+]
 
 
 @pytest.fixture

@@ -17,7 +17,11 @@ from ingot.core.seams import Field
 SLOTS = ["evaluate"]
 VOCABULARY = 24
 PAIRED = {"retrieval", "zero_shot"}  # need an objective of two sides
-TOKENIZER = SimpleNamespace(end=1, decode=lambda ids: " ".join(map(str, ids)), encode=lambda texts: [np.array([4 + ord(letter) % 16 for letter in text]) for text in texts])
+TOKENIZER = SimpleNamespace(
+    end=1,
+    decode=lambda ids: " ".join(map(str, ids)),
+    encode=lambda texts: [np.array([4 + ord(letter) % 16 for letter in text]) for text in texts],
+)
 # The objective whose model and rows an evaluator is tried on, where these are not a classifier of pictures.
 OBJECTIVES: dict[str, str] = {"forecast": "forecasting", "wer": "ctc"}
 
@@ -26,11 +30,22 @@ def measure(case: Any, model: Any, windows: list[list[dict[str, torch.Tensor]]])
     """Called with what the run offers, as far as the evaluator asks for it."""
     evaluator = case.build(layout=spec("parallel.layout", "single").build())
     batch = windows[0][0]
-    offered = {"windows": windows, "objective": model.objective, "training": lambda rows=None: windows, "looks": None, "seed": 0, "tokenizer": TOKENIZER,
-               "fields": {key: Field(tuple(value.shape[1:]), str(value.dtype).removeprefix("torch.")) for key, value in batch.items() if value.dim()},
-               "token_bytes": torch.ones(VOCABULARY, dtype=torch.float64)}  # fmt: skip
+    offered = {
+        "windows": windows,
+        "objective": model.objective,
+        "training": lambda rows=None: windows,
+        "looks": None,
+        "seed": 0,
+        "tokenizer": TOKENIZER,
+        "fields": {
+            key: Field(tuple(value.shape[1:]), str(value.dtype).removeprefix("torch.")) for key, value in batch.items() if value.dim()
+        },
+        "token_bytes": torch.ones(VOCABULARY, dtype=torch.float64),
+    }
     wanted = inspect.signature(evaluator).parameters
-    missing = [name for name, item in wanted.items() if item.kind is item.KEYWORD_ONLY and item.default is item.empty and name not in offered]
+    missing = [
+        name for name, item in wanted.items() if item.kind is item.KEYWORD_ONLY and item.default is item.empty and name not in offered
+    ]
     if missing:
         pytest.fail(f"evaluate {case.name!r} needs {', '.join(missing)}: offer it in {__file__}")
     found: dict[str, float] = evaluator(model, **{name: value for name, value in offered.items() if name in wanted})
@@ -44,7 +59,11 @@ def objective_for(case: Any, wanted: str) -> str:
     reads = set(getattr(case.target, "reads", ()))
     if case.name in OBJECTIVES or not reads:
         return OBJECTIVES.get(case.name, wanted)
-    return "classification" if reads <= {"label", "image"} else pytest.fail(f"evaluate {case.name!r} reads {sorted(reads)}: say in OBJECTIVES of {__file__} which objective's rows hold them")
+    return (
+        "classification"
+        if reads <= {"label", "image"}
+        else pytest.fail(f"evaluate {case.name!r} reads {sorted(reads)}: say in OBJECTIVES of {__file__} which objective's rows hold them")
+    )
 
 
 @pytest.mark.parametrize("objective", ["causal_lm", "masked_lm"])

@@ -39,7 +39,9 @@ def step(state: State, window: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
 
 
 def windows(state: State, batch_of: Any) -> list[list[dict[str, torch.Tensor]]]:
-    return [[state.model.objective.prepare(batch_of(range(start, start + 4))) for start in (8 * step_, 8 * step_ + 4)] for step_ in range(6)]
+    return [
+        [state.model.objective.prepare(batch_of(range(start, start + 4))) for start in (8 * step_, 8 * step_ + 4)] for step_ in range(6)
+    ]
 
 
 def everything(state: State) -> dict[str, torch.Tensor]:

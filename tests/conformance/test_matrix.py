@@ -30,8 +30,13 @@ matrix = _load(Path(__file__).with_name("_matrix.py"))
 PARTS = {part.name: part for part in matrix.parts()}
 EACH, MOST = 3, 9  # columns for every slot; cells of what has changed
 # Cells that the matrix once found wrong.
-FOUND = [("nn.position/relative", "fsdp"), ("nn.position/sincos", "wider"), ("nn.mixer/mlp_mixing", "deeper"), ("objective/multi_token", "deeper"),
-         ("transform/ligo", "checkpointing")]  # fmt: skip
+FOUND = [
+    ("nn.position/relative", "fsdp"),
+    ("nn.position/sincos", "wider"),
+    ("nn.mixer/mlp_mixing", "deeper"),
+    ("objective/multi_token", "deeper"),
+    ("transform/ligo", "checkpointing"),
+]
 
 
 def changed_parts() -> list[str]:
@@ -88,8 +93,18 @@ def test_every_column_and_slot_is_in_the_sample() -> None:
 
 def test_published_results_hold_no_defect_and_the_page_shows_them() -> None:
     composition = _load(ROOT / "benchmarks" / "composition.py")
-    wrong = {(part, column): cell for part, cells in composition.read().items() for column, cell in cells.items() if cell["verdict"] in matrix.DEFECTS}
+    wrong = {
+        (part, column): cell
+        for part, cells in composition.read().items()
+        for column, cell in cells.items()
+        if cell["verdict"] in matrix.DEFECTS
+    }
     assert not wrong
     assert composition.PAGE.read_text(encoding="utf-8") == composition.published(), "run: python benchmarks/composition.py --write-docs"
     pairs = json.loads(composition.PAIRS.read_text(encoding="utf-8"))
-    assert all(words == "trains" or words.startswith("refused: ") for table in pairs.values() for cells in table.values() for words in cells.values())
+    assert all(
+        words == "trains" or words.startswith("refused: ")
+        for table in pairs.values()
+        for cells in table.values()
+        for words in cells.values()
+    )

@@ -22,8 +22,23 @@ MIXING = ["nn.mixer", "nn.block", "model.encoder", "model.decoder"]
 TAKES_VECTORS = [slot for slot in SLOTS if slot != "nn.embedding"]
 COMPILED = [slot for slot in TAKES_VECTORS if slot != "nn.position"]  # blocks, and what they hold
 WIDTH, LENGTH, ROWS, OUTPUTS = 16, 12, 3, 10
-WIRING = {"width": WIDTH, "linear": spec("nn.linear", "dense"), "layer": 0, "depth": 2, "sequence": LENGTH, "head_dim": 8, "heads": 2, "vocabulary": 24,
-          "norm": spec("nn.norm", "rms"), "dropout": 0.2, "inputs": WIDTH, "outputs": OUTPUTS, "bias": True, "axes": ("hidden", "width"), "role": "matrix"}  # fmt: skip
+WIRING = {
+    "width": WIDTH,
+    "linear": spec("nn.linear", "dense"),
+    "layer": 0,
+    "depth": 2,
+    "sequence": LENGTH,
+    "head_dim": 8,
+    "heads": 2,
+    "vocabulary": 24,
+    "norm": spec("nn.norm", "rms"),
+    "dropout": 0.2,
+    "inputs": WIDTH,
+    "outputs": OUTPUTS,
+    "bias": True,
+    "axes": ("hidden", "width"),
+    "role": "matrix",
+}
 
 
 class Layer(nn.Module):
@@ -52,11 +67,14 @@ class Layer(nn.Module):
             return self.part(heads, self.part.angles(context.positions_BT, x_BTD.dtype)).transpose(1, 2).reshape(x_BTD.shape)
         if self.slot == "nn.position" and getattr(type(self.part), "biases", False):
             heads, bias = x_BTD.view(*x_BTD.shape[:2], 2, 8).transpose(1, 2), self.part.bias(replace(context, shared={}), x_BTD.dtype)
-            return attention(heads, heads, heads, causal=context.causal, segments_BT=context.segments_BT, bias_HTS=bias).transpose(1, 2).reshape(x_BTD.shape)
+            return (
+                attention(heads, heads, heads, causal=context.causal, segments_BT=context.segments_BT, bias_HTS=bias)
+                .transpose(1, 2)
+                .reshape(x_BTD.shape)
+            )
         if self.slot == "nn.position":
             return x_BTD + self.part(context.positions_BT).to(x_BTD.dtype)
         return self.part(x_BTD) if self.slot in ("nn.norm", "nn.linear") else self.part(x_BTD, context)
-
 
     def embedded(self, context: Context) -> Tensor:
         """Tokens are placed as the Context says; other values say themselves where they stand."""
@@ -75,7 +93,9 @@ def tokens_of(context: Context) -> Tensor:
     return (context.rows_B[:, None] * 7 + context.positions_BT * 5) % 19
 
 
-def context_of(rows: list[int] | None = None, *, causal: bool = True, segments: Tensor | None = None, length: int = LENGTH, start: int = 0) -> Context:
+def context_of(
+    rows: list[int] | None = None, *, causal: bool = True, segments: Tensor | None = None, length: int = LENGTH, start: int = 0
+) -> Context:
     """start: where in the row the positions are cut out of; the memory is cut alike, and has the segments that the row has."""
     numbers = torch.tensor(rows or list(range(ROWS)))
     positions = torch.arange(length).expand(len(numbers), -1)
@@ -115,12 +135,17 @@ def test_shape_and_dtype(case: Any, randomized: Any, rows_of: Any, dtype: torch.
     if case.slot != "nn.embedding":  # the graph casts what the embedding gives
         assert output.dtype == dtype
         exact = layer.double()(values(dtype).double(), context_of())
-        assert float((output.double() - exact).norm() / exact.norm()) < {torch.bfloat16: 3e-2, torch.float32: 1e-5, torch.float64: 1e-15}[dtype]
+        assert (
+            float((output.double() - exact).norm() / exact.norm())
+            < {torch.bfloat16: 3e-2, torch.float32: 1e-5, torch.float64: 1e-15}[dtype]
+        )
 
 
 def test_every_parameter_is_labeled_and_learns(case: Any, layer: Layer) -> None:
     axes = axes_of(layer)
-    assert {name: len(label.names) for name, label in axes.items()} == {name: parameter.dim() for name, parameter in layer.named_parameters()}
+    assert {name: len(label.names) for name, label in axes.items()} == {
+        name: parameter.dim() for name, parameter in layer.named_parameters()
+    }
     found = gradients(layer, layer(values().requires_grad_(), context_of()))
     for name, parameter in layer.named_parameters():
         assert parameter.requires_grad == (name in found), name
@@ -131,7 +156,10 @@ def test_gradients_are_right_in_double_precision(case: Any, layer: Layer) -> Non
     if getattr(case.target, "rounds", False):
         pytest.skip("what it rounds has a gradient by decree, which its own test holds")
     names, parameters = zip(*layer.named_parameters()) if dict(layer.named_parameters()) else ((), ())
-    x, context = values(length=6).requires_grad_(), context_of(length=6, segments=torch.tensor([[1] * 6, [1] * 2 + [2] * 4, [1] * 3 + [2] * 2 + [0]]))
+    x, context = (
+        values(length=6).requires_grad_(),
+        context_of(length=6, segments=torch.tensor([[1] * 6, [1] * 2 + [2] * 4, [1] * 3 + [2] * 2 + [0]])),
+    )
 
     def call(x_BTD: Tensor, *held: Tensor) -> Tensor:
         return functional_call(layer, dict(zip(names, held)), (x_BTD, context))
@@ -159,7 +187,9 @@ def test_a_position_sees_what_it_may(case: Any, layer: Layer) -> None:
     before, after = layer(x, context_of()), layer(other, context_of())
     changed = (before - after).abs().amax(dim=(0, 2)) > 1e-12
     assert not changed[:7].any() and changed[7]
-    assert changed[8] == ((case.slot in MIXING or getattr(case.target, "biases", False)) and getattr(case.target, "attends", "") not in ("memory", "nothing"))
+    assert changed[8] == (
+        (case.slot in MIXING or getattr(case.target, "biases", False)) and getattr(case.target, "attends", "") not in ("memory", "nothing")
+    )
 
 
 @pytest.mark.slots(*MIXING)
@@ -227,7 +257,15 @@ def test_a_cache_gives_what_the_whole_gives(case: Any, layer: Layer) -> None:
     cache = Cache(LENGTH)
     pieces = []
     for start, end in ((0, 5), (5, 6), (6, 7), (7, 12)):
-        context = Context(torch.arange(start, end).expand(ROWS, -1), None, True, torch.arange(ROWS), torch.tensor(3), cache, memory_BSD=context_of().memory_BSD)
+        context = Context(
+            torch.arange(start, end).expand(ROWS, -1),
+            None,
+            True,
+            torch.arange(ROWS),
+            torch.tensor(3),
+            cache,
+            memory_BSD=context_of().memory_BSD,
+        )
         pieces.append(layer(values()[:, start:end], context))
         cache.advance(end - start)
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=1e-12, atol=1e-13)

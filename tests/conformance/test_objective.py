@@ -41,7 +41,10 @@ def test_prepare_is_pure(case: Any, tiny_model: Any, batch_of: Any) -> None:
     assert same(prepared, objective.prepare(batch))
     assert same(take(prepared, [5, 2]), objective.prepare(take(batch, [5, 2])))
     other_key, other_rows = objective.prepare(batch | {"key": torch.tensor(6)}), objective.prepare(batch | {"rows": batch["rows"] + 100})
-    differs = [not same(prepared | {"key": batch["key"], "rows": batch["rows"]}, other | {"key": batch["key"], "rows": batch["rows"]}) for other in (other_key, other_rows)]
+    differs = [
+        not same(prepared | {"key": batch["key"], "rows": batch["rows"]}, other | {"key": batch["key"], "rows": batch["rows"]})
+        for other in (other_key, other_rows)
+    ]
     assert differs in ([True, True], [False, False])
 
 
@@ -74,7 +77,9 @@ def test_every_parameter_is_labeled_and_learns(case: Any, tiny_model: Any, batch
     assert axes_of(model).keys() == dict(model.named_parameters()).keys()
     sum(loss.sum() for loss in model(model.objective.prepare(batch_of(ROWS))).values()).backward()
     for name, parameter in model.named_parameters():
-        assert not parameter.requires_grad or (parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any()), name
+        assert not parameter.requires_grad or (parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any()), (
+            name
+        )
 
 
 def test_losses_and_gradients_add_up_over_any_split(case: Any, tiny_model: Any, batch_of: Any) -> None:
@@ -118,7 +123,10 @@ def test_half_precision_follows_single(case: Any, tiny_model: Any, batch_of: Any
     for name, loss in half(batch).items():
         torch.testing.assert_close(loss.float(), single(batch)[name], rtol=0.1, atol=0.1)
         loss.sum().backward(retain_graph=True)
-    assert all(parameter.dtype == torch.float32 and (not parameter.requires_grad or parameter.grad.isfinite().all()) for parameter in half.parameters())
+    assert all(
+        parameter.dtype == torch.float32 and (not parameter.requires_grad or parameter.grad.isfinite().all())
+        for parameter in half.parameters()
+    )
 
 
 def test_learns_a_small_problem_in_thirty_steps(case: Any, tiny_model: Any, batch_of: Any) -> None:

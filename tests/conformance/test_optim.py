@@ -26,8 +26,10 @@ NAMES = list(parts_in("optim"))
 WORKER = Path(__file__).with_name("_sharded_optim.py")
 # What the defaults would leave untried in weights this small.
 TINY: dict[str, dict] = {name: {"rank": 4, "refresh": 2} for name in ("apollo", "fira", "galore")} | {
-    "online_subspace_descent": {"rank": 4}, "adam8bit": {"smallest": 0, "block": 8}, "adam4bit": {"smallest": 0, "block": 8},
-}  # fmt: skip
+    "online_subspace_descent": {"rank": 4},
+    "adam8bit": {"smallest": 0, "block": 8},
+    "adam4bit": {"smallest": 0, "block": 8},
+}
 every = pytest.mark.parametrize("name", NAMES)
 
 
@@ -60,7 +62,14 @@ def groups_of(model: nn.Module, **keys: object) -> list[dict]:
     decayed = [pair for pair in named if pair[1].dim() == 2]
     plain = [pair for pair in named if pair[1].dim() == 1]
     return [
-        {"params": [w for _, w in part], "names": [n for n, _ in part], "axes": [axes_of(n, w) for n, w in part], "lr_scale": 1.0, "decay": decay} | keys
+        {
+            "params": [w for _, w in part],
+            "names": [n for n, _ in part],
+            "axes": [axes_of(n, w) for n, w in part],
+            "lr_scale": 1.0,
+            "decay": decay,
+        }
+        | keys
         for part, decay in ((decayed, True), (plain, False))
     ]
 
@@ -349,7 +358,10 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict]:
     results, given = [], [f"{name}={json.dumps(TINY.get(name, {}))}" for name in NAMES]
     for ranks in (1, 2):
         result = folder / f"result{ranks}"
-        commands = [[sys.executable, str(WORKER), str(rank), str(ranks), str(folder / f"store{ranks}"), str(result), *given] for rank in range(ranks)]
+        commands = [
+            [sys.executable, str(WORKER), str(rank), str(ranks), str(folder / f"store{ranks}"), str(result), *given]
+            for rank in range(ranks)
+        ]
         processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
         errors = [process.communicate(timeout=170)[1] for process in processes]
         assert result.exists(), "\n".join(errors)

@@ -22,8 +22,12 @@ WIDTH, VOCABULARY, SEQUENCE, STEPS = 16, 24, 12, 3
 def model_of(linear: str) -> Any:
     wiring = {"width": WIDTH, "vocabulary": VOCABULARY, "sequence": SEQUENCE, "specials": {"end": 1}, "linear": spec("nn.linear", "dense")}
     chosen = {"name": linear} | KNOBS.get(linear, {})
-    encoder = spec("model.encoder", "transformer", depth=2, mixer={"name": "attention", "heads": 2}, feedforward="relu2", linear=chosen).build(**wiring)
-    return Model(embedding=spec("nn.embedding", "token").build(**wiring), encoder=encoder, objective=spec("objective", "causal_lm").build(**wiring))
+    encoder = spec(
+        "model.encoder", "transformer", depth=2, mixer={"name": "attention", "heads": 2}, feedforward="relu2", linear=chosen
+    ).build(**wiring)
+    return Model(
+        embedding=spec("nn.embedding", "token").build(**wiring), encoder=encoder, objective=spec("objective", "causal_lm").build(**wiring)
+    )
 
 
 @pytest.mark.parametrize("linear", list(parts_in("nn.linear")))

@@ -28,7 +28,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = os.environ | {"PYTHONPATH": str(Path(ingot.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     names = list(parts_in("parallel.layout"))
     for ranks, chosen in ((1, names), (3, [name for name in names if name not in ALONE])):
-        done = subprocess.run([sys.executable, str(WORKER), str(folder), str(ranks), *chosen], env=environment, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(
+            [sys.executable, str(WORKER), str(folder), str(ranks), *chosen], env=environment, capture_output=True, text=True, timeout=200
+        )
         (folder / f"log-{ranks}").write_text(done.stdout + done.stderr)
     return folder
 

@@ -68,13 +68,22 @@ def test_an_update_that_goes_uphill(caught: Any) -> None:
 def test_a_subspace_that_is_never_sought_again(caught: Any) -> None:
     draw = torch.Generator().manual_seed(0)
     recorded = ([torch.randn(40, 64, generator=draw)], [[torch.randn(40, 64, generator=draw)] for _ in range(9)])
-    caught(lambda: suite("optim/test_galore").test_subspace_is_sought_every_refresh_steps_and_kept_between(recorded),
-           ingot.optim._projection.LowRankAdam, "due", lambda self, group, state: float(state["step"]) == 0)  # fmt: skip
+    caught(
+        lambda: suite("optim/test_galore").test_subspace_is_sought_every_refresh_steps_and_kept_between(recorded),
+        ingot.optim._projection.LowRankAdam,
+        "due",
+        lambda self, group, state: float(state["step"]) == 0,
+    )
 
 
 def test_an_average_that_is_not_carried(caught: Any, tiny_model: Any, batch_of: Any, matrix: Any) -> None:
     case = next(case for case in matrix.suite.cases("hook") if case.name == "ema")
-    caught(lambda: suite("conformance/test_hook").test_resumes_to_the_bit(case, tiny_model, batch_of), ingot.hook.ema.EMA, "state_dict", lambda self: {})
+    caught(
+        lambda: suite("conformance/test_hook").test_resumes_to_the_bit(case, tiny_model, batch_of),
+        ingot.hook.ema.EMA,
+        "state_dict",
+        lambda self: {},
+    )
 
 
 def equal(matrix: Any, name: str, column: str) -> None:
@@ -108,9 +117,17 @@ def test_a_load_that_is_counted_twice(caught: Any) -> None:
     right = ingot.train.step.collect_side
 
     def twice(model: Any) -> dict[str, dict[str, Tensor]]:
-        return {path: {name: 2 * value if name.startswith("count/") else value for name, value in side.items()} for path, side in right(model).items()}
+        return {
+            path: {name: 2 * value if name.startswith("count/") else value for name, value in side.items()}
+            for path, side in right(model).items()
+        }
 
-    caught(lambda: suite("train/test_side").test_counts_are_handed_out_once_a_step_however_often_the_layer_runs(True), ingot.train.step, "collect_side", twice)
+    caught(
+        lambda: suite("train/test_side").test_counts_are_handed_out_once_a_step_however_often_the_layer_runs(True),
+        ingot.train.step,
+        "collect_side",
+        twice,
+    )
 
 
 def test_a_mean_of_means(caught: Any, matrix: Any) -> None:

@@ -138,9 +138,19 @@ def model_with(case: Any, placement: str, randomized: Any, capacity: float | Non
     from ingot.model.graph import Model
 
     wiring = {"width": WIDTH, "vocabulary": 24, "sequence": LENGTH, "specials": {"mask": 2}, "linear": spec("nn.linear", "dense")}
-    feedforward = {"name": "moe", "experts": EXPERTS, "router": case.spec().data(), "expert": {"name": "swiglu", "hidden": 16}, "capacity_factor": capacity}
-    encoder = spec("model.encoder", "transformer", depth=2, mixer={"name": "attention", "heads": 2}, feedforward=feedforward, block=placement).build(**wiring)
-    objective = spec("objective", "causal_lm") if case.target.local or case.given.get("leak_future") else spec("objective", "masked_lm", rate=0.4)
+    feedforward = {
+        "name": "moe",
+        "experts": EXPERTS,
+        "router": case.spec().data(),
+        "expert": {"name": "swiglu", "hidden": 16},
+        "capacity_factor": capacity,
+    }
+    encoder = spec(
+        "model.encoder", "transformer", depth=2, mixer={"name": "attention", "heads": 2}, feedforward=feedforward, block=placement
+    ).build(**wiring)
+    objective = (
+        spec("objective", "causal_lm") if case.target.local or case.given.get("leak_future") else spec("objective", "masked_lm", rate=0.4)
+    )
     return randomized(Model(embedding=spec("nn.embedding", "token").build(**wiring), encoder=encoder, objective=objective.build(**wiring)))
 
 

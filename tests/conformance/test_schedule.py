@@ -73,7 +73,9 @@ def test_units_of_the_budget_do_not_matter(name: str, share: float, unit: str) -
     # spans in the budget's own unit in one, converted in the other
     knob = "peak" if "peak" in warming(name).knobs else "warmup"
     schedule = spec("schedule", name, **{knob: "200 steps"})
-    assert schedule.build(moment=at(share, unit)) == pytest.approx(schedule.build(moment=at(share, "steps")), rel=1e-9, abs=1e-9) or at_jump(name, share)
+    assert schedule.build(moment=at(share, unit)) == pytest.approx(
+        schedule.build(moment=at(share, "steps")), rel=1e-9, abs=1e-9
+    ) or at_jump(name, share)
 
 
 def at_jump(name: str, share: float) -> bool:

@@ -18,7 +18,11 @@ def run(case: Any, tiny_recipe: Any, any_speed: None) -> Any:
     """run(name, stop=None, **recipe) -> a run of six steps, trained."""
 
     def train(name: str, stop: int | None = None, **changes: Any) -> Any:
-        patch = {"stages": {0: {"budget": "6 steps", "optimizer": case.spec(lr=0.003).data()}}, "evaluate": {"every": "100%", "rows": 2}, "checkpoint": {"every": "100%"}}
+        patch = {
+            "stages": {0: {"budget": "6 steps", "optimizer": case.spec(lr=0.003).data()}},
+            "evaluate": {"every": "100%", "rows": 2},
+            "checkpoint": {"every": "100%"},
+        }
         built = ingot.build(tiny_recipe(patch, changes, name=name))
         built.train(StopAt(stop) if stop else None)
         return built

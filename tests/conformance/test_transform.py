@@ -68,7 +68,11 @@ def test_the_arguments_are_not_changed(case: Any) -> None:
     for old, new in zip(kept, (snapshot.weights, snapshot.state, target.weights), strict=True):
         assert old.keys() == new.keys()
         for name, value in old.items():
-            assert torch.equal(value, new[name]) if isinstance(value, torch.Tensor) else all(torch.equal(value[key], new[name][key]) for key in value)
+            assert (
+                torch.equal(value, new[name])
+                if isinstance(value, torch.Tensor)
+                else all(torch.equal(value[key], new[name][key]) for key in value)
+            )
 
 
 def test_with_its_state_the_loss_does_not_jump(case: Any) -> None:

@@ -20,7 +20,14 @@ transformers = pytest.importorskip("transformers")
 
 STACK = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 IMAGE = STACK | {"image_size": 16, "patch_size": 8}
-TEXT = STACK | {"vocab_size": 40, "max_position_embeddings": 6, "hidden_size": 24, "eos_token_id": 39, "bos_token_id": 38, "pad_token_id": 1}
+TEXT = STACK | {
+    "vocab_size": 40,
+    "max_position_embeddings": 6,
+    "hidden_size": 24,
+    "eos_token_id": 39,
+    "bos_token_id": 38,
+    "pad_token_id": 1,
+}
 
 
 def theirs(name: str) -> Any:
@@ -30,8 +37,18 @@ def theirs(name: str) -> Any:
     elif name == "siglip":
         model = transformers.SiglipModel(transformers.SiglipConfig(text_config=TEXT | {"projection_size": 32}, vision_config=IMAGE))
     else:
-        model = transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(
-            **STACK, image_size=32, patch_size=8, decoder_hidden_size=24, decoder_num_hidden_layers=1, decoder_num_attention_heads=2, decoder_intermediate_size=40, norm_pix_loss=True))  # fmt: skip
+        model = transformers.ViTMAEForPreTraining(
+            transformers.ViTMAEConfig(
+                **STACK,
+                image_size=32,
+                patch_size=8,
+                decoder_hidden_size=24,
+                decoder_num_hidden_layers=1,
+                decoder_num_attention_heads=2,
+                decoder_intermediate_size=40,
+                norm_pix_loss=True,
+            )
+        )
     with torch.no_grad():
         for own, parameter in model.named_parameters():
             if "logit" not in own:
@@ -41,7 +58,14 @@ def theirs(name: str) -> Any:
 
 def ours(folder: Path) -> tuple[Any, dict[str, Any]]:
     section, state, _, extra = read_folder(folder)
-    model = build_model(resolve(Recipe(section), Graph), vocabulary=extra["vocabulary"], sequence=extra["sequence"], specials={}, dtype=torch.float32, fields={})
+    model = build_model(
+        resolve(Recipe(section), Graph),
+        vocabulary=extra["vocabulary"],
+        sequence=extra["sequence"],
+        specials={},
+        dtype=torch.float32,
+        fields={},
+    )
     model.load_state_dict(state, strict=True)
     return model.eval(), section
 
@@ -49,7 +73,9 @@ def ours(folder: Path) -> tuple[Any, dict[str, Any]]:
 def written(name: str, model: Any, section: dict[str, Any], folder: Path, sequence: int) -> None:
     assert write_folder(model, section, folder / "out", sequence=sequence) == name
     before, after = (load_file(folder / place / "model.safetensors") for place in ("in", "out"))
-    before = {key.replace("decoder_encoder.layer.", "decoder_layers."): value for key, value in before.items()}  # an old name that version 5 writes
+    before = {
+        key.replace("decoder_encoder.layer.", "decoder_layers."): value for key, value in before.items()
+    }  # an old name that version 5 writes
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
 
 
@@ -85,7 +111,9 @@ def test_masked_patches(tmp_path: Path) -> None:
     batch = model.objective.prepare({"rows": torch.arange(3), "key": torch.tensor(0), "image": pixels})
     noise = torch.ones(3, 16).scatter(1, batch["kept"], torch.arange(4.0).expand(3, 4) / 10)
     expected = reference(pixel_values=pixels, noise=noise)
-    values = expected.logits.view(3, 16, 8, 8, 3).permute(0, 1, 4, 2, 3).flatten(2).gather(1, batch["hidden"][..., None].expand(-1, -1, 192))
+    values = (
+        expected.logits.view(3, 16, 8, 8, 3).permute(0, 1, 4, 2, 3).flatten(2).gather(1, batch["hidden"][..., None].expand(-1, -1, 192))
+    )
     torch.testing.assert_close(model.objective.predicted(model, batch), values, rtol=1e-4, atol=1e-4)
     loss = model(batch)["squared_error"].sum() / batch["units"].sum()
     torch.testing.assert_close(loss, expected.loss, rtol=1e-4, atol=0)

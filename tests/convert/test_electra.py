@@ -19,7 +19,15 @@ from ingot.core.resolve import resolve, spec
 
 transformers = pytest.importorskip("transformers")
 
-SMALL = {"hidden_size": 48, "embedding_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 101, "max_position_embeddings": 32}
+SMALL = {
+    "hidden_size": 48,
+    "embedding_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 101,
+    "max_position_embeddings": 32,
+}
 GENERATOR = SMALL | {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
@@ -38,7 +46,13 @@ def rows() -> dict[str, torch.Tensor]:
     tokens = torch.randint(4, 101, (3, 21), generator=torch.Generator().manual_seed(1))
     segments = torch.ones_like(tokens)
     segments[1, 15:] = 0
-    return {"rows": torch.arange(3), "key": torch.tensor(1), "tokens": tokens, "segments": segments, "positions": torch.arange(21).expand(3, -1)}
+    return {
+        "rows": torch.arange(3),
+        "key": torch.tensor(1),
+        "tokens": tokens,
+        "segments": segments,
+        "positions": torch.arange(21).expand(3, -1),
+    }
 
 
 def test_detection_loss_gradients_and_round_trip(tmp_path: Path) -> None:
@@ -73,9 +87,17 @@ def test_the_generator_beside_it(tmp_path: Path) -> None:
     """Narrower than its embedding, which it shares: loss and gradients of the joint model's generator; export leaves it behind."""
     reference = theirs("MaskedLM", GENERATOR)
     section, _, _, _ = read_folder(_saved(theirs("PreTraining", SMALL), tmp_path / "in"))
-    inner = {"name": "transformer", "depth": 1, "mixer": section["encoder"]["mixer"] | {"heads": 2}, "feedforward": {"name": "gelu", "hidden": 40, "bias": True},
-             "norm": section["encoder"]["norm"], "block": "post"}  # fmt: skip
-    section = section | {"objective": {"name": "replaced_token", "generator": inner, "generator_width": 24, "norm": {"name": "layer", "eps": 1e-12}}}
+    inner = {
+        "name": "transformer",
+        "depth": 1,
+        "mixer": section["encoder"]["mixer"] | {"heads": 2},
+        "feedforward": {"name": "gelu", "hidden": 40, "bias": True},
+        "norm": section["encoder"]["norm"],
+        "block": "post",
+    }
+    section = section | {
+        "objective": {"name": "replaced_token", "generator": inner, "generator_width": 24, "norm": {"name": "layer", "eps": 1e-12}}
+    }
     model = build(section)
     weights, own = reference.state_dict(), dict(model.named_parameters())
     with torch.no_grad():
@@ -99,16 +121,27 @@ def test_the_generator_beside_it(tmp_path: Path) -> None:
 
 def mapping() -> dict[str, str]:
     """Their generator's names and ours."""
-    found = {f"electra.embeddings.{theirs}.weight": f"embedding.{ours}weight" for theirs, ours in
-             (("word_embeddings", ""), ("position_embeddings", "position."), ("token_type_embeddings", "segment."), ("LayerNorm", "norm."))}  # fmt: skip
+    found = {
+        f"electra.embeddings.{theirs}.weight": f"embedding.{ours}weight"
+        for theirs, ours in (
+            ("word_embeddings", ""),
+            ("position_embeddings", "position."),
+            ("token_type_embeddings", "segment."),
+            ("LayerNorm", "norm."),
+        )
+    }
     found["electra.embeddings.LayerNorm.bias"] = "embedding.norm.bias"
     layer, block = "electra.encoder.layer.0", "objective.generator.blocks.0"
     pairs = {f"{layer}.attention.self.{name}": f"{block}.mixer.{name}" for name in ("query", "key", "value")} | {
-        f"{layer}.attention.output.dense": f"{block}.mixer.output", f"{layer}.attention.output.LayerNorm": f"{block}.mixer_norm",
-        f"{layer}.intermediate.dense": f"{block}.feedforward.up", f"{layer}.output.dense": f"{block}.feedforward.down",
-        f"{layer}.output.LayerNorm": f"{block}.feedforward_norm", "electra.embeddings_project": "objective.enter",
-        "generator_predictions.dense": "objective.generator_head.linear", "generator_predictions.LayerNorm": "objective.generator_head.norm",
-    }  # fmt: skip
+        f"{layer}.attention.output.dense": f"{block}.mixer.output",
+        f"{layer}.attention.output.LayerNorm": f"{block}.mixer_norm",
+        f"{layer}.intermediate.dense": f"{block}.feedforward.up",
+        f"{layer}.output.dense": f"{block}.feedforward.down",
+        f"{layer}.output.LayerNorm": f"{block}.feedforward_norm",
+        "electra.embeddings_project": "objective.enter",
+        "generator_predictions.dense": "objective.generator_head.linear",
+        "generator_predictions.LayerNorm": "objective.generator_head.norm",
+    }
     found |= {f"{theirs}.{leaf}": f"{ours}.{leaf}" for theirs, ours in pairs.items() for leaf in ("weight", "bias")}
     return found | {"generator_lm_head.bias": "objective.generator_head.bias"}
 

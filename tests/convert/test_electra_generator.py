@@ -20,8 +20,18 @@ transformers = pytest.importorskip("transformers")
 
 def test_logits_and_config_round_trip(tmp_path: Path) -> None:
     torch.manual_seed(3)
-    settings = {"hidden_size": 48, "embedding_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 101, "max_position_embeddings": 32}
-    reference = transformers.ElectraForMaskedLM(transformers.ElectraConfig(**settings, initializer_range=0.1, attn_implementation="eager")).eval()
+    settings = {
+        "hidden_size": 48,
+        "embedding_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 101,
+        "max_position_embeddings": 32,
+    }
+    reference = transformers.ElectraForMaskedLM(
+        transformers.ElectraConfig(**settings, initializer_range=0.1, attn_implementation="eager")
+    ).eval()
     reference.save_pretrained(tmp_path)
     section, state, _, extra = read_folder(tmp_path)
     model = build_model(resolve(Recipe(section), Graph), vocabulary=101, sequence=32, specials={"mask": 3}, dtype=torch.float32).eval()

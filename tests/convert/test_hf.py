@@ -202,11 +202,14 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
         read_folder(tmp_path)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"model_type": "mpt"}, "type 'mpt'"),
-    ({"hidden_act": "gelu"}, "hidden_act"),
-    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "yarn"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "mpt"}, "type 'mpt'"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "yarn"),
+    ],
+)
 def test_configurations_that_are_not_understood_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     theirs("llama").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -223,11 +226,14 @@ def test_a_truncated_file_is_one_clear_line(tmp_path: Path) -> None:
         read_folder(tmp_path)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"feedforward": "relu2"}, r"feedforward=relu2"),
-    ({"block": "hybrid"}, r"block=hybrid"),
-    ({"mixer": {"name": "attention", "heads": 4, "softcap": 30.0}}, r"softcap"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"feedforward": "relu2"}, r"feedforward=relu2"),
+        ({"block": "hybrid"}, r"block=hybrid"),
+        ({"mixer": {"name": "attention", "heads": 4, "softcap": 30.0}}, r"softcap"),
+    ],
+)
 def test_what_no_family_expresses_is_refused_with_the_reason(changes: dict[str, Any], message: str) -> None:
     encoder = {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 4}, "feedforward": "swiglu"} | changes
     section = {"width": 48, "embedding": "token", "encoder": encoder, "objective": "causal_lm"}
@@ -288,8 +294,12 @@ def test_weights_do_not_load_into_another_model(tmp_path: Path) -> None:
 
 def test_the_tokenizer_goes_with_the_model(tmp_path: Path) -> None:
     tokenizer = spec("data.tokenizer", "bytes").build()
-    section = {"width": 32, "embedding": "token", "encoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 4}, "feedforward": "swiglu"},
-               "objective": "causal_lm"}  # fmt: skip
+    section = {
+        "width": 32,
+        "embedding": "token",
+        "encoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 4}, "feedforward": "swiglu"},
+        "objective": "causal_lm",
+    }
     plain = {name: {"name": value} if isinstance(value, str) else value for name, value in section.items()}
     model = build(plain, 64, tokenizer.vocabulary)
     assert write_folder(model, section, tmp_path, tokenizer) == "llama"
@@ -308,6 +318,19 @@ def test_the_tokenizer_goes_with_the_model(tmp_path: Path) -> None:
 
 def test_every_family_is_tested_here() -> None:
     texts = [path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py")]
-    assert [name for name in families() if not any(f'"{name}"' in text or f"test_{name}.py" in text for text in texts) and not Path(__file__).with_name(f"test_{name}.py").exists()] == []
-    assert expected_shapes({"width": 8, "embedding": {"name": "token"}, "encoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}},
-                            "objective": {"name": "causal_lm"}}, sequence=4, vocabulary=5)["embedding.weight"] == (5, 8)  # fmt: skip
+    assert [
+        name
+        for name in families()
+        if not any(f'"{name}"' in text or f"test_{name}.py" in text for text in texts)
+        and not Path(__file__).with_name(f"test_{name}.py").exists()
+    ] == []
+    assert expected_shapes(
+        {
+            "width": 8,
+            "embedding": {"name": "token"},
+            "encoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}},
+            "objective": {"name": "causal_lm"},
+        },
+        sequence=4,
+        vocabulary=5,
+    )["embedding.weight"] == (5, 8)

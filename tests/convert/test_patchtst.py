@@ -19,9 +19,24 @@ from ingot.core.resolve import resolve
 transformers = pytest.importorskip("transformers")
 from transformers.models.patchtst import modeling_patchtst  # noqa: E402
 
-SMALL = {"num_input_channels": 3, "context_length": 32, "patch_length": 8, "patch_stride": 8, "d_model": 16, "num_attention_heads": 4, "num_hidden_layers": 2, "ffn_dim": 24,
-         "norm_type": "layernorm", "prediction_length": 6, "positional_encoding_type": "random", "init_std": 0.2}  # fmt: skip
-CASES: dict[str, dict[str, Any]] = {"flat": SMALL | {"pooling_type": None}, "pooled": SMALL | {"patch_stride": 5, "scaling": None, "bias": False}}
+SMALL = {
+    "num_input_channels": 3,
+    "context_length": 32,
+    "patch_length": 8,
+    "patch_stride": 8,
+    "d_model": 16,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "ffn_dim": 24,
+    "norm_type": "layernorm",
+    "prediction_length": 6,
+    "positional_encoding_type": "random",
+    "init_std": 0.2,
+}
+CASES: dict[str, dict[str, Any]] = {
+    "flat": SMALL | {"pooling_type": None},
+    "pooled": SMALL | {"patch_stride": 5, "scaling": None, "bias": False},
+}
 
 
 def theirs(case: str, kind: str) -> Any:
@@ -40,7 +55,13 @@ def ours(folder: Path) -> tuple[Any, dict[str, Any]]:
 def batch() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     series = 3 + 2 * torch.randn(4, 38, 3, generator=generator).cumsum(dim=1)
-    return {"rows": torch.arange(4), "source": torch.zeros(4).long(), "key": torch.tensor(2), "series": series[:, :32], "future": series[:, 32:]}
+    return {
+        "rows": torch.arange(4),
+        "source": torch.zeros(4).long(),
+        "key": torch.tensor(2),
+        "series": series[:, :32],
+        "future": series[:, 32:],
+    }
 
 
 def close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
@@ -104,7 +125,14 @@ def test_fixed_sines_are_read_as_values(tmp_path: Path) -> None:
     assert close(model.objective.forecast(model, rows), reference(past_values=rows["series"]).prediction_outputs)
 
 
-@pytest.mark.parametrize(("change", "said"), [({"norm_type": "batchnorm"}, "norm_type='batchnorm'"), ({"use_cls_token": True}, "use_cls_token=True"), ({"pooling_type": "max"}, "pooling_type='max'")])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"norm_type": "batchnorm"}, "norm_type='batchnorm'"),
+        ({"use_cls_token": True}, "use_cls_token=True"),
+        ({"pooling_type": "max"}, "pooling_type='max'"),
+    ],
+)
 def test_what_cannot_be_said_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
     transformers.PatchTSTConfig(**SMALL | change).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=said):

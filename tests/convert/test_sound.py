@@ -20,15 +20,35 @@ from ingot.model.graph import Model
 
 transformers = pytest.importorskip("transformers")
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "conv_dim": [16, 16, 16], "conv_kernel": [10, 3, 2], "conv_stride": [5, 2, 2],
-         "num_feat_extract_layers": 3, "num_conv_pos_embedding_groups": 4, "vocab_size": 12, "pad_token_id": 3, "mask_time_prob": 0.0, "ctc_loss_reduction": "sum",
-         "hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "feat_proj_dropout": 0.0, "final_dropout": 0.0, "layerdrop": 0.0}  # fmt: skip
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "conv_dim": [16, 16, 16],
+    "conv_kernel": [10, 3, 2],
+    "conv_stride": [5, 2, 2],
+    "num_feat_extract_layers": 3,
+    "num_conv_pos_embedding_groups": 4,
+    "vocab_size": 12,
+    "pad_token_id": 3,
+    "mask_time_prob": 0.0,
+    "ctc_loss_reduction": "sum",
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "feat_proj_dropout": 0.0,
+    "final_dropout": 0.0,
+    "layerdrop": 0.0,
+}
 LARGE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "wav2vec2": ("Wav2Vec2", {"num_conv_pos_embeddings": 6}), "wav2vec2-large": ("Wav2Vec2", LARGE | {"num_conv_pos_embeddings": 7}),
-    "hubert": ("Hubert", {"num_conv_pos_embeddings": 6}), "hubert-large": ("Hubert", LARGE | {"num_conv_pos_embeddings": 6, "feat_proj_layer_norm": False}),
+    "wav2vec2": ("Wav2Vec2", {"num_conv_pos_embeddings": 6}),
+    "wav2vec2-large": ("Wav2Vec2", LARGE | {"num_conv_pos_embeddings": 7}),
+    "hubert": ("Hubert", {"num_conv_pos_embeddings": 6}),
+    "hubert-large": ("Hubert", LARGE | {"num_conv_pos_embeddings": 6, "feat_proj_layer_norm": False}),
     "data2vec": ("Data2VecAudio", {"num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5}),
-}  # fmt: skip
+}
 
 
 def theirs(case: str) -> Any:
@@ -78,7 +98,9 @@ def test_logits_loss_gradients_and_round_trip(case: str, tmp_path: Path) -> None
     kind = {"Wav2Vec2": "wav2vec2", "Hubert": "hubert", "Data2VecAudio": "data2vec_audio"}[CASES[case][0]]
     assert write_folder(model, section, tmp_path / "out", kind=kind) == kind
     again = transformers.AutoModelForCTC.from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
-    torch.testing.assert_close(again(sound, attention_mask=mask if padded else None).logits[real], expected.logits[real], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        again(sound, attention_mask=mask if padded else None).logits[real], expected.logits[real], rtol=1e-4, atol=1e-4
+    )
     same_tensors(tmp_path)
 
 
@@ -86,14 +108,18 @@ def test_a_bare_model_leaves_the_head_to_be_trained(tmp_path: Path) -> None:
     theirs("hubert").save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     expected = read_folder(tmp_path)[1]
-    bare = {name.removeprefix("hubert."): tensor for name, tensor in tensors.items() if not name.startswith("lm_head")} | {"masked_spec_embed": torch.ones(32)}
+    bare = {name.removeprefix("hubert."): tensor for name, tensor in tensors.items() if not name.startswith("lm_head")} | {
+        "masked_spec_embed": torch.ones(32)
+    }
     save_file(bare, tmp_path / "model.safetensors", metadata={"format": "pt"})
     section, state, _, extra = read_folder(tmp_path)
     assert state.keys() == {name for name in expected if not name.startswith("objective.")}
     model = build_model(resolve(Recipe(section), Graph), vocabulary=extra["vocabulary"], sequence=64, specials={}, dtype=torch.float32)
     before = model.objective.head.weight.clone()
     load_into(model, section, tmp_path)
-    assert torch.equal(model.objective.head.weight, before) and torch.equal(model.embedding.project.weight, expected["embedding.project.weight"])
+    assert torch.equal(model.objective.head.weight, before) and torch.equal(
+        model.embedding.project.weight, expected["embedding.project.weight"]
+    )
 
 
 def test_what_no_family_expresses_is_refused(tmp_path: Path) -> None:

@@ -19,12 +19,28 @@ from ingot.core.resolve import resolve
 
 transformers = pytest.importorskip("transformers")
 
-SMALL = {"d_model": 48, "d_kv": 10, "d_ff": 70, "num_layers": 2, "num_heads": 4, "vocab_size": 101, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+SMALL = {
+    "d_model": 48,
+    "d_kv": 10,
+    "d_ff": 70,
+    "num_layers": 2,
+    "num_heads": 4,
+    "vocab_size": 101,
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+}
 CASES: dict[str, dict[str, Any]] = {
     "relu": SMALL,
-    "gated": SMALL | {"feed_forward_proj": "gated-gelu", "num_decoder_layers": 3, "tie_word_embeddings": False,
-                      "relative_attention_num_buckets": 8, "relative_attention_max_distance": 12},
-}  # fmt: skip
+    "gated": SMALL
+    | {
+        "feed_forward_proj": "gated-gelu",
+        "num_decoder_layers": 3,
+        "tie_word_embeddings": False,
+        "relative_attention_num_buckets": 8,
+        "relative_attention_max_distance": 12,
+    },
+}
 
 
 def theirs(case: str) -> Any:
@@ -38,7 +54,9 @@ def theirs(case: str) -> Any:
 
 def ours(folder: Path) -> tuple[Any, dict[str, Any], str]:
     section, state, _, extra = read_folder(folder)
-    model = build_model(resolve(Recipe(section), Graph), vocabulary=101, sequence=32, specials={"end": 1, "sentinel_0": 100}, dtype=torch.float32).eval()
+    model = build_model(
+        resolve(Recipe(section), Graph), vocabulary=101, sequence=32, specials={"end": 1, "sentinel_0": 100}, dtype=torch.float32
+    ).eval()
     model.load_state_dict(state, strict=True)
     return model, section, extra["family"]
 
@@ -50,8 +68,18 @@ def batch() -> dict[str, torch.Tensor]:
     segments[1, 15:], documents[2, 6:] = 0, 0
     before = torch.cat([torch.zeros(3, 1, dtype=torch.int64), wanted[:, :-1]], dim=1)
     targets = wanted.masked_fill(documents == 0, -100)
-    return {"rows": torch.arange(3), "key": torch.tensor(1), "tokens": tokens * segments, "segments": segments, "positions": torch.arange(21).expand(3, -1), "targets": targets,
-            "decoder_tokens": before, "decoder_segments": documents, "decoder_positions": torch.arange(9).expand(3, -1), "units": (targets >= 0).sum(1)}  # fmt: skip
+    return {
+        "rows": torch.arange(3),
+        "key": torch.tensor(1),
+        "tokens": tokens * segments,
+        "segments": segments,
+        "positions": torch.arange(21).expand(3, -1),
+        "targets": targets,
+        "decoder_tokens": before,
+        "decoder_segments": documents,
+        "decoder_positions": torch.arange(9).expand(3, -1),
+        "units": (targets >= 0).sum(1),
+    }
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -22,8 +22,21 @@ from ingot.model.graph import Model
 
 transformers = pytest.importorskip("transformers")
 
-SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 80, "image_size": 32, "patch_size": 8, "num_labels": 5, "initializer_range": 0.1}
-CASES: dict[str, dict[str, Any]] = {"plain": SMALL, "odd": SMALL | {"qkv_bias": False, "num_channels": 1, "patch_size": 16, "layer_norm_eps": 1e-6, "hidden_act": "gelu_new", "num_labels": 3}}
+SMALL = {
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 80,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_labels": 5,
+    "initializer_range": 0.1,
+}
+CASES: dict[str, dict[str, Any]] = {
+    "plain": SMALL,
+    "odd": SMALL
+    | {"qkv_bias": False, "num_channels": 1, "patch_size": 16, "layer_norm_eps": 1e-6, "hidden_act": "gelu_new", "num_labels": 3},
+}
 
 
 def theirs(case: str) -> Any:
@@ -66,23 +79,37 @@ def test_logits_gradients_and_round_trip(case: str, tmp_path: Path) -> None:
 
 
 def test_a_recipes_own_model_is_written_with_what_the_data_decided(tmp_path: Path) -> None:
-    section = {"width": 16, "embedding": {"name": "patch", "patch": 8, "class_token": True},
-               "encoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2, "position": None, "bias": True}, "feedforward": {"name": "gelu", "bias": True}, "norm": "layer"},
-               "objective": {"name": "classification", "pooling": "first", "smoothing": 0.1}}  # fmt: skip
+    section = {
+        "width": 16,
+        "embedding": {"name": "patch", "patch": 8, "class_token": True},
+        "encoder": {
+            "name": "transformer",
+            "depth": 1,
+            "mixer": {"name": "attention", "heads": 2, "position": None, "bias": True},
+            "feedforward": {"name": "gelu", "bias": True},
+            "norm": "layer",
+        },
+        "objective": {"name": "classification", "pooling": "first", "smoothing": 0.1},
+    }
     model = build(section)
     write_folder(model, section, tmp_path, sequence=512)
     reference = transformers.ViTForImageClassification.from_pretrained(tmp_path).eval()
     pixels = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(reference(pixels).logits, model.logits(model.features({"image": pixels})))
     with pytest.raises(UserError, match="pooling='mean'"):
-        family_for(section | {"embedding": section["embedding"] | {"image": 32, "channels": 3}, "objective": {"name": "classification", "classes": 5}})
+        family_for(
+            section
+            | {"embedding": section["embedding"] | {"image": 32, "channels": 3}, "objective": {"name": "classification", "classes": 5}}
+        )
 
 
 def test_a_bare_model_leaves_the_classifier_to_be_trained(tmp_path: Path) -> None:
     theirs("plain").save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     expected = read_folder(tmp_path)[1]
-    bare = {name.removeprefix("vit."): tensor for name, tensor in tensors.items() if not name.startswith("classifier")} | {"pooler.dense.weight": torch.ones(2, 2)}
+    bare = {name.removeprefix("vit."): tensor for name, tensor in tensors.items() if not name.startswith("classifier")} | {
+        "pooler.dense.weight": torch.ones(2, 2)
+    }
     save_file(bare, tmp_path / "model.safetensors", metadata={"format": "pt"})
     section, state, _, _ = read_folder(tmp_path)
     assert state.keys() == {name for name in expected if not name.startswith("objective.")}

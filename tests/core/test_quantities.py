@@ -10,12 +10,29 @@ from pydantic import TypeAdapter, ValidationError
 from ingot.core.quantities import Batch, Budget, Quantity, parse_quantity
 
 
-@pytest.mark.parametrize(("text", "value", "unit"), [
-    ("20M tokens", 20e6, "tokens"), ("1M rows", 1e6, "rows"), ("2 h audio", 7200, "audio_seconds"), ("3e15 flops", 3e15, "flops"),
-    ("30 min", 1800, "seconds"), ("32k tokens", 32e3, "tokens"), ("256 images", 256, "rows"), ("2 GiB", 2 * 1024**3, "bytes"),
-    ("500 MB", 5e8, "bytes"), ("5%", 0.05, "fraction"), ("1_000 steps", 1000, "steps"), ("1B tokens", 1e9, "tokens"), ("4 B", 4, "bytes"),
-    ("1 step", 1, "steps"), ("2.5 hours", 9000, "seconds"), ("90 s", 90, "seconds"), ("3 epochs", 3, "epochs"), ("60 s audio", 60, "audio_seconds"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "value", "unit"),
+    [
+        ("20M tokens", 20e6, "tokens"),
+        ("1M rows", 1e6, "rows"),
+        ("2 h audio", 7200, "audio_seconds"),
+        ("3e15 flops", 3e15, "flops"),
+        ("30 min", 1800, "seconds"),
+        ("32k tokens", 32e3, "tokens"),
+        ("256 images", 256, "rows"),
+        ("2 GiB", 2 * 1024**3, "bytes"),
+        ("500 MB", 5e8, "bytes"),
+        ("5%", 0.05, "fraction"),
+        ("1_000 steps", 1000, "steps"),
+        ("1B tokens", 1e9, "tokens"),
+        ("4 B", 4, "bytes"),
+        ("1 step", 1, "steps"),
+        ("2.5 hours", 9000, "seconds"),
+        ("90 s", 90, "seconds"),
+        ("3 epochs", 3, "epochs"),
+        ("60 s audio", 60, "audio_seconds"),
+    ],
+)
 def test_reads_what_recipes_write(text: str, value: float, unit: str) -> None:
     assert parse_quantity(text) == Quantity(value, unit)
 
@@ -26,7 +43,10 @@ def test_refuses_with_a_sentence(text: object) -> None:
         parse_quantity(text)
 
 
-@given(st.floats(min_value=1e-3, max_value=1e18, allow_nan=False), st.sampled_from(["tokens", "rows", "steps", "flops", "seconds", "bytes", "fraction", "audio_seconds"]))
+@given(
+    st.floats(min_value=1e-3, max_value=1e18, allow_nan=False),
+    st.sampled_from(["tokens", "rows", "steps", "flops", "seconds", "bytes", "fraction", "audio_seconds"]),
+)
 def test_written_back_it_reads_the_same(value: float, unit: str) -> None:
     again = parse_quantity(str(Quantity(value, unit)))
     assert again.unit == unit

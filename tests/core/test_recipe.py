@@ -19,7 +19,11 @@ def write(folder: Path, **files: str) -> Path:
 
 
 def test_parent_overlay_and_overrides_apply_in_that_order(tmp_path: Path) -> None:
-    write(tmp_path, base="a: 1\nb: {name: x, k: 1}\nstages:\n  - {n: 1, m: 2}\ntiny: {a: 10}\n", child="based_on: base.yaml\nb: {k: 2}\ntiny: {stages: {0: {n: 5}}}\n")
+    write(
+        tmp_path,
+        base="a: 1\nb: {name: x, k: 1}\nstages:\n  - {n: 1, m: 2}\ntiny: {a: 10}\n",
+        child="based_on: base.yaml\nb: {k: 2}\ntiny: {stages: {0: {n: 5}}}\n",
+    )
     assert load(tmp_path / "child.yaml").tree == {"a": 1, "b": {"name": "x", "k": 2}, "stages": [{"n": 1, "m": 2}], "name": "child"}
     tiny = load(tmp_path / "child.yaml", ["a=7", "stages.0.m=3", "c.d=1e-3"], tiny=True)
     assert load(tmp_path / "child.yaml", ["name=other"]).tree["stages"] == [{"n": 1, "m": 2}]
@@ -41,10 +45,20 @@ def test_marks_point_at_the_line_that_set_a_key(tmp_path: Path) -> None:
     assert recipe.origin(("b", "nothing", "there")) == "child.yaml:3"
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("a: [1", "not valid YAML"), ("a: 1\na: 2\n", "written twice"), ("a: &x 1\nb: *x\n", "anchors"), ("a: !!python/object:os.system x\n", "plain data"),
-    ("- 1\n- 2\n", "mapping"), ("a: 1\n---\nb: 2\n", "not valid YAML"), ("a: \x01\n", "not valid YAML"), ("{[1]: 2}", "keys are words"), ("a: !!binary aGk=", "plain data"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [1", "not valid YAML"),
+        ("a: 1\na: 2\n", "written twice"),
+        ("a: &x 1\nb: *x\n", "anchors"),
+        ("a: !!python/object:os.system x\n", "plain data"),
+        ("- 1\n- 2\n", "mapping"),
+        ("a: 1\n---\nb: 2\n", "not valid YAML"),
+        ("a: \x01\n", "not valid YAML"),
+        ("{[1]: 2}", "keys are words"),
+        ("a: !!binary aGk=", "plain data"),
+    ],
+)
 def test_malformed_files_are_one_line_with_a_place(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(UserError, match=words) as caught:
@@ -56,7 +70,13 @@ def test_malformed_files_are_one_line_with_a_place(tmp_path: Path, text: str, wo
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"a: \xff\n")
     write(tmp_path, lost="based_on: nowhere.yaml\n", circle="based_on: circle.yaml\n", number="based_on: 3\n")
-    for name, words in {"latin": "not UTF-8", "lost": "no recipe file at", "circle": "circle", "number": "file name", "missing": "no recipe file"}.items():
+    for name, words in {
+        "latin": "not UTF-8",
+        "lost": "no recipe file at",
+        "circle": "circle",
+        "number": "file name",
+        "missing": "no recipe file",
+    }.items():
         with pytest.raises(UserError, match=words):
             load(tmp_path / f"{name}.yaml")
     with pytest.raises(UserError, match="cannot be read"):
@@ -79,7 +99,11 @@ def test_no_text_whatever_raises_anything_else(text: str) -> None:
         assert str(error)
 
 
-json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=3), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3), max_leaves=8)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    max_leaves=8,
+)
 
 
 @given(st.dictionaries(st.text(max_size=2), json_values, max_size=4))

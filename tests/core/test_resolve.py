@@ -41,13 +41,20 @@ def problems(text: str) -> list[str]:
 
 
 def test_all_problems_are_found_at_once_with_their_lines() -> None:
-    found = problems("nam: x\nitems:\n  - budget: 3\n    curve: cosin\n  - budget: 1 steps\n    curve: {name: cosine, warmpu: 1%}\n    mode: c\n    size: -1\nflag: 3\n")
+    found = problems(
+        "nam: x\nitems:\n  - budget: 3\n    curve: cosin\n  - budget: 1 steps\n    curve: {name: cosine, warmpu: 1%}\n    mode: c\n    size: -1\nflag: 3\n"
+    )
     text = "\n".join(found)
     for expected in (
-        "r.yaml:1  nam: this section takes no 'nam'. Did you mean 'name'?", "needs 'name'", "r.yaml:3  items.0.budget: wants an amount with its unit",
-        "r.yaml:4  items.0.curve: no part named 'cosin' in schedule. Did you mean 'cosine'?", "cosine takes no 'warmpu'. Did you mean 'warmup'?",
-        "r.yaml:7  items.1.mode: wants one of a, b, got 'c'", "items.1.size: wants a whole number above 0 or one of auto, got -1", "flag: wants true or false, got 3",
-    ):  # fmt: skip
+        "r.yaml:1  nam: this section takes no 'nam'. Did you mean 'name'?",
+        "needs 'name'",
+        "r.yaml:3  items.0.budget: wants an amount with its unit",
+        "r.yaml:4  items.0.curve: no part named 'cosin' in schedule. Did you mean 'cosine'?",
+        "cosine takes no 'warmpu'. Did you mean 'warmup'?",
+        "r.yaml:7  items.1.mode: wants one of a, b, got 'c'",
+        "items.1.size: wants a whole number above 0 or one of auto, got -1",
+        "flag: wants true or false, got 3",
+    ):
         assert expected in text
     assert len(found) == 8
     assert "cosine(warmup=" in text and "schedule/cosine.py:" in text
@@ -86,8 +93,16 @@ def test_from_python_the_same_errors() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=6) | st.sampled_from(["cosine", "5 steps", "name", "items"]),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "items", "budget", "curve", "curves", "mode", "x"]), inner, max_size=4), max_leaves=12))  # fmt: skip
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=6) | st.sampled_from(["cosine", "5 steps", "name", "items"]),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["name", "items", "budget", "curve", "curves", "mode", "x"]), inner, max_size=4)
+        ),
+        max_leaves=12,
+    )
+)
 def test_no_data_whatever_raises_anything_else(tree: Any) -> None:
     import yaml
 

@@ -44,8 +44,16 @@ def test_groups_are_alike_and_their_lengths_do_not_rise_with_time() -> None:
 @pytest.fixture
 def opened(tmp_path: Path) -> Any:
     def make(bucket: int, **more: Any) -> Any:
-        return open_data(train=spec("data.source", "synthetic_audio", count=96, seconds=0.4, longest=1.2, vary=0.8), sequence=8, pack=spec("data.pack", "stream"), cache=tmp_path, folder=tmp_path,
-                         seed=1, bucket=bucket, **more)  # fmt: skip
+        return open_data(
+            train=spec("data.source", "synthetic_audio", count=96, seconds=0.4, longest=1.2, vary=0.8),
+            sequence=8,
+            pack=spec("data.pack", "stream"),
+            cache=tmp_path,
+            folder=tmp_path,
+            seed=1,
+            bucket=bucket,
+            **more,
+        )
 
     return make
 
@@ -116,4 +124,12 @@ def test_held_out_rows_are_not_among_them(opened: Any) -> None:
 
 def test_refused_where_no_row_knows_its_length(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="how long"):
-        open_data(train=spec("data.source", "synthetic_images", count=8), sequence=8, pack=spec("data.pack", "stream"), cache=tmp_path, folder=tmp_path, seed=1, bucket=4)
+        open_data(
+            train=spec("data.source", "synthetic_images", count=8),
+            sequence=8,
+            pack=spec("data.pack", "stream"),
+            cache=tmp_path,
+            folder=tmp_path,
+            seed=1,
+            bucket=4,
+        )

@@ -33,8 +33,13 @@ def stream(caps: list[int | None] | None = None) -> Stream:
 
 
 def rows_of(windows: list[list[dict[str, torch.Tensor]]]) -> list[tuple[int, int, int]]:
-    return [(int(row), int(source), int(token)) for window in windows for micro in window
-            for row, source, token in zip(micro["rows"], micro["source"], micro["tokens"][:, 0]) if row >= 0]  # fmt: skip
+    return [
+        (int(row), int(source), int(token))
+        for window in windows
+        for micro in window
+        for row, source, token in zip(micro["rows"], micro["source"], micro["tokens"][:, 0])
+        if row >= 0
+    ]
 
 
 @settings(deadline=None, max_examples=40)
@@ -94,7 +99,9 @@ def test_close_stops_the_thread_at_once() -> None:
     begin = time.perf_counter()
     loader.close()
     loader.close()
-    assert time.perf_counter() - begin < 1 and not any(thread.name == "ingot-loader" and thread.is_alive() for thread in threading.enumerate())
+    assert time.perf_counter() - begin < 1 and not any(
+        thread.name == "ingot-loader" and thread.is_alive() for thread in threading.enumerate()
+    )
     with pytest.raises(StopIteration):
         next(loader)
 

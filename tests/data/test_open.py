@@ -26,8 +26,15 @@ def text(name: str) -> dict[str, Any]:
 
 def opened(folder: Path, **changes: Any) -> Data:
     train = spec("data.source", "mixture", sources={"a": text("a"), "b": text("b")})
-    given = {"train": train, "tokenizer": spec("data.tokenizer", "bytes"), "sequence": 32, "pack": spec("data.pack", "stream"),
-             "cache": Path("cache"), "folder": folder, "seed": 1}  # fmt: skip
+    given = {
+        "train": train,
+        "tokenizer": spec("data.tokenizer", "bytes"),
+        "sequence": 32,
+        "pack": spec("data.pack", "stream"),
+        "cache": Path("cache"),
+        "folder": folder,
+        "seed": 1,
+    }
     return open_data(**(given | changes))
 
 
@@ -138,7 +145,11 @@ def test_rows_are_held_out_by_their_number() -> None:
 
 
 def test_real_documents_of_three_kinds(shared_data: Path, tmp_path: Path) -> None:
-    paths = {"wiki": "text/wiki/validation.jsonl.gz", "code": "text/code_python/validation.jsonl.gz", "zh": "text/zh_web/validation.jsonl.gz"}
+    paths = {
+        "wiki": "text/wiki/validation.jsonl.gz",
+        "code": "text/code_python/validation.jsonl.gz",
+        "zh": "text/zh_web/validation.jsonl.gz",
+    }
     train = spec("data.source", "mixture", sources={name: {"name": "jsonl", "paths": [path]} for name, path in paths.items()})
     data = opened(shared_data, train=train, cache=tmp_path / "cache", holdout=0.1)
     counts = {item["source"]: item for item in data.report if item["split"] == "train"}

@@ -42,7 +42,9 @@ except IngotError as error:
 def corpus(folder: Path, files: int = 10, seed: int = 0) -> None:
     draw = np.random.default_rng(seed)
     for index in range(files):
-        rows = [json.dumps({"text": f"file {index} row {row} " + "é" * int(draw.integers(0, 400))}, ensure_ascii=False) for row in range(200)]
+        rows = [
+            json.dumps({"text": f"file {index} row {row} " + "é" * int(draw.integers(0, 400))}, ensure_ascii=False) for row in range(200)
+        ]
         (folder / f"{index}.jsonl").write_text("\n".join(rows) + "\n")
 
 
@@ -55,7 +57,11 @@ def run_child(folder: Path, kill_at: float = 2.0, limit: int = 0) -> subprocess.
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "locks"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.parent.name != "locks"
+    }
 
 
 @pytest.fixture
@@ -91,13 +97,19 @@ def test_killed_and_run_again_gives_the_same_bytes_and_redoes_nothing(tmp_path: 
         corpus(folder)
     assert run_child(straight).returncode == 0
     assert run_child(killed, kill_at).returncode == -signal.SIGKILL
-    whole = {path: path.stat().st_mtime_ns for path in (killed / "cache").glob("*/meta.json") if ".aside" not in path.parent.name and read_meta(path.parent)}
+    whole = {
+        path: path.stat().st_mtime_ns
+        for path in (killed / "cache").glob("*/meta.json")
+        if ".aside" not in path.parent.name and read_meta(path.parent)
+    }
     assert len(whole) < 10
     assert run_child(killed).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in whole} == whole
     first, second = contents(straight / "cache"), contents(killed / "cache")
     assert len(first) == 50
-    assert {name: data for name, data in first.items() if not name.endswith("meta.json")} == {n: d for n, d in second.items() if not n.endswith("meta.json")}
+    assert {name: data for name, data in first.items() if not name.endswith("meta.json")} == {
+        n: d for n, d in second.items() if not n.endswith("meta.json")
+    }
     for name in first:
         if name.endswith("meta.json"):
             assert {**json.loads(first[name]), "name": ""} == {**json.loads(second[name]), "name": ""}
@@ -154,8 +166,13 @@ def test_damaged_shards_are_refused_by_the_store_and_made_again(tmp_path: Path, 
     before = contents(tmp_path / "cache")
     path = done.folders[0] / "train.tokens"
     meta = done.folders[0] / "meta.json"
-    {"shorter": lambda: os.truncate(path, 100), "longer": lambda: path.write_bytes(path.read_bytes() + b"xx"), "gone": path.unlink,
-     "meta": lambda: meta.write_text("{"), "format": lambda: meta.write_text(meta.read_text().replace('"format": 1', '"format": 0'))}[damage]()  # fmt: skip
+    {
+        "shorter": lambda: os.truncate(path, 100),
+        "longer": lambda: path.write_bytes(path.read_bytes() + b"xx"),
+        "gone": path.unlink,
+        "meta": lambda: meta.write_text("{"),
+        "format": lambda: meta.write_text(meta.read_text().replace('"format": 1', '"format": 0')),
+    }[damage]()
     with pytest.raises(RunError, match="missing or damaged; prepare again"):
         TokenStore.open(done.folders)
     prepare(shards_of(tmp_path), tokenizer, folder=tmp_path / "cache")

@@ -75,8 +75,15 @@ def test_seeking_to_the_tenth_epoch_is_instant_and_equals_reading_on(tmp_path: P
 
     def opened() -> Stream:
         train = spec("data.source", "mixture", sources=sources, weights={"a": 5, "b": 3, "c": 2})
-        return open_data(train=train, tokenizer=spec("data.tokenizer", "bytes"), sequence=64, pack=spec("data.pack", pack),
-                         cache=tmp_path / "cache", folder=tmp_path, seed=5).train  # fmt: skip
+        return open_data(
+            train=train,
+            tokenizer=spec("data.tokenizer", "bytes"),
+            sequence=64,
+            pack=spec("data.pack", pack),
+            cache=tmp_path / "cache",
+            folder=tmp_path,
+            seed=5,
+        ).train
 
     unbroken = opened()
     start = 10 * unbroken.rows_per_epoch + 777

@@ -44,13 +44,23 @@ class Setting:
         import inspect
 
         offered = {"windows": self.windows(), "training": self.training, "fields": self.fields, "seed": 0, "looks": None} | given
-        return evaluator(self.model, **{name: offered[name] for name, item in inspect.signature(evaluator).parameters.items() if item.kind is item.KEYWORD_ONLY})
+        return evaluator(
+            self.model,
+            **{name: offered[name] for name, item in inspect.signature(evaluator).parameters.items() if item.kind is item.KEYWORD_ONLY},
+        )
 
 
 @pytest.fixture
 def setting() -> Setting:
     sources = [spec("data.source", "synthetic_images", count=200, size=8, seed=seed).build() for seed in (0, 1)]
-    tree = {"width": 16, "embedding": {"name": "patch", "patch": 4}, "encoder": {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2}, "dropout": 0.1}, "objective": "classification"}
-    model = build_model(resolve(Recipe(tree), Graph), vocabulary=None, sequence=8, specials={}, dtype=torch.float32, fields=sources[0].fields())
+    tree = {
+        "width": 16,
+        "embedding": {"name": "patch", "patch": 4},
+        "encoder": {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2}, "dropout": 0.1},
+        "objective": "classification",
+    }
+    model = build_model(
+        resolve(Recipe(tree), Graph), vocabulary=None, sequence=8, specials={}, dtype=torch.float32, fields=sources[0].fields()
+    )
     spec("model.init", "normal", std=0.2).build().apply(model, 0)
     return Setting(model, sources[0].fields(), spec("parallel.layout", "single").build(), sources[1], sources[0])

@@ -17,7 +17,9 @@ def test_learns_and_leaves_the_model_alone(setting: Any) -> None:
     evaluator = spec("evaluate", "fine_tune", epochs=12, batch=16, lr=5e-3).build(layout=setting.layout)
     found = setting.measure(evaluator)
     assert found["accuracy"] > 0.7 and found["train_loss"] < 1.0
-    assert all(torch.equal(before[name], value) for name, value in setting.model.state_dict().items()) and torch.equal(generator, torch.get_rng_state())
+    assert all(torch.equal(before[name], value) for name, value in setting.model.state_dict().items()) and torch.equal(
+        generator, torch.get_rng_state()
+    )
     assert setting.measure(evaluator) == found
 
 

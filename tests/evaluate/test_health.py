@@ -39,7 +39,10 @@ def test_a_living_model_raises_no_alarm_and_a_dead_one_does(setting: Any) -> Non
 
 def test_alignment_is_of_the_views_where_there_are_some(setting: Any) -> None:
     def looks(same: bool) -> Any:
-        return lambda rows: ([micro | {"image_1": micro["image"] if same else micro["image"].flip(0)} for micro in window] for window in setting.windows(rows=16))
+        return lambda rows: (
+            [micro | {"image_1": micro["image"] if same else micro["image"].flip(0)} for micro in window]
+            for window in setting.windows(rows=16)
+        )
 
     evaluator = spec("evaluate", "health").build(layout=setting.layout)
     assert setting.measure(evaluator, looks=looks(True))["alignment"] == pytest.approx(0, abs=1e-12)

@@ -16,7 +16,9 @@ def test_votes_are_scikit_learns(setting: Any) -> None:
     known, x = (torch.randn(size, 6, generator=draw, dtype=torch.float64) for size in (60, 25))
     label = torch.randint(0, 4, (60,), generator=draw)
     votes = spec("evaluate", "knn", k=7, temperature=0.2).build(layout=setting.layout).votes(x, known, label, 4)
-    theirs = neighbors.KNeighborsClassifier(7, metric="cosine", weights=lambda distance: _closeness(distance)).fit(known.numpy(), label.numpy())
+    theirs = neighbors.KNeighborsClassifier(7, metric="cosine", weights=lambda distance: _closeness(distance)).fit(
+        known.numpy(), label.numpy()
+    )
     torch.testing.assert_close(votes / votes.sum(1, keepdim=True), torch.from_numpy(theirs.predict_proba(x.numpy())))
 
 
@@ -33,5 +35,7 @@ def test_finds_the_classes_of_pictures(setting: Any) -> None:
 
 def test_rows_limit_what_is_known(setting: Any) -> None:
     asked = []
-    setting.measure(spec("evaluate", "knn", rows=24).build(layout=setting.layout), training=lambda rows: asked.append(rows) or setting.training(rows))
+    setting.measure(
+        spec("evaluate", "knn", rows=24).build(layout=setting.layout), training=lambda rows: asked.append(rows) or setting.training(rows)
+    )
     assert asked == [24]

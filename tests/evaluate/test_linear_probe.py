@@ -17,7 +17,9 @@ def test_solves_what_scikit_learn_solves(setting: Any) -> None:
     weight = spec("evaluate", "linear_probe", steps=500).build(layout=setting.layout).solved(x, label, 3, 0.05)
     theirs = linear.LogisticRegression(C=1 / (0.05 * 80), tol=1e-10, max_iter=5000).fit(x.numpy(), label.numpy())
     # The problem does not fix a constant that all classes share.
-    torch.testing.assert_close(weight[:, :-1] - weight[:, :-1].mean(0), torch.from_numpy(theirs.coef_ - theirs.coef_.mean(0)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        weight[:, :-1] - weight[:, :-1].mean(0), torch.from_numpy(theirs.coef_ - theirs.coef_.mean(0)), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_tells_classes_of_pictures_apart_and_repeats(setting: Any) -> None:
@@ -32,5 +34,9 @@ def test_labels_without_meaning_are_not_learned(setting: Any) -> None:
         for window in windows:
             yield [micro | {"label": (micro["rows"] * 7919 + 13) // 5 % 4} for micro in window]
 
-    found = setting.measure(spec("evaluate", "linear_probe").build(layout=setting.layout), windows=shuffled(setting.windows()), training=lambda rows: shuffled(setting.training(rows)))
+    found = setting.measure(
+        spec("evaluate", "linear_probe").build(layout=setting.layout),
+        windows=shuffled(setting.windows()),
+        training=lambda rows: shuffled(setting.training(rows)),
+    )
     assert found["accuracy"] < 0.5

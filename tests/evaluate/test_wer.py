@@ -11,7 +11,10 @@ from ingot.core.resolve import spec
 from ingot.evaluate.wer import edits
 
 
-@pytest.mark.parametrize(("one", "other", "wanted"), [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "", 3), ("abc", "abc", 0), ("abcd", "bd", 2), ("ab", "ba", 2)])
+@pytest.mark.parametrize(
+    ("one", "other", "wanted"),
+    [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "", 3), ("abc", "abc", 0), ("abcd", "bd", 2), ("ab", "ba", 2)],
+)
 def test_edits(one: str, other: str, wanted: int) -> None:
     assert edits(one, other) == edits(other, one) == wanted
 

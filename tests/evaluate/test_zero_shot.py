@@ -53,4 +53,6 @@ def test_the_nearest_prompt_decides() -> None:
 
 def test_one_sided_objectives_are_refused() -> None:
     with pytest.raises(UserError, match="objective such as clip"):
-        spec("evaluate", "zero_shot", classes=["a", "b"]).build(layout=None)(nn.Identity(), windows=[], objective=object(), tokenizer=TOKENIZER, fields=FIELDS)
+        spec("evaluate", "zero_shot", classes=["a", "b"]).build(layout=None)(
+            nn.Identity(), windows=[], objective=object(), tokenizer=TOKENIZER, fields=FIELDS
+        )

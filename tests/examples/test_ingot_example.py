@@ -21,7 +21,20 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     pytest.importorskip("setuptools")
     place = tmp_path_factory.mktemp("installed")
     source = shutil.copytree(EXAMPLE, place / "source")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--target", str(place / "site"), str(source)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "--disable-pip-version-check",
+        "--target",
+        str(place / "site"),
+        str(source),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{place / 'site'}", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}

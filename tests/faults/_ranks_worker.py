@@ -113,7 +113,15 @@ def fork(folder: Path, launch: dict[str, Any]) -> dict[str, Any]:
     for rank in range(launch["ranks"]):
         child = os.fork()
         if not child:
-            os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(launch["ranks"]), "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            os.environ.update(
+                {
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": port,
+                    "WORLD_SIZE": str(launch["ranks"]),
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                }
+            )
             try:
                 rank_main(folder, launch)
             except BaseException:
@@ -148,7 +156,16 @@ def main(folder: Path) -> None:
         began = time.monotonic()
         if launch.get("torchrun"):
             (place / "launch.json").write_text(json.dumps(launch))
-            command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(launch["ranks"]), __file__, str(folder), launch["name"]]
+            command = [
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node",
+                str(launch["ranks"]),
+                __file__,
+                str(folder),
+                launch["name"],
+            ]
             done = subprocess.run([sys.executable, *command], timeout=LIMIT, capture_output=True, text=True)
             (place / "torchrun.err").write_text(done.stderr)
             ended = {"torchrun": [done.returncode, time.monotonic() - began]}

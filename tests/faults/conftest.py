@@ -22,7 +22,11 @@ SUMMARY = (" error.", " errors.", "nothing was started.")
 def fingerprint(*places: Path) -> dict[str, str]:
     """Content hash of every file below the places, by path; links by where they point."""
     files = [item for place in places for item in ([place] if place.is_file() else place.rglob("*"))]
-    return {str(item): f"-> {item.readlink()}" if item.is_symlink() else hashlib.sha256(item.read_bytes()).hexdigest() for item in files if item.is_symlink() or item.is_file()}
+    return {
+        str(item): f"-> {item.readlink()}" if item.is_symlink() else hashlib.sha256(item.read_bytes()).hexdigest()
+        for item in files
+        if item.is_symlink() or item.is_file()
+    }
 
 
 class Ingot:
@@ -39,7 +43,9 @@ class Ingot:
         shown = self.capfd.readouterr()
         return status, shown.out, shown.err
 
-    def refuses(self, *argv: object, status: int, words: tuple[str, ...] | str, problems: int | None = 1, keeps: tuple[Path, ...] = ()) -> list[str]:
+    def refuses(
+        self, *argv: object, status: int, words: tuple[str, ...] | str, problems: int | None = 1, keeps: tuple[Path, ...] = ()
+    ) -> list[str]:
         """The lines of the problems. problems: how many there are, None where it does not matter."""
         before = fingerprint(*keeps)
         found, out, err = self(*argv)
@@ -67,7 +73,15 @@ def write(tmp_path: Path, tiny_recipe: Any) -> Callable[..., Path]:
     """Writes a tiny recipe with changes to a file in the working directory."""
 
     def make(*patches: dict[str, Any], name: str = "tiny") -> Path:
-        tree = tiny_recipe({"stages": {0: {"budget": "4 steps", "batch": "4 rows"}}, "evaluate": {"every": "100%", "rows": 4}, "checkpoint": {"every": "2 steps"}}, *patches, name=name).tree
+        tree = tiny_recipe(
+            {
+                "stages": {0: {"budget": "4 steps", "batch": "4 rows"}},
+                "evaluate": {"every": "100%", "rows": 4},
+                "checkpoint": {"every": "2 steps"},
+            },
+            *patches,
+            name=name,
+        ).tree
         path = tmp_path / f"{name}.yaml"
         path.write_text(dump(tree), encoding="utf-8")
         return path
@@ -90,13 +104,28 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for index, side in enumerate(("left", "right")):
             shared.write_corpus(folder / side, seed=index)
         tree = {
-            "name": "tiny", "precision": "fp32", "compile": False, "micro_rows": 4,
+            "name": "tiny",
+            "precision": "fp32",
+            "compile": False,
+            "micro_rows": 4,
             "data": {"train": {"name": "text_files", "paths": ["left", "right"]}, "holdout": 0.2, "tokenizer": "bytes", "sequence": 32},
-            "model": {"width": 32, "embedding": "token", "objective": "causal_lm",
-                      "encoder": {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2}, "feedforward": "swiglu", "norm": "rms"}},
+            "model": {
+                "width": 32,
+                "embedding": "token",
+                "objective": "causal_lm",
+                "encoder": {
+                    "name": "transformer",
+                    "depth": 2,
+                    "mixer": {"name": "attention", "heads": 2},
+                    "feedforward": "swiglu",
+                    "norm": "rms",
+                },
+            },
             "stages": [{"budget": "6 steps", "batch": "4 rows", "optimizer": {"name": "adamw", "lr": 0.003}}],
-            "evaluate": {"every": "100%", "rows": 4}, "checkpoint": {"every": "2 steps", "keep_last": 9}, "log": {"tensorboard": False},
-        }  # fmt: skip
+            "evaluate": {"every": "100%", "rows": 4},
+            "checkpoint": {"every": "2 steps", "keep_last": 9},
+            "log": {"tensorboard": False},
+        }
         (folder / "tiny.yaml").write_text(dump(tree), encoding="utf-8")
         assert main(["train", "tiny.yaml"]) == 0
     return folder

@@ -63,7 +63,16 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(ingot: Any, pla
     ingot.refuses("evaluate", NEWEST, status=1, words=("step-00000006",), keeps=(place / "runs",))
     status, _, err = ingot("evaluate", "runs/tiny")
     assert status == 0 and "going on from step-00000004" in err, err
-    ingot.refuses("train", "tiny.yaml", "--from", NEWEST, "name=other", status=2 if case == "no manifest" else 1, words=("step-00000006",), keeps=(place / "runs" / "tiny",))
+    ingot.refuses(
+        "train",
+        "tiny.yaml",
+        "--from",
+        NEWEST,
+        "name=other",
+        status=2 if case == "no manifest" else 1,
+        words=("step-00000006",),
+        keeps=(place / "runs" / "tiny",),
+    )
     status, out, err = ingot("train", "tiny.yaml")
     assert status == 0, err
     found = lines()
@@ -90,7 +99,18 @@ def test_random_bits(ingot: Any, place: Path) -> None:
         path.write_bytes(data)
 
 
-@pytest.mark.parametrize("command", [("train", "tiny.yaml"), ("evaluate", "runs/tiny"), ("generate", "runs/tiny"), ("export", "runs/tiny", "out"), ("train", "tiny.yaml", "name=b", "--from", "runs/tiny"), ("lineage", "runs/tiny")], ids=lambda argv: argv[0])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "tiny.yaml"),
+        ("evaluate", "runs/tiny"),
+        ("generate", "runs/tiny"),
+        ("export", "runs/tiny", "out"),
+        ("train", "tiny.yaml", "name=b", "--from", "runs/tiny"),
+        ("lineage", "runs/tiny"),
+    ],
+    ids=lambda argv: argv[0],
+)
 def test_when_none_is_whole(ingot: Any, place: Path, command: tuple[str, ...]) -> None:
     for path in NEWEST.parent.iterdir():
         flip(path / SHARD, 0.5)
@@ -188,12 +208,25 @@ def test_hostile_checkpoints(ingot: Any, place: Path, case: str) -> None:
             shutil.rmtree(path)
     HOSTILE[case](NEWEST)
     before = ingot.fingerprint(NEWEST)
-    resume_only = ("groups of another kind", "no groups", "a guard of another kind", "rows to pass over that are none", "a number for progress", "a stage that is not there", "a negative stage", "no progress")
+    resume_only = (
+        "groups of another kind",
+        "no groups",
+        "a guard of another kind",
+        "rows to pass over that are none",
+        "a number for progress",
+        "a stage that is not there",
+        "a negative stage",
+        "no progress",
+    )
     for argv in (("train", "tiny.yaml"), ("evaluate", NEWEST), ("train", "tiny.yaml", "name=b", "--from", NEWEST)):
         status, out, err = ingot(*argv)
         assert not Path("exploded").exists()
         assert "Traceback" not in err and "internal error" not in err, err
-        assert status in (1, 2) or (case in resume_only and (argv[0] == "evaluate" or "--from" in argv)) or case == "rows to pass over that are none", (argv, out, err)
+        assert (
+            status in (1, 2)
+            or (case in resume_only and (argv[0] == "evaluate" or "--from" in argv))
+            or case == "rows to pass over that are none"
+        ), (argv, out, err)
         assert "\x1b" not in err
         if status:
             assert len(err.strip().splitlines()) <= 2 and ("step-00000006" in err), err
@@ -222,12 +255,16 @@ def test_a_damaged_recipe_of_the_run(ingot: Any, place: Path, case: str) -> None
     assert len(list(NEWEST.parent.iterdir())) == 4
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"choices": 3}', '{"choices": {"ranks": 1, "device": "cpu", "micro_rows": 5}}', "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"choices": 3}', '{"choices": {"ranks": 1, "device": "cpu", "micro_rows": 5}}', "\xff"]
+)
 def test_a_damaged_run_json_is_measured_anew(ingot: Any, place: Path, text: str) -> None:
     shutil.rmtree(NEWEST)
     Path("runs/tiny/run.json").write_bytes(text.encode("latin-1"))
     status, _, err = ingot("train", "tiny.yaml")
-    assert (status == 0 and json.loads(Path("runs/tiny/run.json").read_text())["choices"]) or (status == 1 and "run.json" in err and "internal" not in err), err
+    assert (status == 0 and json.loads(Path("runs/tiny/run.json").read_text())["choices"]) or (
+        status == 1 and "run.json" in err and "internal" not in err
+    ), err
 
 
 LEDGERS = {
@@ -235,7 +272,9 @@ LEDGERS = {
     "binary": lambda path: path.write_bytes(os.urandom(5000)),
     "empty": lambda path: path.write_text(""),
     "gone": lambda path: path.unlink(),
-    "other lines": lambda path: path.write_text('{"kind": "step"}\n[]\n3\n{"kind": "event", "step": "x"}\n{"kind": 5}\n' + path.read_text()),
+    "other lines": lambda path: path.write_text(
+        '{"kind": "step"}\n[]\n3\n{"kind": "event", "step": "x"}\n{"kind": 5}\n' + path.read_text()
+    ),
     "a line in the middle broken": lambda path: path.write_text(path.read_text().replace('"loss"', '"lo', 3)),
 }
 
@@ -261,7 +300,9 @@ def test_killed_while_saving_an_older_one_is_whole(ingot: Any, place: Path, fata
 
     shutil.rmtree(NEWEST)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "ingot.cli._mortal", str(fatal), "train", "tiny.yaml"], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "ingot.cli._mortal", str(fatal), "train", "tiny.yaml"], env=environment, capture_output=True, text=True
+    )
     assert done.returncode in (-9, 0), done.stderr
     newest = Checkpoints(NEWEST.parent).latest()
     assert newest is not None and newest.name in ("step-00000004", "step-00000006")

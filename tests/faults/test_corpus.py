@@ -24,7 +24,9 @@ def prepare(ingot: Any, write: Any, tmp_path: Path) -> Callable[..., list[str]]:
     def run(source: dict[str, Any], *words: str, status: int = 2, problems: int = 1, both: bool = False) -> list[str]:
         path = write({"data": {"train": None, "holdout": 0.0}}, {"data": {"train": source}}, name="bad")
         before = {item.name for item in stores.iterdir()}
-        lines: list[str] = ingot.refuses("prepare", path, status=status, words=words, problems=problems, keeps=(stores, tmp_path / "left", tmp_path / "right"))
+        lines: list[str] = ingot.refuses(
+            "prepare", path, status=status, words=words, problems=problems, keeps=(stores, tmp_path / "left", tmp_path / "right")
+        )
         if both:
             ingot.refuses("train", path, status=status, words=words, problems=problems, keeps=(stores,))
             assert not (tmp_path / "runs" / "bad" / "ledger.jsonl").exists()
@@ -48,7 +50,9 @@ def test_an_empty_file(prepare: Any, tmp_path: Path, document: str) -> None:
     prepare(text("empty.txt", b"", document=document), "empty.txt", "the corpus is empty", both=document == "file")
 
 
-@pytest.mark.parametrize("data", [b" \n\t\n  \n", b"\n\n\n\n", b"\xef\xbb\xbf", b"\r\n\r\n"], ids=["spaces", "line ends", "byte-order mark", "CRLF"])
+@pytest.mark.parametrize(
+    "data", [b" \n\t\n  \n", b"\n\n\n\n", b"\xef\xbb\xbf", b"\r\n\r\n"], ids=["spaces", "line ends", "byte-order mark", "CRLF"]
+)
 def test_nothing_but_white_space(prepare: Any, data: bytes) -> None:
     document = "line" if data.strip() != b"\xef\xbb\xbf" else "file"
     prepare(text("white.txt", data, document=document), "white.txt", "empty")
@@ -92,7 +96,9 @@ def test_everything_is_held_out(ingot: Any, write: Any) -> None:
 
 
 def test_missing_files_are_all_named(ingot: Any, write: Any) -> None:
-    path = write({"data": {"train": None}}, {"data": {"train": {"name": "text_files", "paths": ["left", "lost", "gone/*.txt", "nowhere/a.txt"]}}})
+    path = write(
+        {"data": {"train": None}}, {"data": {"train": {"name": "text_files", "paths": ["left", "lost", "gone/*.txt", "nowhere/a.txt"]}}}
+    )
     ingot.refuses("train", path, status=2, words=("lost", "gone/*.txt", "nowhere/a.txt"), problems=3)
 
 
@@ -167,7 +173,9 @@ FINE = {
 @pytest.mark.parametrize("document", ["file", "line"])
 def test_strange_text_is_text(ingot: Any, write: Any, case: str, document: str) -> None:
     Path("fine.txt").write_bytes(FINE[case])
-    path = write({"data": {"train": None, "holdout": 0.0}}, {"data": {"train": {"name": "text_files", "paths": ["fine.txt"], "document": document}}})
+    path = write(
+        {"data": {"train": None, "holdout": 0.0}}, {"data": {"train": {"name": "text_files", "paths": ["fine.txt"], "document": document}}}
+    )
     status, out, err = ingot("prepare", path, "--json")
     assert status == 0, err
     wanted = FINE[case].removeprefix(b"\xef\xbb\xbf")
@@ -201,7 +209,7 @@ def test_a_name_that_lies(prepare: Any) -> None:
 
 
 LINES = {
-    "a list": ('[1, 2]', "object"),
+    "a list": ("[1, 2]", "object"),
     "a word": ('"text"', "object"),
     "a number": ("3", "object"),
     "null": ("null", "object"),
@@ -250,7 +258,11 @@ def test_parquet_of_other_columns(prepare: Any) -> None:
     prepare({"name": "parquet", "paths": ["a.parquet"], "column": "content", "id": "url"}, "a.parquet", "no column 'url'")
 
 
-@pytest.mark.parametrize("column", [[1, 2, 3], [1.5], [True], [["x"]], [{"x": "y"}], ["x", None], [b"\xff\xfe"]], ids=["ints", "floats", "truths", "lists", "structs", "nulls", "bytes"])
+@pytest.mark.parametrize(
+    "column",
+    [[1, 2, 3], [1.5], [True], [["x"]], [{"x": "y"}], ["x", None], [b"\xff\xfe"]],
+    ids=["ints", "floats", "truths", "lists", "structs", "nulls", "bytes"],
+)
 def test_parquet_of_other_types(prepare: Any, column: list[Any]) -> None:
     parquet("t.parquet", column)
     prepare({"name": "parquet", "paths": ["t.parquet"]}, "t.parquet", "text")

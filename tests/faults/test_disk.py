@@ -42,7 +42,10 @@ def whole(ledger: Path) -> list[dict[str, Any]]:
 def test_full_while_preparing(ingot: Any, write: Any, disk: Any, filler: Any, tmp_path: Path, leave: int) -> None:
     place = disk("size=256k")
     (tmp_path / "big.txt").write_text("the of and a to\n" * 20_000)
-    path = write({"data": {"train": None, "cache": str(place / "cache")}}, {"data": {"train": {"name": "text_files", "paths": ["big.txt"], "document": "line"}}})
+    path = write(
+        {"data": {"train": None, "cache": str(place / "cache")}},
+        {"data": {"train": {"name": "text_files", "paths": ["big.txt"], "document": "line"}}},
+    )
     filler(place, leave)
     ingot.refuses("prepare", path, status=1, words=(str(place / "cache"), "No space left"), keeps=(tmp_path / "big.txt",))
     (place / "filler").unlink()
@@ -67,8 +70,12 @@ def test_full_before_the_start(ingot: Any, write: Any, disk: Any, filler: Any, l
     ingot.refuses("train", path, "--runs", place / "runs", status=1, words=(str(place / "runs" / "tiny"),), keeps=(Path(".ingot"),))
 
 
-@pytest.mark.parametrize(("kind", "number", "leave"), [("step", 3, 0), ("evaluation", 0, 0), ("event", 2, 0), ("step", 1, 4096), ("step", 2, 0)])
-def test_full_while_the_ledger_is_written(ingot: Any, write: Any, disk: Any, filler: Any, monkeypatch: pytest.MonkeyPatch, kind: str, number: int, leave: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "number", "leave"), [("step", 3, 0), ("evaluation", 0, 0), ("event", 2, 0), ("step", 1, 4096), ("step", 2, 0)]
+)
+def test_full_while_the_ledger_is_written(
+    ingot: Any, write: Any, disk: Any, filler: Any, monkeypatch: pytest.MonkeyPatch, kind: str, number: int, leave: int
+) -> None:
     place = disk("size=32m")
     run = place / "runs" / "tiny"
     path = write({"log": {"tensorboard": False}})
@@ -84,7 +91,9 @@ def test_full_while_the_ledger_is_written(ingot: Any, write: Any, disk: Any, fil
 
 
 @pytest.mark.parametrize("leave", [0, 10_000, 100_000, 300_000, 4_000_000])
-def test_full_while_a_checkpoint_is_written(ingot: Any, write: Any, disk: Any, filler: Any, monkeypatch: pytest.MonkeyPatch, leave: int) -> None:
+def test_full_while_a_checkpoint_is_written(
+    ingot: Any, write: Any, disk: Any, filler: Any, monkeypatch: pytest.MonkeyPatch, leave: int
+) -> None:
     """With and without the forecast of room: the writer itself meets the end of the disk when nothing forecasts it."""
     place = disk("size=32m")
     run = place / "runs" / "tiny"
@@ -92,6 +101,7 @@ def test_full_while_a_checkpoint_is_written(ingot: Any, write: Any, disk: Any, f
     if leave < 4_000_000:
         monkeypatch.setattr(Checkpoints, "bytes_needed", lambda self, state: 0)
     kept: dict[str, str] = {}
+
     def act() -> None:
         filler(place, leave)
         kept.update(ingot.fingerprint(run / "checkpoints"))

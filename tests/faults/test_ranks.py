@@ -22,17 +22,36 @@ PATIENCE = 5.0  # of the launch in which a rank stands still, seconds
 
 def recipe(layout: str, policy: str = "skip") -> dict[str, Any]:
     return {
-        "name": "tiny", "precision": "fp32", "compile": False, "micro_rows": 2, "layout": layout,
+        "name": "tiny",
+        "precision": "fp32",
+        "compile": False,
+        "micro_rows": 2,
+        "layout": layout,
         "data": {"train": {"name": "text_files", "paths": ["left", "right"]}, "holdout": 0.2, "tokenizer": "bytes", "sequence": 32},
-        "model": {"width": 16, "embedding": "token", "objective": "causal_lm",
-                  "encoder": {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2}, "feedforward": "swiglu", "norm": "rms"}},
+        "model": {
+            "width": 16,
+            "embedding": "token",
+            "objective": "causal_lm",
+            "encoder": {
+                "name": "transformer",
+                "depth": 2,
+                "mixer": {"name": "attention", "heads": 2},
+                "feedforward": "swiglu",
+                "norm": "rms",
+            },
+        },
         "stages": [{"budget": f"{STEPS} steps", "batch": f"{BATCH} rows", "optimizer": {"name": "adamw", "lr": 0.003}, "hooks": ["clip"]}],
-        "anomaly": {"policy": policy}, "evaluate": {"every": "100%", "rows": 4}, "checkpoint": {"every": "3 steps", "keep_last": 9}, "log": {"tensorboard": False},
-    }  # fmt: skip
+        "anomaly": {"policy": policy},
+        "evaluate": {"every": "100%", "rows": 4},
+        "checkpoint": {"every": "3 steps", "keep_last": 9},
+        "log": {"tensorboard": False},
+    }
 
 
 def launches() -> list[dict[str, Any]]:
-    def launch(name: str, ranks: int, layout: str, fault: dict[str, Any] | None = None, policy: str = "skip", **more: Any) -> dict[str, Any]:
+    def launch(
+        name: str, ranks: int, layout: str, fault: dict[str, Any] | None = None, policy: str = "skip", **more: Any
+    ) -> dict[str, Any]:
         return {"name": name, "ranks": ranks, "recipe": recipe(layout, policy), "fault": fault} | more
 
     killed, in_save = {"kind": "kill", "rank": 1, "row": 18}, {"kind": "kill_in_save", "at": "step-00000006"}
@@ -59,7 +78,15 @@ def results(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     assert spec is not None and spec.loader is not None
     shared = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(shared)
-    return launched("faults_across_ranks", tmp_path_factory, repository, WORKER, launches, lambda folder, seed: shared.write_corpus(folder, seed=seed), 580)
+    return launched(
+        "faults_across_ranks",
+        tmp_path_factory,
+        repository,
+        WORKER,
+        launches,
+        lambda folder, seed: shared.write_corpus(folder, seed=seed),
+        580,
+    )
 
 
 def ended(place: Path) -> dict[int, tuple[int, float]]:

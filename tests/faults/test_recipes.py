@@ -62,7 +62,14 @@ def test_malformed_yaml(ingot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     text, word = MALFORMED[case]
     Path("r.yaml").write_text(text, encoding="utf-8")
     began = time.perf_counter()
-    ingot.refuses(command, "r.yaml", status=2, words=word, problems=3 if case == "nothing" else None if case == "deep mappings" else 1, keeps=(tmp_path,))
+    ingot.refuses(
+        command,
+        "r.yaml",
+        status=2,
+        words=word,
+        problems=3 if case == "nothing" else None if case == "deep mappings" else 1,
+        keeps=(tmp_path,),
+    )
     assert time.perf_counter() - began < 5
     assert not Path("runs").exists() and not Path(".ingot").exists()
 
@@ -75,7 +82,20 @@ def test_a_recipe_of_the_largest_size_is_read_in_time(ingot: Any, tmp_path: Path
     assert time.process_time() - began < 30
 
 
-@pytest.mark.parametrize("kind", ["folder", "binary", "missing", "missing parent", "circle", "a link to itself", "UTF-16", "a strange name", "a parent that is a number"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "folder",
+        "binary",
+        "missing",
+        "missing parent",
+        "circle",
+        "a link to itself",
+        "UTF-16",
+        "a strange name",
+        "a parent that is a number",
+    ],
+)
 def test_files_that_are_no_recipe(ingot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.chdir(tmp_path)
     name = "a\nb.yaml" if kind == "a strange name" else "r.yaml"
@@ -95,7 +115,12 @@ def test_files_that_are_no_recipe(ingot: Any, tmp_path: Path, monkeypatch: pytes
             Path(name).write_text("name: x", encoding="utf-16")
         case "a parent that is a number":
             Path(name).write_text("based_on: 3\n")
-    words = {"missing parent": "nowhere.yaml", "circle": "circle", "a strange name": "a\\nb.yaml", "a parent that is a number": "based_on"}.get(kind, "r.yaml")
+    words = {
+        "missing parent": "nowhere.yaml",
+        "circle": "circle",
+        "a strange name": "a\\nb.yaml",
+        "a parent that is a number": "based_on",
+    }.get(kind, "r.yaml")
     ingot.refuses("train", name, status=2, words=words)
     assert not Path("runs").exists()
 
@@ -106,9 +131,18 @@ KNOBS = {
     "misspelt knob of a part": ({"model": {"encoder": {"depht": 3}}}, ("model.encoder", "Did you mean 'depth'?")),
     "misspelt part": ({"stages": {0: {"optimizer": {"name": "adamww", "lr": 1}}}}, ("stages.0.optimizer", "Did you mean 'adamw'?")),
     "misspelt choice": ({"precision": "fp23"}, ("precision", "one of auto, bf16, fp32, fp64")),
-    "misspelt source of a weight": ({"data": {"train": {"weights": {"lefd": 1, "left": 1, "right": 1}}}}, ("data.train", "Did you mean 'left'?")),
-    "misspelt scheduled knob": ({"stages": {0: {"schedule": {"weigth_decay": "cosine"}}}}, ("stages.0.schedule.weigth_decay", "Did you mean 'weight_decay'?")),
-    "misspelt scheduled hook": ({"stages": {0: {"schedule": {"hooks.clib.max_norm": "cosine"}}}}, ("stages.0.schedule.hooks.clib.max_norm",)),
+    "misspelt source of a weight": (
+        {"data": {"train": {"weights": {"lefd": 1, "left": 1, "right": 1}}}},
+        ("data.train", "Did you mean 'left'?"),
+    ),
+    "misspelt scheduled knob": (
+        {"stages": {0: {"schedule": {"weigth_decay": "cosine"}}}},
+        ("stages.0.schedule.weigth_decay", "Did you mean 'weight_decay'?"),
+    ),
+    "misspelt scheduled hook": (
+        {"stages": {0: {"schedule": {"hooks.clib.max_norm": "cosine"}}}},
+        ("stages.0.schedule.hooks.clib.max_norm",),
+    ),
     "text for a number": ({"model": {"width": "wide"}}, ("model.width", "'wide'")),
     "a fraction for a count": ({"model": {"encoder": {"depth": 2.5}}}, ("model.encoder.depth", "2.5")),
     "a list for a number": ({"model": {"width": [64]}}, ("model.width", "[64]")),
@@ -142,8 +176,14 @@ KNOBS = {
     "texts without a tokenizer": ({"data": {"tokenizer": None}}, ("data.tokenizer", "texts need a tokenizer")),
     "a missing corpus": ({"data": {"train": {"sources": {"left": {"paths": ["lost"]}}}}}, ("data.train.sources.left", "paths", "lost")),
     "a missing tokenizer": ({"data": {"tokenizer": {"name": "pretrained", "path": "lost"}}}, ("data.tokenizer", "path", "lost")),
-    "a pattern that matches nothing": ({"data": {"train": {"sources": {"left": {"paths": ["left/*.md"]}}}}}, ("data.train.sources.left", "*.md")),
-    "a home that nobody has": ({"data": {"train": {"sources": {"left": {"paths": ["~nobody-at-all/x"]}}}}}, ("data.train.sources.left", "~nobody-at-all")),
+    "a pattern that matches nothing": (
+        {"data": {"train": {"sources": {"left": {"paths": ["left/*.md"]}}}}},
+        ("data.train.sources.left", "*.md"),
+    ),
+    "a home that nobody has": (
+        {"data": {"train": {"sources": {"left": {"paths": ["~nobody-at-all/x"]}}}}},
+        ("data.train.sources.left", "~nobody-at-all"),
+    ),
     "a path with a NUL": ({"data": {"train": {"sources": {"left": {"paths": ["a\0b"]}}}}}, ("data.train.sources.left", "a\\x00b")),
 }
 
@@ -188,10 +228,16 @@ def test_overrides(ingot: Any, write: Any, tmp_path: Path, case: str) -> None:
 
 
 def test_four_faults_are_four_lines(ingot: Any, write: Any) -> None:
-    path = write({"model": {"width": "wide", "encoder": {"dept": 3}}, "stages": {0: {"optimizer": "adamv"}}, "data": {"tokeniser": "bytes"}})
-    lines = ingot.refuses("check", path, status=2, words=("model.width", "model.encoder", "stages.0.optimizer", "data.tokeniser"), problems=4)
+    path = write(
+        {"model": {"width": "wide", "encoder": {"dept": 3}}, "stages": {0: {"optimizer": "adamv"}}, "data": {"tokeniser": "bytes"}}
+    )
+    lines = ingot.refuses(
+        "check", path, status=2, words=("model.width", "model.encoder", "stages.0.optimizer", "data.tokeniser"), problems=4
+    )
     assert all(line.startswith("tiny.yaml:") for line in lines)
-    path = write({"name": "a/b", "data": {"holdout": 1.0}, "model": {"encoder": {"mixer": {"heads": 5}}}, "stages": {0: {"budget": "0 steps"}}})
+    path = write(
+        {"name": "a/b", "data": {"holdout": 1.0}, "model": {"encoder": {"mixer": {"heads": 5}}}, "stages": {0: {"budget": "0 steps"}}}
+    )
     ingot.refuses("train", path, status=2, words=("name", "data.holdout", "heads", "stages.0.budget"), problems=4)
 
 
@@ -231,12 +277,35 @@ def mutate(tree: dict[str, Any], kind: str, draw: random.Random) -> tuple[str, .
             holder[new] = holder.pop(at[-1])
             return new, at[-1]
         case "misspelt part":
-            slots = ("train", "tokenizer", "pack", "embedding", "encoder", "mixer", "feedforward", "norm", "block", "objective", "init", "optimizer", "layout", "position")
-            at, value = draw.choice([(at, value) for at, value in found if isinstance(value, str) and (at[-1] in slots or (at[-1] == "name" and at[-2:-1] and at[-2] in slots))])
+            slots = (
+                "train",
+                "tokenizer",
+                "pack",
+                "embedding",
+                "encoder",
+                "mixer",
+                "feedforward",
+                "norm",
+                "block",
+                "objective",
+                "init",
+                "optimizer",
+                "layout",
+                "position",
+            )
+            at, value = draw.choice(
+                [
+                    (at, value)
+                    for at, value in found
+                    if isinstance(value, str) and (at[-1] in slots or (at[-1] == "name" and at[-2:-1] and at[-2] in slots))
+                ]
+            )
             put(tree, at, misspelt(value, draw))
             return (misspelt_free(at),)
         case "wrong type":
-            numbers = [(at, value) for at, value in found if isinstance(value, int | float) and not isinstance(value, bool) and "weights" not in at]
+            numbers = [
+                (at, value) for at, value in found if isinstance(value, int | float) and not isinstance(value, bool) and "weights" not in at
+            ]
             at, _ = draw.choice(numbers)
             put(tree, at, draw.choice(["many", [1], {"a": 1}, True, float("nan")]))
             return (misspelt_free(at),)
@@ -245,7 +314,15 @@ def mutate(tree: dict[str, Any], kind: str, draw: random.Random) -> tuple[str, .
             put(tree, at, draw.choice([12, "12", "12 apples", "tokens", "-3 tokens", [3]]))
             return (at[-1],)
         case "left out":
-            at = draw.choice([at for at, _ in found if at[-1] in ("budget", "batch", "optimizer", "width", "encoder", "objective", "embedding", "train", "depth", "heads", "lr") and "schedule" not in at])
+            at = draw.choice(
+                [
+                    at
+                    for at, _ in found
+                    if at[-1]
+                    in ("budget", "batch", "optimizer", "width", "encoder", "objective", "embedding", "train", "depth", "heads", "lr")
+                    and "schedule" not in at
+                ]
+            )
             holder = tree
             for key in at[:-1]:
                 holder = holder[key]
@@ -279,7 +356,19 @@ def misspelt_free(at: tuple[Any, ...]) -> str:
     return next(str(key) for key in reversed(at) if isinstance(key, str) and key != "name")
 
 
-KINDS = ("misspelt key", "misspelt part", "wrong type", "no unit", "left out", "heads", "missing file", "missing tokenizer", "out of range", "batch below a row", "schedule of nothing")
+KINDS = (
+    "misspelt key",
+    "misspelt part",
+    "wrong type",
+    "no unit",
+    "left out",
+    "heads",
+    "missing file",
+    "missing tokenizer",
+    "out of range",
+    "batch below a row",
+    "schedule of nothing",
+)
 
 
 TEXT_RECIPES = [path for path in RECIPES if path.parent.name in ("text", "data", "schedule", "init", "layout")]
@@ -313,15 +402,31 @@ def test_no_shipped_recipe_is_refused(ingot: Any, corpus: Path, path: Path) -> N
     for tiny in ((), ("--tiny",)):
         status, _, err = ingot("check", path, "--static", *tiny)
         # Data and reference runs that a recipe names are the user's to bring.
-        wrong = [line for line in err.splitlines() if "no such file or directory" not in line and "no run at" not in line and not re.match(r"\d+ errors?[.;]", line.strip())]
+        wrong = [
+            line
+            for line in err.splitlines()
+            if "no such file or directory" not in line and "no run at" not in line and not re.match(r"\d+ errors?[.;]", line.strip())
+        ]
         assert status == 0 or not wrong, err
 
 
 TREES = [load(path, tiny=tiny).tree for path in RECIPES for tiny in (False, True)]
 LEAVES = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.sampled_from(["adamw", "bpe", "cosine", "5%", "1e400 tokens", "0 steps", "3 tokens", "1e99 rows", "2 h audio", "3 epochs", "²"])
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=20),
+    st.sampled_from(["adamw", "bpe", "cosine", "5%", "1e400 tokens", "0 steps", "3 tokens", "1e99 rows", "2 h audio", "3 epochs", "²"]),
 )
-VALUES = st.recursive(LEAVES, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.one_of(st.text(max_size=9), st.sampled_from(["name", "lr", "budget"])), inner, max_size=3)), max_leaves=6)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.one_of(st.text(max_size=9), st.sampled_from(["name", "lr", "budget"])), inner, max_size=3),
+    ),
+    max_leaves=6,
+)
 
 
 def survives(tree: dict[str, Any]) -> None:
@@ -357,7 +462,13 @@ def test_any_change_of_a_real_recipe_gives_problems_and_nothing_else(data: st.Da
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(tree=st.dictionaries(st.one_of(st.text(max_size=9), st.integers(), st.sampled_from(["name", "data", "model", "stages", "evaluate", "layout"])), VALUES, max_size=5))
+@given(
+    tree=st.dictionaries(
+        st.one_of(st.text(max_size=9), st.integers(), st.sampled_from(["name", "data", "model", "stages", "evaluate", "layout"])),
+        VALUES,
+        max_size=5,
+    )
+)
 def test_any_tree_gives_problems_and_nothing_else(tree: dict[Any, Any]) -> None:
     survives(tree)
 
@@ -368,7 +479,16 @@ def test_any_damage_to_the_text_of_a_recipe_gives_problems_and_nothing_else(data
     text = data.draw(st.sampled_from([path.read_text(encoding="utf-8") for path in RECIPES]))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(text)))
-        text = text[:at] + data.draw(st.one_of(st.text(max_size=4), st.sampled_from(["{", "]", ": ", "\n", "  ", "&a ", "*a ", "!!x ", "- ", "%", "'", '"', "? ", "|\n"]))) + text[at + data.draw(st.integers(0, 9)) :]
+        text = (
+            text[:at]
+            + data.draw(
+                st.one_of(
+                    st.text(max_size=4),
+                    st.sampled_from(["{", "]", ": ", "\n", "  ", "&a ", "*a ", "!!x ", "- ", "%", "'", '"', "? ", "|\n"]),
+                )
+            )
+            + text[at + data.draw(st.integers(0, 9)) :]
+        )
     try:
         tree = parse(text, "r.yaml").tree
     except UserError as error:
@@ -378,7 +498,19 @@ def test_any_damage_to_the_text_of_a_recipe_gives_problems_and_nothing_else(data
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(items=st.lists(st.one_of(st.text(max_size=30), st.builds("{}={}".format, st.sampled_from(["model.width", "stages.0", "stages.0.batch", "data", "name", "x.y.z", "stages.1.lr", ".", "data..x"]), st.text(max_size=12))), max_size=3))
+@given(
+    items=st.lists(
+        st.one_of(
+            st.text(max_size=30),
+            st.builds(
+                "{}={}".format,
+                st.sampled_from(["model.width", "stages.0", "stages.0.batch", "data", "name", "x.y.z", "stages.1.lr", ".", "data..x"]),
+                st.text(max_size=12),
+            ),
+        ),
+        max_size=3,
+    )
+)
 def test_any_override_gives_problems_and_nothing_else(items: list[str]) -> None:
     try:
         recipe = load(RECIPES[0], items)

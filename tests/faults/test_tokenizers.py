@@ -48,7 +48,13 @@ def test_files_that_are_no_tokenizer(ingot: Any, write: Any, case: str) -> None:
 def test_a_damaged_description_beside_it(ingot: Any, write: Any) -> None:
     bpe("model", 300, "the of and " * 99)
     path = write({"data": {"tokenizer": {"name": "pretrained", "path": "model"}}})
-    for name, text in (("ingot.json", "{"), ("ingot.json", "[]"), ("ingot.json", '{"specials": {"end": 99999}}'), ("tokenizer_config.json", "[3"), ("special_tokens_map.json", "\x00")):
+    for name, text in (
+        ("ingot.json", "{"),
+        ("ingot.json", "[]"),
+        ("ingot.json", '{"specials": {"end": 99999}}'),
+        ("tokenizer_config.json", "[3"),
+        ("special_tokens_map.json", "\x00"),
+    ):
         kept = Path("model", name).read_text()
         Path("model", name).write_text(text)
         ingot.refuses("prepare", path, status=2, words=(name,))
@@ -68,7 +74,9 @@ def test_a_kept_tokenizer_that_is_damaged(ingot: Any, write: Any, tmp_path: Path
     assert ingot("prepare", path)[0] == 0, "what is gone is made anew"
 
 
-@pytest.mark.parametrize("change", [{"tokenizer": "0" * 40}, {"dtype": "uint32"}, {"tokenizer": 3}, {"format": 99}, {"splits": {}}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"tokenizer": "0" * 40}, {"dtype": "uint32"}, {"tokenizer": 3}, {"format": 99}, {"splits": {}}], ids=str
+)
 def test_a_store_of_another_tokenizer(ingot: Any, place: Path, change: dict[str, Any]) -> None:
     """A description that does not fit is refused or prepared again; never read as if it did."""
     shutil.rmtree(NEWEST)
@@ -99,8 +107,17 @@ def test_a_damaged_store_is_made_anew(ingot: Any, place: Path, damage: str) -> N
 
 def test_weights_of_another_vocabulary(ingot: Any, place: Path) -> None:
     bpe("model", 300, "the of and " * 99)
-    ingot.refuses("train", "tiny.yaml", "name=b", "data.tokenizer={name: pretrained, path: model}", "--from", "runs/tiny",
-                  status=2, words=("embedding.weight", "step-00000006"), keeps=(place / "runs" / "tiny",))  # fmt: skip
+    ingot.refuses(
+        "train",
+        "tiny.yaml",
+        "name=b",
+        "data.tokenizer={name: pretrained, path: model}",
+        "--from",
+        "runs/tiny",
+        status=2,
+        words=("embedding.weight", "step-00000006"),
+        keeps=(place / "runs" / "tiny",),
+    )
 
 
 def test_a_vocabulary_below_the_tokenizers(ingot: Any, write: Any) -> None:

@@ -191,7 +191,13 @@ def test_a_bug_in_the_model_leaves_the_run_whole(ingot: Any, write: Any, monkeyp
 
 def start(path: Path, *more: str) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "ingot", "train", str(path), *more], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "ingot", "train", str(path), *more],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def wait_for_step(number: int, process: subprocess.Popen[str]) -> None:

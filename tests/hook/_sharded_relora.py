@@ -21,7 +21,12 @@ def main(rank: int, ranks: int, store: str, result: str) -> None:
     torch.set_num_threads(1)
     linear = spec("nn.linear", "relora", rank=3)
     # sizes that two ranks cannot halve
-    model = nn.Sequential(*(linear.build(inputs=inputs, outputs=outputs, bias=True, axes=("hidden", "width"), role="matrix") for inputs, outputs in ((5, 7), (7, 9)))).double()
+    model = nn.Sequential(
+        *(
+            linear.build(inputs=inputs, outputs=outputs, bias=True, axes=("hidden", "width"), role="matrix")
+            for inputs, outputs in ((5, 7), (7, 9))
+        )
+    ).double()
     fill(model, 1, lambda name, axes, shape: 0.3)
     if ranks > 1:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
@@ -35,7 +40,10 @@ def main(rank: int, ranks: int, store: str, result: str) -> None:
         (outputs[-1] - 3).square().mean().backward()
         optimizer.step()
         hook.stepped(SimpleNamespace(model=model, optimizer=optimizer, progress=SimpleNamespace(steps=step)), {})
-    found = {name: (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach().clone() for name, weight in model.named_parameters()}
+    found = {
+        name: (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach().clone()
+        for name, weight in model.named_parameters()
+    }
     if rank == 0:
         torch.save(found | {"output": outputs[-1].detach()}, result)
     if ranks > 1:

@@ -40,8 +40,18 @@ def window(rows: list[int], micro: int, length: int = 4) -> list[dict[str, Tenso
         real = numbers >= 0
         tokens = (numbers[:, None] * 10 + torch.arange(length)) * real[:, None]
         targets = torch.where(real[:, None], tokens + 1, -100)
-        found.append({"rows": numbers, "source": numbers.clamp(min=0) % 2, "tokens": tokens, "targets": targets, "units": real * length,
-                      "segments": real[:, None].expand(-1, length).int(), "positions": torch.arange(length).expand(micro, -1), "key": torch.tensor(7)})  # fmt: skip
+        found.append(
+            {
+                "rows": numbers,
+                "source": numbers.clamp(min=0) % 2,
+                "tokens": tokens,
+                "targets": targets,
+                "units": real * length,
+                "segments": real[:, None].expand(-1, length).int(),
+                "positions": torch.arange(length).expand(micro, -1),
+                "key": torch.tensor(7),
+            }
+        )
     return found
 
 
@@ -67,7 +77,9 @@ def on_one_and_on_two(worker: Path, folder: Path) -> list[Any]:
     results = []
     for ranks in (1, 2):
         result = folder / f"result{ranks}"
-        commands = [[sys.executable, str(worker), str(rank), str(ranks), str(folder / f"store{ranks}"), str(result)] for rank in range(ranks)]
+        commands = [
+            [sys.executable, str(worker), str(rank), str(ranks), str(folder / f"store{ranks}"), str(result)] for rank in range(ranks)
+        ]
         processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
         errors = [process.communicate(timeout=120)[1] for process in processes]
         assert result.exists(), "\n".join(errors)

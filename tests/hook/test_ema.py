@@ -105,7 +105,11 @@ def test_the_batch_that_decay_was_chosen_for_may_be_another(batch: str, sequence
 
 
 def test_follows_a_scheduled_batch(tiny_recipe: Any, runs: Any) -> None:
-    stage = {"budget": "6 steps", "hooks": [{"name": "ema", "decay": 0.5, "warmup": False}], "schedule": {"batch": {"name": "constant", "warmup": "90%"}}}
+    stage = {
+        "budget": "6 steps",
+        "hooks": [{"name": "ema", "decay": 0.5, "warmup": False}],
+        "schedule": {"batch": {"name": "constant", "warmup": "90%"}},
+    }
     run = runs.trained(tiny_recipe({"stages": {0: stage}}))
     rows = [line["batch_rows"] for line in runs.lines(run)]
     assert rows[0] < 8 == rows[-1] and run.program.run is run

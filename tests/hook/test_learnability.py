@@ -59,7 +59,9 @@ def test_a_run_against_another_run(tiny_recipe: Any, runs: Any) -> None:
     first = runs.lines(straight)[0]
     assert first["read_rows"] == 16 and first["batch_rows"] == 8
     # The reference is metered as a cost of hooks, at its own size: less than the learner's forward over the same rows.
-    alone = runs.lines(runs.trained(tiny_recipe({"stages": {0: {"budget": "1 steps", "hooks": [{"name": "online_selection", "keep": 0.5}]}}}, name="loss")))[0]
+    alone = runs.lines(
+        runs.trained(tiny_recipe({"stages": {0: {"budget": "1 steps", "hooks": [{"name": "online_selection", "keep": 0.5}]}}}, name="loss"))
+    )[0]
     learner = alone["flops_by_component"]["hooks"]
     assert learner < first["flops_by_component"]["hooks"] < 2 * learner
     runs.trained(tiny_recipe(with_hook("runs/reference"), name="broken"), stop=3)
@@ -74,7 +76,9 @@ def test_a_run_against_its_own_start_resumes_to_the_bit(tiny_recipe: Any, runs: 
     resumed = runs.trained(tiny_recipe(with_hook(None), name="broken"))
     wanted, found = runs.weights(straight), runs.weights(resumed)
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
-    assert {name: line for name, line in runs.lines(straight)[-1].items() if name == "hooks"} == {name: line for name, line in runs.lines(resumed)[-1].items() if name == "hooks"}
+    assert {name: line for name, line in runs.lines(straight)[-1].items() if name == "hooks"} == {
+        name: line for name, line in runs.lines(resumed)[-1].items() if name == "hooks"
+    }
 
 
 def test_ranks_give_the_same_gradient(tiny_recipe: Any, runs: Any, tmp_path: Path) -> None:
@@ -88,6 +92,8 @@ def test_ranks_give_the_same_gradient(tiny_recipe: Any, runs: Any, tmp_path: Pat
 def test_refusals(tiny_recipe: Any, runs: Any) -> None:
     with pytest.raises(UserError, match="no run at 'nowhere'"):
         ingot.build(tiny_recipe(with_hook("nowhere")))
-    runs.trained(tiny_recipe({"stages": {0: {"budget": "1 steps"}}, "data": {"tokenizer": {"name": "bpe", "vocabulary": 280}}}, name="other"))
+    runs.trained(
+        tiny_recipe({"stages": {0: {"budget": "1 steps"}}, "data": {"tokenizer": {"name": "bpe", "vocabulary": 280}}}, name="other")
+    )
     with pytest.raises(UserError, match="another tokenizer"):
         runs.trained(tiny_recipe(with_hook("runs/other")))

@@ -91,7 +91,9 @@ def test_averages_resume() -> None:
     def run(hook: Any, count: int, seed: int) -> dict[str, float]:
         generator = torch.Generator().manual_seed(seed)
         for _ in range(count):
-            found = step(hook, Quadratic(), torch.randn(4, WIDTH, generator=generator, dtype=torch.float64), [2, 2], torch.ones(4, dtype=torch.int64))
+            found = step(
+                hook, Quadratic(), torch.randn(4, WIDTH, generator=generator, dtype=torch.float64), [2, 2], torch.ones(4, dtype=torch.int64)
+            )
         return found
 
     straight, broken = spec("hook", "noise_scale").build(), spec("hook", "noise_scale").build()
@@ -109,7 +111,9 @@ def test_in_a_run(tiny_recipe: Any, runs: Any) -> None:
         logged = line["hooks"]
         assert logged["noise_scale.noise"] > 0 and logged["noise_scale.signal"] < found[0]["grad_norm"] ** 2 * 4
         assert "noise_scale.noise_scale" not in logged or logged["noise_scale.noise_scale"] > 0
-    assert found[0]["hooks"]["noise_scale.signal"] + found[0]["hooks"]["noise_scale.noise"] / found[0]["step_tokens"] == pytest.approx(found[0]["grad_norm"] ** 2, rel=0.05)
+    assert found[0]["hooks"]["noise_scale.signal"] + found[0]["hooks"]["noise_scale.noise"] / found[0]["step_tokens"] == pytest.approx(
+        found[0]["grad_norm"] ** 2, rel=0.05
+    )
 
 
 def test_one_part_is_refused(tiny_recipe: Any, runs: Any) -> None:
@@ -119,7 +123,13 @@ def test_one_part_is_refused(tiny_recipe: Any, runs: Any) -> None:
     with pytest.raises(UserError, match="slices of the gradient"):
         runs.trained(tiny_recipe(stage, {"layout": "fsdp"}))
     with pytest.raises(UserError, match="no two batch sizes"):
-        step(spec("hook", "noise_scale").build(), Quadratic(), torch.ones(4, WIDTH, dtype=torch.float64), [4], torch.ones(4, dtype=torch.int64))
+        step(
+            spec("hook", "noise_scale").build(),
+            Quadratic(),
+            torch.ones(4, WIDTH, dtype=torch.float64),
+            [4],
+            torch.ones(4, dtype=torch.int64),
+        )
 
 
 def test_with_automatic_micro_batches_there_are_two(tiny_recipe: Any, runs: Any) -> None:

@@ -33,13 +33,21 @@ def test_keeps_the_largest_losses_in_the_order_of_the_window(micro: int, told: A
     assert model.graded == 0 and model.trained == 0 and model.training
     log: dict[str, Any] = {}
     hook.stepped(told.state(model), log)
-    assert log["hooks"] == {"online_selection.threshold": 6.0, "online_selection.kept": 4.0, "online_selection.read_loss": pytest.approx(4.55)}
+    assert log["hooks"] == {
+        "online_selection.threshold": 6.0,
+        "online_selection.kept": 4.0,
+        "online_selection.read_loss": pytest.approx(4.55),
+    }
 
 
 def test_equal_losses_go_by_row_number_and_what_is_not_finite_comes_last(told: Any) -> None:
     assert told.kept(select(told.window([4, 2, 9, 7], 2), torch.ones(4), 0.5, None)[0]) == [4, 2]
     assert told.kept(select(told.window([4, 2, 9, 7], 2), torch.tensor([float("nan"), 1.0, float("inf"), 0.0]), 0.5, None)[0]) == [2, 7]
-    assert told.kept(select(told.window([4, 2, 9], 2), torch.tensor([1.0, 2.0, 3.0, 99.0]), 1.0, None)[0]) == [4, 2, 9]  # padding is never chosen
+    assert told.kept(select(told.window([4, 2, 9], 2), torch.tensor([1.0, 2.0, 3.0, 99.0]), 1.0, None)[0]) == [
+        4,
+        2,
+        9,
+    ]  # padding is never chosen
 
 
 class Ranks:
@@ -76,7 +84,11 @@ def test_ranks_choose_over_all_rows_and_share_them_evenly(told: Any) -> None:
     """All large losses lie on rank 1; both ranks train on as many rows and have as many micro-batches."""
     losses = torch.tensor([0.0, 1, 2, 3, 4, 10, 11, 12, 13, 14])
     one, _ = select(told.window(list(range(10)), 2), losses, 0.5, None)
-    two = Ranks(2).run(lambda rank, layout: select(told.window(list(range(5 * rank, 5 * rank + 5)), 2), torch.cat([losses[5 * rank : 5 * rank + 5], torch.zeros(1)]), 0.5, layout)[0])
+    two = Ranks(2).run(
+        lambda rank, layout: select(
+            told.window(list(range(5 * rank, 5 * rank + 5)), 2), torch.cat([losses[5 * rank : 5 * rank + 5], torch.zeros(1)]), 0.5, layout
+        )[0]
+    )
     assert told.kept(one) == [5, 6, 7, 8, 9] == [row for part in two for row in told.kept(part)]
     assert [len(told.kept(part)) for part in two] == [3, 2] and [len(part) for part in two] == [2, 2]
     assert torch.equal(two[0][0]["tokens"][0], one[0]["tokens"][0])
@@ -88,7 +100,10 @@ def test_dealing_keeps_what_belongs_to_no_row(told: Any) -> None:
 
 
 def test_a_run_reads_more_than_it_trains_on_and_accounts_for_both(tiny_recipe: Any, runs: Any) -> None:
-    run, plain = runs.trained(tiny_recipe({"stages": {0: STAGE}}, name="chosen")), runs.trained(tiny_recipe({"stages": {0: STAGE | {"hooks": []}}}, name="plain"))
+    run, plain = (
+        runs.trained(tiny_recipe({"stages": {0: STAGE}}, name="chosen")),
+        runs.trained(tiny_recipe({"stages": {0: STAGE | {"hooks": []}}}, name="plain")),
+    )
     found, usual = runs.lines(run), runs.lines(plain)
     assert [line["batch_rows"] for line in found] == [8] * 6 and [line["read_rows"] for line in found] == [16] * 6
     assert found[-1]["rows"] == 96 and usual[-1]["rows"] == 48 and "read_rows" not in usual[0]
@@ -100,7 +115,10 @@ def test_a_run_reads_more_than_it_trains_on_and_accounts_for_both(tiny_recipe: A
 
 
 def test_the_choice_does_not_depend_on_accumulation(tiny_recipe: Any, runs: Any) -> None:
-    whole, split = (runs.weights(runs.trained(tiny_recipe({"stages": {0: STAGE}, "precision": "fp64", "micro_rows": micro}, name=f"micro{micro}"))) for micro in (8, 3))
+    whole, split = (
+        runs.weights(runs.trained(tiny_recipe({"stages": {0: STAGE}, "precision": "fp64", "micro_rows": micro}, name=f"micro{micro}")))
+        for micro in (8, 3)
+    )
     assert all(float((split[name] - value).norm() / value.norm()) < 1e-9 for name, value in whole.items())
 
 

@@ -25,8 +25,12 @@ def state_of(batch: Any, **knobs: Any) -> State:
     from ingot.model.graph import Model
 
     wiring = {"width": WIDTH, "vocabulary": VOCABULARY, "sequence": 12, "specials": {"end": 1}, "linear": spec("nn.linear", "dense")}
-    encoder = spec("model.encoder", "transformer", depth=2, mixer={"name": "attention", "heads": 2}, linear={"name": "relora", "rank": 4}).build(**wiring)
-    model = Model(embedding=spec("nn.embedding", "token").build(**wiring), encoder=encoder, objective=spec("objective", "causal_lm").build(**wiring)).double()
+    encoder = spec(
+        "model.encoder", "transformer", depth=2, mixer={"name": "attention", "heads": 2}, linear={"name": "relora", "rank": 4}
+    ).build(**wiring)
+    model = Model(
+        embedding=spec("nn.embedding", "token").build(**wiring), encoder=encoder, objective=spec("objective", "causal_lm").build(**wiring)
+    ).double()
     model.compute_dtype = torch.float64
     initializer = spec("model.init", "normal").build()
     initializer.apply(model, seed=1)
@@ -41,7 +45,14 @@ def batch() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(4, VOCABULARY, (4, 12), generator=generator)
     rows = torch.arange(4)
-    return {"rows": rows, "source": rows * 0, "tokens": tokens, "segments": torch.ones_like(tokens).int(), "positions": torch.arange(12).expand(4, -1), "key": torch.tensor(5)}
+    return {
+        "rows": rows,
+        "source": rows * 0,
+        "tokens": tokens,
+        "segments": torch.ones_like(tokens).int(),
+        "positions": torch.arange(12).expand(4, -1),
+        "key": torch.tensor(5),
+    }
 
 
 def step(state: State, batch: dict[str, torch.Tensor]) -> None:
@@ -72,7 +83,9 @@ def test_forgets_the_factors_state_and_nothing_else(batch: Any) -> None:
     state = state_of(batch)
     for _ in range(3):
         step(state, batch)
-    before = {name: state.optimizer.state[weight]["exp_avg_sq"].clone() for name, weight in state.model.named_parameters() if weight.requires_grad}
+    before = {
+        name: state.optimizer.state[weight]["exp_avg_sq"].clone() for name, weight in state.model.named_parameters() if weight.requires_grad
+    }
     state.hooks["relora"].stepped(state, {})
     for name, weight in state.model.named_parameters():
         if weight.requires_grad:
@@ -111,7 +124,11 @@ def test_factors_differ_between_restarts_and_layers(batch: Any) -> None:
         for _ in range(3):
             step(state, batch)
         state.hooks["relora"].stepped(state, {})
-        seen += [module.right.detach().clone() for module in state.model.modules() if hasattr(module, "restart") and module.right.shape == (4, 16)]
+        seen += [
+            module.right.detach().clone()
+            for module in state.model.modules()
+            if hasattr(module, "restart") and module.right.shape == (4, 16)
+        ]
     assert all(not torch.equal(a, b) for index, a in enumerate(seen) for b in seen[index + 1 :])
 
 
@@ -123,12 +140,23 @@ def test_a_model_without_factors_is_refused(tiny_recipe: Any) -> None:
 def test_a_run_is_resumed_to_the_bit_across_a_restart(tiny_recipe: Any, any_speed: None) -> None:
     ends = []
     for name, stop in (("straight", None), ("broken", StopAt(3)), ("broken", None)):
-        patch = {"model": {"encoder": {"linear": {"name": "relora", "rank": 4}}}, "evaluate": {"every": "100%", "rows": 2},
-                 "stages": {0: {"budget": "5 steps", "hooks": ["clip", {"name": "relora", "every": 2}], "schedule": {"lr": {"name": "jagged", "every": "2 steps"}}}}}  # fmt: skip
+        patch = {
+            "model": {"encoder": {"linear": {"name": "relora", "rank": 4}}},
+            "evaluate": {"every": "100%", "rows": 2},
+            "stages": {
+                0: {
+                    "budget": "5 steps",
+                    "hooks": ["clip", {"name": "relora", "every": 2}],
+                    "schedule": {"lr": {"name": "jagged", "every": "2 steps"}},
+                }
+            },
+        }
         run = ingot.build(tiny_recipe(patch, name=name))
         run.train(stop)
         ends.append({key: value.clone() for key, value in run.model.state_dict().items()})
-    assert all(torch.equal(ends[0][key], ends[2][key]) for key in ends[0]) and not torch.equal(ends[0]["embedding.weight"], ends[1]["embedding.weight"])
+    assert all(torch.equal(ends[0][key], ends[2][key]) for key in ends[0]) and not torch.equal(
+        ends[0]["embedding.weight"], ends[1]["embedding.weight"]
+    )
 
 
 def test_two_sharded_ranks_restart_as_one(one_and_two: Any) -> None:

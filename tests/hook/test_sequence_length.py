@@ -15,10 +15,21 @@ def hook(share: float, shortest: int = 1, sequence: int = 0) -> Any:
     return spec("hook", "sequence_length", share=share, shortest=shortest).build(sequence=sequence)
 
 
-@pytest.mark.parametrize(("length", "share", "shortest", "wanted"), [
-    (512, 1.0, 64, 512), (512, 0.99, 64, 256), (512, 0.25, 64, 128), (512, 0.2, 64, 64), (512, 0.01, 64, 64), (60, 0.6, 7, 30), (60, 0.4, 7, 20), (60, 0.05, 7, 10),
-    (7, 0.5, 2, 7), (12, 0.7, 1, 6),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("length", "share", "shortest", "wanted"),
+    [
+        (512, 1.0, 64, 512),
+        (512, 0.99, 64, 256),
+        (512, 0.25, 64, 128),
+        (512, 0.2, 64, 64),
+        (512, 0.01, 64, 64),
+        (60, 0.6, 7, 30),
+        (60, 0.4, 7, 20),
+        (60, 0.05, 7, 10),
+        (7, 0.5, 2, 7),
+        (12, 0.7, 1, 6),
+    ],
+)
 def test_the_length(length: int, share: float, shortest: int, wanted: int) -> None:
     assert length // hook(share, shortest).pieces(length) == wanted
 
@@ -59,7 +70,11 @@ def test_a_cut_row_is_computed_as_a_row_with_as_many_documents(tiny_recipe: Any,
     assert all(float((gradients[1][name] - value).norm() / value.norm()) < 1e-10 for name, value in gradients[0].items())
 
 
-STAGE = {"budget": "10 steps", "hooks": [{"name": "sequence_length", "shortest": 4}], "schedule": {"hooks.sequence_length.share": {"name": "constant", "warmup": "80%"}}}
+STAGE = {
+    "budget": "10 steps",
+    "hooks": [{"name": "sequence_length", "shortest": 4}],
+    "schedule": {"hooks.sequence_length.share": {"name": "constant", "warmup": "80%"}},
+}
 
 
 def test_a_run_lengthens_counts_the_same_tokens_and_resumes_to_the_bit(tiny_recipe: Any, runs: Any) -> None:

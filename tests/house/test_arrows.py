@@ -62,7 +62,11 @@ def test_every_folder_is_in_the_table() -> None:
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent != SOURCE], ids=lambda path: str(path.relative_to(SOURCE)))
 def test_arrows(path: Path) -> None:
     folder = path.relative_to(SOURCE).parts[0]
-    wrong = [f"line {line}: {folder} imports {target}" for line, target in sorted(folders_imported(path)) if target != folder and target not in MAY_IMPORT[folder]]
+    wrong = [
+        f"line {line}: {folder} imports {target}"
+        for line, target in sorted(folders_imported(path))
+        if target != folder and target not in MAY_IMPORT[folder]
+    ]
     assert not wrong, f"{path.relative_to(SOURCE)}: " + "; ".join(wrong)
 
 

@@ -30,7 +30,10 @@ def blocks(page: Path) -> list[tuple[str, str, int]]:
 def matches(shown: str, real: str) -> bool:
     """Whether the output is as shown, spaces aside, with ``...`` for anything."""
     pieces = [re.escape(" ".join(piece.split())) for piece in shown.split("...")]
-    return re.fullmatch(r"\s*" + r"[\s\S]*?".join(piece.replace(r"\ ", r"\s+") for piece in pieces) + r"\s*", " ".join(real.split())) is not None
+    return (
+        re.fullmatch(r"\s*" + r"[\s\S]*?".join(piece.replace(r"\ ", r"\s+") for piece in pieces) + r"\s*", " ".join(real.split()))
+        is not None
+    )
 
 
 def commands(text: str) -> list[tuple[str, str]]:
@@ -52,11 +55,24 @@ def shell(tmp_path: Path) -> dict[str, str]:
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ingot "$@"\n')
     script.chmod(0o755)
     shutil.copytree(ROOT / "recipes", tmp_path / "work" / "recipes")
-    return os.environ | {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    return os.environ | {
+        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT / "src"),
+        "COLUMNS": "200",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def execute(command: str, shell: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=folder, env=shell, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        cwd=folder,
+        env=shell,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

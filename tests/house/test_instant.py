@@ -32,11 +32,14 @@ def test_answers_at_once(arguments: list[str], limit: float) -> None:
     pytest.fail(f"ingot {' '.join(arguments)} took {min(times):.2f} s at best of {len(times)}, wants {limit} s")
 
 
-@pytest.mark.parametrize(("arguments", "heavy"), [
-    (["--help"], ("torch", "numpy", "pydantic", "rich", "yaml")),
-    (["train", "--help"], ("torch", "numpy", "pydantic", "rich")),
-    (["parts"], ("torch", "numpy", "pydantic_core.core_schema", "rich")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (["--help"], ("torch", "numpy", "pydantic", "rich", "yaml")),
+        (["train", "--help"], ("torch", "numpy", "pydantic", "rich")),
+        (["parts"], ("torch", "numpy", "pydantic_core.core_schema", "rich")),
+    ],
+)
 def test_imports_nothing_heavy(arguments: list[str], heavy: tuple[str, ...]) -> None:
     code = f"import sys; from ingot.cli import main; main({arguments!r}); print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
     result = python("-c", code)

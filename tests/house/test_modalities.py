@@ -10,7 +10,8 @@ import pytest
 UNITS = ("audio_seconds",)  # what budgets and the ledger count in, beside rows and tokens
 TRAIN = Path(__file__).resolve().parents[2] / "src" / "ingot" / "train"
 MODALITIES = re.compile(
-    r"(?<![a-z])(image|picture|pixel|vision|patch|audio|waveform|speech|sound|mel|caption|text|sentence|language|video|series|forecast|horizon|column|categor\w*|graph_node|transcript)s?(?![a-z])", re.I
+    r"(?<![a-z])(image|picture|pixel|vision|patch|audio|waveform|speech|sound|mel|caption|text|sentence|language|video|series|forecast|horizon|column|categor\w*|graph_node|transcript)s?(?![a-z])",
+    re.I,
 )
 
 
@@ -23,4 +24,6 @@ def test_no_word_of_any_modality(name: str) -> None:
 
 
 def test_the_pattern_finds_what_it_looks_for() -> None:
-    assert MODALITIES.search("if 'images' in batch") and MODALITIES.search("self.audio_rate") and not MODALITIES.search("context of imagery")
+    assert (
+        MODALITIES.search("if 'images' in batch") and MODALITIES.search("self.audio_rate") and not MODALITIES.search("context of imagery")
+    )

@@ -12,7 +12,7 @@ FILES = sorted(path for folder in ("src", "tests", "benchmarks", "examples") for
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_is_two_rooms(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 550
 
 
 def test_the_loop_reads_on_one_sitting() -> None:

@@ -19,7 +19,11 @@ from ingot.ops.memory import keep_freed_memory
 def build(setting: dict[str, Any]) -> Model:
     width, sequence, vocabulary = setting["width"], setting["sequence"], setting["vocabulary"]
     shared = {"width": width, "sequence": sequence, "vocabulary": vocabulary, "specials": {}, "linear": spec("nn.linear", "dense")}
-    encoder = {"depth": setting["depth"], "mixer": {"name": "attention", "heads": width // 64}, "feedforward": setting.get("feedforward", "gelu")}
+    encoder = {
+        "depth": setting["depth"],
+        "mixer": {"name": "attention", "heads": width // 64},
+        "feedforward": setting.get("feedforward", "gelu"),
+    }
     model = Model(
         embedding=spec("nn.embedding", "token").build(**shared),
         encoder=spec("model.encoder", "transformer", **encoder).build(**shared),
@@ -34,7 +38,12 @@ def batch(setting: dict[str, Any], model: Model) -> dict[str, Tensor]:
     rows, sequence = setting["rows"], setting["sequence"]
     tokens = torch.arange(rows * sequence).view(rows, sequence) % setting["vocabulary"]
     positions = torch.arange(sequence).expand(rows, sequence).contiguous()
-    given = {"tokens": tokens, "rows": torch.arange(rows), "segments": torch.ones(rows, sequence, dtype=torch.int32), "positions": positions}
+    given = {
+        "tokens": tokens,
+        "rows": torch.arange(rows),
+        "segments": torch.ones(rows, sequence, dtype=torch.int32),
+        "positions": positions,
+    }
     return model.objective.prepare(given | {"key": torch.tensor(0)})
 
 
@@ -42,8 +51,16 @@ def optimizer(setting: dict[str, Any]) -> Any:
     def make(model: nn.Module) -> torch.optim.Optimizer:
         names, params = zip(*model.named_parameters())
         matrices = [parameter.dim() == 2 for parameter in params]
-        groups = [{"params": [p for p, m in zip(params, matrices) if m is kind], "names": [n for n, m in zip(names, matrices) if m is kind],
-                   "axes": [None] * matrices.count(kind), "lr_scale": 1.0, "decay": kind} for kind in (True, False)]  # fmt: skip
+        groups = [
+            {
+                "params": [p for p, m in zip(params, matrices) if m is kind],
+                "names": [n for n, m in zip(names, matrices) if m is kind],
+                "axes": [None] * matrices.count(kind),
+                "lr_scale": 1.0,
+                "decay": kind,
+            }
+            for kind in (True, False)
+        ]
         return spec("optim", setting["optimizer"], lr=1e-3).build(params=groups)
 
     return make

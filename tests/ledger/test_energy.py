@@ -23,7 +23,13 @@ def zone(folder: Path, name: str, joules: float, kind: str = "package-0") -> Pat
 
 
 def test_sums_packages_and_not_their_parts(tmp_path: Path) -> None:
-    zones = [("intel-rapl:0", "package-0"), ("intel-rapl:1", "package-1"), ("intel-rapl:0:0", "core"), ("intel-rapl:2", "psys"), ("intel-rapl", "")]
+    zones = [
+        ("intel-rapl:0", "package-0"),
+        ("intel-rapl:1", "package-1"),
+        ("intel-rapl:0:0", "core"),
+        ("intel-rapl:2", "psys"),
+        ("intel-rapl", ""),
+    ]
     for name, kind in zones:
         zone(tmp_path, name, 100, kind)
     found = Energy("cpu", tmp_path)

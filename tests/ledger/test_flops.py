@@ -19,13 +19,24 @@ def build(kv_heads: int, tied: bool, sequence: int = LENGTH) -> Model:
     shared = {"width": WIDTH, "sequence": sequence, "vocabulary": VOCABULARY, "specials": {}, "linear": spec("nn.linear", "dense")}
     mixer = {"name": "attention", "heads": HEADS, "kv_heads": kv_heads}
     encoder = spec("model.encoder", "transformer", depth=DEPTH, mixer=mixer, feedforward="swiglu")
-    return Model(embedding=spec("nn.embedding", "token").build(**shared), encoder=encoder.build(**shared), objective=spec("objective", "causal_lm", tied=tied).build(**shared))
+    return Model(
+        embedding=spec("nn.embedding", "token").build(**shared),
+        encoder=encoder.build(**shared),
+        objective=spec("objective", "causal_lm", tied=tied).build(**shared),
+    )
 
 
 def batch(model: Model) -> dict[str, Tensor]:
     tokens = torch.arange(ROWS * LENGTH).view(ROWS, LENGTH) % VOCABULARY
-    return model.objective.prepare({"tokens": tokens, "rows": torch.arange(ROWS), "key": torch.tensor(0), "segments": torch.ones(ROWS, LENGTH, dtype=torch.int32),
-                                    "positions": torch.arange(LENGTH).expand(ROWS, LENGTH)})  # fmt: skip
+    return model.objective.prepare(
+        {
+            "tokens": tokens,
+            "rows": torch.arange(ROWS),
+            "key": torch.tensor(0),
+            "segments": torch.ones(ROWS, LENGTH, dtype=torch.int32),
+            "positions": torch.arange(LENGTH).expand(ROWS, LENGTH),
+        }
+    )
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])

@@ -142,8 +142,16 @@ def test_the_largest_number_of_rows_that_fits(most: int, fixed: int, slope: int,
 def test_changes_put_what_fits_first_and_leave_out_what_saves_nothing() -> None:
     now = forecast(on_meta(), values(4096), adamw)
     smaller = forecast(on_meta(), values(64), adamw)
-    found = changes(now, smaller.peak, {"other": (lambda: now, "nothing"), "checkpointing": (lambda: forecast(on_meta(checkpointed=True), values(4096), adamw), "time"),
-                                        "micro_rows=64": (lambda: smaller, "none")}, ranks=(2,))  # fmt: skip
+    found = changes(
+        now,
+        smaller.peak,
+        {
+            "other": (lambda: now, "nothing"),
+            "checkpointing": (lambda: forecast(on_meta(checkpointed=True), values(4096), adamw), "time"),
+            "micro_rows=64": (lambda: smaller, "none"),
+        },
+        ranks=(2,),
+    )
     assert found[0].setting == "micro_rows=64"
     assert {change.setting for change in found} == {"micro_rows=64", "checkpointing", "layout=fsdp on 2 ranks"}
     assert found[0].fits
@@ -165,7 +173,16 @@ def test_seconds_from_flops() -> None:
 
 
 HERE = Path(__file__).parent
-BASE = {"width": 768, "depth": 4, "rows": 2, "sequence": 512, "vocabulary": 8192, "dtype": "float32", "optimizer": "adamw", "micro_batches": 1}
+BASE = {
+    "width": 768,
+    "depth": 4,
+    "rows": 2,
+    "sequence": 512,
+    "vocabulary": 8192,
+    "dtype": "float32",
+    "optimizer": "adamw",
+    "micro_batches": 1,
+}
 SETTINGS = [
     BASE | {"width": 1024, "depth": 3},
     BASE | {"width": 512, "depth": 4, "rows": 12, "sequence": 256},
@@ -178,13 +195,19 @@ SETTINGS = [
 
 def run(mode: str, setting: dict[str, Any]) -> dict[str, Any]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(HERE / "one_step.py"), mode, json.dumps(setting)], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, str(HERE / "one_step.py"), mode, json.dumps(setting)], env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: f"{setting['width']}x{setting['depth']}-{setting['rows']}-{setting['dtype']}-{setting['optimizer']}")
+@pytest.mark.parametrize(
+    "setting",
+    SETTINGS,
+    ids=lambda setting: f"{setting['width']}x{setting['depth']}-{setting['rows']}-{setting['dtype']}-{setting['optimizer']}",
+)
 def test_the_peak_of_a_real_process_is_within_15_percent(setting: dict[str, Any]) -> None:
     predicted, measured = run("forecast", setting)["peak"], run("measure", setting)["measured"]
     print(f"predicted {predicted / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB, ratio {predicted / measured:.3f}")

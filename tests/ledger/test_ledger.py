@@ -26,7 +26,10 @@ def test_lines_come_back_in_order_with_kind_first(tmp_path: Path) -> None:
         ledger.write("start", parameters=7)
         ledger.write("step", step=1, loss=torch.tensor(2.5), lr=np.float32(0.5), losses={"a": np.array([1, 2])})
     assert (tmp_path / "ledger.jsonl").read_text().splitlines()[1].startswith('{"kind": "step", "step": 1')
-    assert read(tmp_path) == [{"kind": "start", "parameters": 7}, {"kind": "step", "step": 1, "loss": 2.5, "lr": 0.5, "losses": {"a": [1, 2]}}]
+    assert read(tmp_path) == [
+        {"kind": "start", "parameters": 7},
+        {"kind": "step", "step": 1, "loss": 2.5, "lr": 0.5, "losses": {"a": [1, 2]}},
+    ]
 
 
 def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
@@ -55,7 +58,9 @@ def test_a_partial_last_line_is_passed_over_and_cut_off_on_reopening(tmp_path: P
 
 
 def test_a_killed_writer_loses_no_whole_line(tmp_path: Path) -> None:
-    code = f"from ingot.ledger.ledger import Ledger\nl=Ledger({str(tmp_path)!r})\nfor i in range(10**9): l.write('step', step=i, pad='x'*200)"
+    code = (
+        f"from ingot.ledger.ledger import Ledger\nl=Ledger({str(tmp_path)!r})\nfor i in range(10**9): l.write('step', step=i, pad='x'*200)"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
     deadline = time.monotonic() + 60
     while len(read(tmp_path)) < 100 and time.monotonic() < deadline:
@@ -79,7 +84,13 @@ def test_truncating_drops_replayed_steps_but_keeps_what_happened(tmp_path: Path)
     assert ledger.truncate_after(2) == 4
     ledger.write("step", step=3)
     ledger.close()
-    assert [(line["kind"], line.get("step")) for line in read(tmp_path)] == [("start", None), ("step", 1), ("step", 2), ("event", 4), ("step", 3)]
+    assert [(line["kind"], line.get("step")) for line in read(tmp_path)] == [
+        ("start", None),
+        ("step", 1),
+        ("step", 2),
+        ("event", 4),
+        ("step", 3),
+    ]
     assert [line.get("replayed") for line in read(tmp_path) if line["kind"] == "event"] == [True]
 
 
@@ -121,12 +132,29 @@ def test_plain_values() -> None:
     assert plain({1: (torch.tensor([1.5]), Path("a"))}) == {"1": [[1.5], "a"]}
 
 
-STEP = {"kind": "step", "step": 3, "loss": 2.0, "lr": 0.1, "grad_norm": None, "losses": {"main": 1.5}, "tokens_per_second": 10.0, "tokens": 5}
+STEP = {
+    "kind": "step",
+    "step": 3,
+    "loss": 2.0,
+    "lr": 0.1,
+    "grad_norm": None,
+    "losses": {"main": 1.5},
+    "tokens_per_second": 10.0,
+    "tokens": 5,
+}
 
 
 def test_scalars_of_a_line() -> None:
-    assert dict(scalars(STEP)) == {"train/loss": 2.0, "train/lr": 0.1, "train/losses/main": 1.5, "speed/tokens_per_second": 10.0, "spent/tokens": 5.0}
-    assert dict(scalars({"kind": "evaluation", "step": 3, "results": {"web": {"bits_per_byte": 1.1}}})) == {"evaluation/web/bits_per_byte": 1.1}
+    assert dict(scalars(STEP)) == {
+        "train/loss": 2.0,
+        "train/lr": 0.1,
+        "train/losses/main": 1.5,
+        "speed/tokens_per_second": 10.0,
+        "spent/tokens": 5.0,
+    }
+    assert dict(scalars({"kind": "evaluation", "step": 3, "results": {"web": {"bits_per_byte": 1.1}}})) == {
+        "evaluation/web/bits_per_byte": 1.1
+    }
 
 
 def test_tensorboard_gets_what_the_ledger_gets(tmp_path: Path) -> None:

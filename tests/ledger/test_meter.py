@@ -64,7 +64,9 @@ class CausalLM(nn.Module):
 
     def forward(self, model: Model, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         logits = functional.linear(model.encoder(model.embedding(batch["tokens"])), model.embedding.weight)
-        return {"main": functional.cross_entropy(logits.flatten(0, 1), batch["tokens"].flatten(), reduction="none").view(ROWS, LENGTH).sum(1)}
+        return {
+            "main": functional.cross_entropy(logits.flatten(0, 1), batch["tokens"].flatten(), reduction="none").view(ROWS, LENGTH).sum(1)
+        }
 
 
 class Model(nn.Module):
@@ -244,7 +246,9 @@ def _sharded_figures(rank: int, folder: str, results: str) -> None:
             gradient = model.encoder.blocks[0].up.weight.grad
             gradient @ gradient.mT
     spent = meter.finish()
-    Path(results, str(rank)).write_text(repr((spent.flops_by_component["encoder"], spent.flops_by_component["objective"], spent.flops_by_component["optimizer"])))
+    Path(results, str(rank)).write_text(
+        repr((spent.flops_by_component["encoder"], spent.flops_by_component["objective"], spent.flops_by_component["optimizer"]))
+    )
     dist.barrier()
     import os
 

@@ -166,12 +166,19 @@ def test_all_blocks_compile_to_one_graph() -> None:
     assert counter.frame_count == 1
 
 
-COMBINATIONS = list(itertools.product(
-    ["token", "byte", {"name": "token", "position": "learned", "norm": "layer", "types": 2}],
-    [{"name": "attention", "heads": 4}, {"name": "attention", "heads": 4, "kv_heads": 1, "position": None, "bias": True, "qk_norm": "rms"}],
-    ["gelu", "swiglu", "relu2"], ["pre", "post", "hybrid"], ["rms", "layer"],
-    ["causal_lm", {"name": "causal_lm", "tied": False, "bias": True}, {"name": "masked_lm", "transform": "layer", "bias": True}],
-))  # fmt: skip
+COMBINATIONS = list(
+    itertools.product(
+        ["token", "byte", {"name": "token", "position": "learned", "norm": "layer", "types": 2}],
+        [
+            {"name": "attention", "heads": 4},
+            {"name": "attention", "heads": 4, "kv_heads": 1, "position": None, "bias": True, "qk_norm": "rms"},
+        ],
+        ["gelu", "swiglu", "relu2"],
+        ["pre", "post", "hybrid"],
+        ["rms", "layer"],
+        ["causal_lm", {"name": "causal_lm", "tied": False, "bias": True}, {"name": "masked_lm", "transform": "layer", "bias": True}],
+    )
+)
 
 
 @pytest.mark.parametrize("number", range(0, len(COMBINATIONS), 5))
@@ -198,7 +205,20 @@ def test_names_of_parameters_are_as_documented() -> None:
         ).state_dict()
     )
     block = "encoder.blocks.1."
-    assert {block + name for name in ("mixer_norm.weight", "mixer.query.weight", "mixer.key.weight", "mixer.value.weight", "mixer.output.weight",
-                                      "mixer.query_norm.weight", "mixer.key_norm.weight", "feedforward_norm.weight", "feedforward.up.weight",
-                                      "feedforward.gate.weight", "feedforward.down.weight")} | {"embedding.weight", "encoder.norm.weight", "objective.head.weight"} <= names  # fmt: skip
+    assert {
+        block + name
+        for name in (
+            "mixer_norm.weight",
+            "mixer.query.weight",
+            "mixer.key.weight",
+            "mixer.value.weight",
+            "mixer.output.weight",
+            "mixer.query_norm.weight",
+            "mixer.key_norm.weight",
+            "feedforward_norm.weight",
+            "feedforward.up.weight",
+            "feedforward.gate.weight",
+            "feedforward.down.weight",
+        )
+    } | {"embedding.weight", "encoder.norm.weight", "objective.head.weight"} <= names
     assert len(names) == 2 * 11 + 3

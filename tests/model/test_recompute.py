@@ -22,12 +22,16 @@ WIDTH, LENGTH, ROWS, DEPTH = 32, 24, 3, 3
 
 def build(mode: str, **knobs: Any) -> nn.Module:
     torch.manual_seed(0)
-    built: nn.Module = spec("model.encoder", "transformer", depth=DEPTH, mixer={"name": "attention", "heads": 2}, dropout=0.2, checkpointing=mode, **knobs).build(width=WIDTH, sequence=LENGTH)
+    built: nn.Module = spec(
+        "model.encoder", "transformer", depth=DEPTH, mixer={"name": "attention", "heads": 2}, dropout=0.2, checkpointing=mode, **knobs
+    ).build(width=WIDTH, sequence=LENGTH)
     return built
 
 
 def context() -> Context:
-    return Context(torch.arange(LENGTH).expand(ROWS, -1), torch.ones(ROWS, LENGTH, dtype=torch.int32), True, torch.arange(ROWS), torch.tensor(5))
+    return Context(
+        torch.arange(LENGTH).expand(ROWS, -1), torch.ones(ROWS, LENGTH, dtype=torch.int32), True, torch.arange(ROWS), torch.tensor(5)
+    )
 
 
 def inputs(dtype: torch.dtype = torch.float32) -> Tensor:
@@ -173,7 +177,9 @@ def test_a_run_is_the_same_to_the_bit_and_its_ledger_says_what_was_recomputed(ti
 
     runs = []
     for name in ("none", mode):
-        run = ingot.build(tiny_recipe({"model": {"encoder": {"checkpointing": name, "dropout": 0.1}}, "stages": {0: {"budget": "3 steps"}}}, name=name))
+        run = ingot.build(
+            tiny_recipe({"model": {"encoder": {"checkpointing": name, "dropout": 0.1}}, "stages": {0: {"budget": "3 steps"}}}, name=name)
+        )
         run.train()
         steps = [line for line in map(json.loads, (run.folder / "ledger.jsonl").read_text().splitlines()) if line["kind"] == "step"]
         runs.append(({key: value.clone() for key, value in run.model.state_dict().items()}, steps))
@@ -181,5 +187,3 @@ def test_a_run_is_the_same_to_the_bit_and_its_ledger_says_what_was_recomputed(ti
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
     assert [line["step_flops"] for line in plain] == [line["step_flops"] for line in again]
     assert plain[0]["step_recomputed"] == 0 < again[0]["step_recomputed"]
-
-

@@ -22,7 +22,12 @@ ENCODER = {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "he
 
 
 def model(**section: Any) -> Model:
-    tree = {"width": 16, "embedding": {"name": "patch", "patch": 4, "class_token": True}, "encoder": ENCODER, "objective": "classification"} | section
+    tree = {
+        "width": 16,
+        "embedding": {"name": "patch", "patch": 4, "class_token": True},
+        "encoder": ENCODER,
+        "objective": "classification",
+    } | section
     torch.manual_seed(0)
     return build_model(resolve(Recipe(tree), Graph), vocabulary=20, sequence=6, specials={}, dtype=torch.float32, fields=FIELDS)
 
@@ -30,8 +35,15 @@ def model(**section: Any) -> Model:
 def batch() -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(1)
     segments = torch.tensor([[1] * 6, [1] * 4 + [0] * 2, [0] * 6], dtype=torch.int32)
-    return {"rows": torch.tensor([0, 1, -1]), "key": torch.tensor(0), "image": torch.randint(0, 256, (3, 3, 8, 8), generator=draw, dtype=torch.uint8),
-            "tokens": torch.randint(0, 20, (3, 6), generator=draw), "segments": segments, "positions": torch.arange(6).expand(3, -1), "label": torch.tensor([0, 1, 0])}  # fmt: skip
+    return {
+        "rows": torch.tensor([0, 1, -1]),
+        "key": torch.tensor(0),
+        "image": torch.randint(0, 256, (3, 3, 8, 8), generator=draw, dtype=torch.uint8),
+        "tokens": torch.randint(0, 20, (3, 6), generator=draw),
+        "segments": segments,
+        "positions": torch.arange(6).expand(3, -1),
+        "label": torch.tensor([0, 1, 0]),
+    }
 
 
 TEXT = {"text": {"width": 8, "embedding": "token", "encoder": ENCODER}}
@@ -59,7 +71,9 @@ def test_work_is_filed_under_the_tower_that_did_it() -> None:
     with FlopCount(built) as count:
         built.features(given).sum().backward()
         built.features(given, tower="text").sum().backward()
-    assert {"embedding", "encoder", "towers.text"} == {name for name, flops in count.by_component.items() if flops} - {"other"}  # other: the pooling
+    assert {"embedding", "encoder", "towers.text"} == {name for name, flops in count.by_component.items() if flops} - {
+        "other"
+    }  # other: the pooling
 
 
 STEMS = {"name": "stems", "stems": {"image": {"name": "patch", "patch": 4, "class_token": True}, "text": {"name": "token"}}}
@@ -68,7 +82,11 @@ STEMS = {"name": "stems", "stems": {"image": {"name": "patch", "patch": 4, "clas
 def test_stems_read_what_is_there() -> None:
     built, given = model(embedding=STEMS), batch()
     h, context = built.encoded(given, causal=False)
-    assert h.shape == (3, 5 + 6, 16) and context.segments_BT[:, 5:].tolist() == given["segments"].tolist() and bool((context.segments_BT[:, :5] == 1).all())
+    assert (
+        h.shape == (3, 5 + 6, 16)
+        and context.segments_BT[:, 5:].tolist() == given["segments"].tolist()
+        and bool((context.segments_BT[:, :5] == 1).all())
+    )
     assert context.positions_BT[0].tolist() == [*range(5), *range(6)]
     alone = {key: value for key, value in given.items() if key not in ("tokens", "segments", "positions")}
     assert built.encoded(alone, causal=False)[0].shape == (3, 5, 16)

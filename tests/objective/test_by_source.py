@@ -17,7 +17,11 @@ SPECIALS = {"end": 0, "mask": 1}
 def model(objectives: dict[str, Any]) -> Model:
     wiring = {"width": 16, "vocabulary": 40, "sequence": 32, "linear": spec("nn.linear", "dense"), "specials": SPECIALS}
     encoder = spec("model.encoder", "transformer", depth=1, mixer={"name": "attention", "heads": 2}).build(**wiring)
-    found = Model(embedding=spec("nn.embedding", "token").build(**wiring), encoder=encoder, objective=spec("objective", "by_source", objectives=objectives).build(**wiring))
+    found = Model(
+        embedding=spec("nn.embedding", "token").build(**wiring),
+        encoder=encoder,
+        objective=spec("objective", "by_source", objectives=objectives).build(**wiring),
+    )
     spec("model.init", "normal", std=0.2).build().apply(found, 0)
     return found
 

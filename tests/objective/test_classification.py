@@ -21,14 +21,23 @@ ENCODER = {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "he
 
 
 def model(embedding: Any = None, **knobs: Any) -> Model:
-    tree = {"width": 16, "embedding": embedding or {"name": "patch", "patch": 4, "class_token": True}, "encoder": ENCODER, "objective": {"name": "classification"} | knobs}
+    tree = {
+        "width": 16,
+        "embedding": embedding or {"name": "patch", "patch": 4, "class_token": True},
+        "encoder": ENCODER,
+        "objective": {"name": "classification"} | knobs,
+    }
     torch.manual_seed(0)
     return build_model(resolve(Recipe(tree), Graph), vocabulary=20, sequence=6, specials={}, dtype=torch.float32, fields=FIELDS)
 
 
 def batch() -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(1)
-    return {"rows": torch.tensor([0, 1, 2, -1]), "image": torch.randint(0, 256, (4, 3, 8, 8), generator=draw, dtype=torch.uint8), "label": torch.tensor([3, -100, 0, 0])}
+    return {
+        "rows": torch.tensor([0, 1, 2, -1]),
+        "image": torch.randint(0, 256, (4, 3, 8, 8), generator=draw, dtype=torch.uint8),
+        "label": torch.tensor([3, -100, 0, 0]),
+    }
 
 
 def test_rows_without_a_label_are_not_scored() -> None:
@@ -42,13 +51,24 @@ def test_rows_without_a_label_are_not_scored() -> None:
 
 def test_smoothed_and_mixed_labels_are_torchs() -> None:
     built = model(smoothing=0.2)
-    given = built.objective.prepare(batch() | {"label": torch.tensor([3, 1, 0, 0]), "label_other": torch.tensor([1, 1, 4, 0]), "label_share": torch.tensor([0.7, 1.0, 0.2, 1.0])})
+    given = built.objective.prepare(
+        batch()
+        | {
+            "label": torch.tensor([3, 1, 0, 0]),
+            "label_other": torch.tensor([1, 1, 4, 0]),
+            "label_share": torch.tensor([0.7, 1.0, 0.2, 1.0]),
+        }
+    )
     scores = built.logits(built.features(given))
     share = given["label_share"][:, None]
     soft = share * F.one_hot(given["label"], 5) + (1 - share) * F.one_hot(given["label_other"], 5)
-    torch.testing.assert_close(built(given)["cross_entropy"], F.cross_entropy(scores, soft, reduction="none", label_smoothing=0.2) * given["units"])
+    torch.testing.assert_close(
+        built(given)["cross_entropy"], F.cross_entropy(scores, soft, reduction="none", label_smoothing=0.2) * given["units"]
+    )
     built.eval()
-    torch.testing.assert_close(built(given)["cross_entropy"], F.cross_entropy(scores, soft, reduction="none") * given["units"])  # held-out loss is the plain one
+    torch.testing.assert_close(
+        built(given)["cross_entropy"], F.cross_entropy(scores, soft, reduction="none") * given["units"]
+    )  # held-out loss is the plain one
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first", "last"])

@@ -18,8 +18,13 @@ from ingot.core.seams import Field
 
 FIELDS = {"image": Field((3, 8, 8), "uint8")}
 STACK = {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}}
-TREE = {"width": 16, "embedding": {"name": "patch", "patch": 4}, "encoder": STACK, "towers": {"text": {"width": 12, "embedding": "token", "encoder": STACK}},
-        "objective": {"name": "clip", "outputs": 6}}  # fmt: skip
+TREE = {
+    "width": 16,
+    "embedding": {"name": "patch", "patch": 4},
+    "encoder": STACK,
+    "towers": {"text": {"width": 12, "embedding": "token", "encoder": STACK}},
+    "objective": {"name": "clip", "outputs": 6},
+}
 
 
 def model(**knobs: Any) -> Any:
@@ -31,8 +36,14 @@ def model(**knobs: Any) -> Any:
 def batch() -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(1)
     segments = torch.tensor([[1] * 6, [1] * 4 + [0] * 2, [1] * 6, [0] * 6])
-    return {"rows": torch.tensor([0, 1, 2, -1]), "key": torch.tensor(0), "image": torch.randint(0, 256, (4, 3, 8, 8), generator=draw, dtype=torch.uint8),
-            "tokens": torch.randint(0, 20, (4, 6), generator=draw), "segments": segments, "positions": torch.arange(6).expand(4, 6)}  # fmt: skip
+    return {
+        "rows": torch.tensor([0, 1, 2, -1]),
+        "key": torch.tensor(0),
+        "image": torch.randint(0, 256, (4, 3, 8, 8), generator=draw, dtype=torch.uint8),
+        "tokens": torch.randint(0, 20, (4, 6), generator=draw),
+        "segments": segments,
+        "positions": torch.arange(6).expand(4, 6),
+    }
 
 
 def test_loss_is_the_symmetric_cross_entropy_of_real_pairs() -> None:
@@ -68,6 +79,10 @@ def test_scale_starts_as_told_and_is_bounded() -> None:
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_a_tower_is_needed(name: str) -> None:
     tree = {key: value for key, value in TREE.items() if key != "towers"} | {"objective": name}
-    run = {"name": "x", "data": {"train": {"name": "synthetic_images", "captions": True}, "tokenizer": "bytes"}, "model": tree,
-           "stages": [{"budget": "1 steps", "batch": "4 pairs", "optimizer": {"name": "adamw", "lr": 0.01}}]}  # fmt: skip
+    run = {
+        "name": "x",
+        "data": {"train": {"name": "synthetic_images", "captions": True}, "tokenizer": "bytes"},
+        "model": tree,
+        "stages": [{"budget": "1 steps", "batch": "4 pairs", "optimizer": {"name": "adamw", "lr": 0.01}}],
+    }
     assert any("no tower 'text'" in str(problem) for problem in check(Recipe(run))[1])

@@ -14,8 +14,12 @@ from ingot.core.resolve import resolve
 from ingot.core.seams import Field
 
 FIELDS = {"image": Field((3, 8, 8), "uint8"), "image_1": Field((3, 8, 8), "uint8")}
-TREE = {"width": 16, "embedding": {"name": "patch", "patch": 4}, "encoder": {"name": "transformer", "depth": 1, "dropout": 0.3, "mixer": {"name": "attention", "heads": 2}},
-        "objective": {"name": "contrastive", "outputs": 6, "temperature": 0.3}}  # fmt: skip
+TREE = {
+    "width": 16,
+    "embedding": {"name": "patch", "patch": 4},
+    "encoder": {"name": "transformer", "depth": 1, "dropout": 0.3, "mixer": {"name": "attention", "heads": 2}},
+    "objective": {"name": "contrastive", "outputs": 6, "temperature": 0.3},
+}
 
 
 def model() -> Any:
@@ -55,7 +59,12 @@ def test_two_looks_differ_in_what_is_drawn_by_row() -> None:
 
 def test_one_look_is_refused_in_training_and_serves_in_evaluation() -> None:
     data = {"train": "synthetic_images", "augment": ["flip"]}
-    run = {"name": "x", "data": data, "model": TREE, "stages": [{"budget": "1 steps", "batch": "4 images", "optimizer": {"name": "adamw", "lr": 0.01}}]}
+    run = {
+        "name": "x",
+        "data": data,
+        "model": TREE,
+        "stages": [{"budget": "1 steps", "batch": "4 images", "optimizer": {"name": "adamw", "lr": 0.01}}],
+    }
     assert any("several looks" in str(problem) for problem in check(Recipe(run))[1])
     assert not check(Recipe(run | {"data": data | {"views": 2}}))[1]
     built = model().eval()

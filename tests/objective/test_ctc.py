@@ -24,16 +24,26 @@ def asked(h: torch.Tensor) -> Any:
 
 def test_the_sum_over_paths() -> None:
     objective, h = build(4), 3 * torch.randn(1, 4, 4)
-    batch = objective.prepare({"rows": torch.tensor([0]), "key": torch.tensor(0), "lengths": torch.tensor([4]), "transcript": torch.tensor([[0, 0, -100]])})
+    batch = objective.prepare(
+        {"rows": torch.tensor([0]), "key": torch.tensor(0), "lengths": torch.tensor([4]), "transcript": torch.tensor([[0, 0, -100]])}
+    )
     p = objective.logits(None, h).softmax(dim=-1)[0]
-    total = sum(float(torch.stack([p[t, a] for t, a in enumerate(path)]).prod())
-                for path in product(range(3), repeat=4) if [a for a, _ in groupby(path) if a != 2] == [0, 0])  # fmt: skip
+    total = sum(
+        float(torch.stack([p[t, a] for t, a in enumerate(path)]).prod())
+        for path in product(range(3), repeat=4)
+        if [a for a, _ in groupby(path) if a != 2] == [0, 0]
+    )
     assert objective(asked(h), batch)["ctc"].item() == pytest.approx(-torch.tensor(total).log().item(), rel=1e-4)
 
 
 def test_a_row_without_a_path_is_not_scored() -> None:
     objective, h = build(4), torch.randn(3, 4, 4)
-    batch = {"rows": torch.tensor([0, 1, 2]), "key": torch.tensor(0), "lengths": torch.tensor([2, 3, 4]), "transcript": torch.tensor([[0, 0], [0, 0], [-100, -100]])}
+    batch = {
+        "rows": torch.tensor([0, 1, 2]),
+        "key": torch.tensor(0),
+        "lengths": torch.tensor([2, 3, 4]),
+        "transcript": torch.tensor([[0, 0], [0, 0], [-100, -100]]),
+    }
     found = objective.prepare(batch)
     assert found["units"].tolist() == [0, 2, 0]  # two equal ids need a blank between them
     assert objective(asked(h), found)["ctc"].isfinite().all() and objective(asked(h), found)["ctc"][[0, 2]].tolist() == [0, 0]

@@ -15,7 +15,9 @@ PREFIX, SUFFIX, MIDDLE = 300, 301, 302
 
 
 def build(**knobs: Any) -> Any:
-    return spec("objective", "fill_in_the_middle", **knobs).build(width=8, vocabulary=310, specials={"end": 0, "prefix": PREFIX, "suffix": SUFFIX, "middle": MIDDLE})
+    return spec("objective", "fill_in_the_middle", **knobs).build(
+        width=8, vocabulary=310, specials={"end": 0, "prefix": PREFIX, "suffix": SUFFIX, "middle": MIDDLE}
+    )
 
 
 def batch(rows: int = 200) -> dict[str, Tensor]:

@@ -22,9 +22,16 @@ def made(given: dict[str, Any] | None = None, **knobs: Any) -> tuple[Any, dict[s
     source = spec("data.source", "synthetic_series", **given or {}).build()
     rows = {key: torch.from_numpy(value) for key, value in source.rows(np.arange(7), np.arange(7)).items()}
     rows |= {"rows": torch.tensor([0, 1, 2, 3, 4, 5, -1]), "key": torch.tensor(3)}
-    tree = {"width": 16, "embedding": {"name": "series_patch", "patch": 8}, "encoder": ENCODER, "objective": {"name": "forecasting"} | knobs}
+    tree = {
+        "width": 16,
+        "embedding": {"name": "series_patch", "patch": 8},
+        "encoder": ENCODER,
+        "objective": {"name": "forecasting"} | knobs,
+    }
     torch.manual_seed(0)
-    return build_model(resolve(Recipe(tree), Graph), vocabulary=None, sequence=8, specials={}, dtype=torch.float32, fields=source.fields()), rows
+    return build_model(
+        resolve(Recipe(tree), Graph), vocabulary=None, sequence=8, specials={}, dtype=torch.float32, fields=source.fields()
+    ), rows
 
 
 def test_the_loss_is_the_mean_squared_error() -> None:
@@ -49,7 +56,10 @@ def test_what_was_not_observed_does_not_count() -> None:
     model, rows = made({"missing": 0.3})
     batch = model.objective.prepare(rows)
     assert batch["units"][:6].tolist() == rows["future_observed"][:6].flatten(1).sum(dim=1).tolist()
-    other = batch | {"future": torch.where(rows["future_observed"], rows["future"], 1e6), "series": torch.where(rows["observed"], rows["series"], -1e6)}
+    other = batch | {
+        "future": torch.where(rows["future_observed"], rows["future"], 1e6),
+        "series": torch.where(rows["observed"], rows["series"], -1e6),
+    }
     torch.testing.assert_close(model(other)["squared_error"], model(batch)["squared_error"], rtol=1e-4, atol=1e-2)
 
 

@@ -48,7 +48,13 @@ def test_the_loss_by_hand() -> None:
 
 
 def test_codes_twice_as_dense_are_taken_where_a_position_begins() -> None:
-    batch = {"rows": torch.arange(2), "key": torch.tensor(1), "waveform": torch.zeros(2, 40), "lengths": torch.tensor([40, 30]), "codes": torch.arange(40).repeat(2, 1) % 3}
+    batch = {
+        "rows": torch.arange(2),
+        "key": torch.tensor(1),
+        "waveform": torch.zeros(2, 40),
+        "lengths": torch.tensor([40, 30]),
+        "codes": torch.arange(40).repeat(2, 1) % 3,
+    }
     found = build(unmasked=1.0).prepare(batch)
     assert found["targets"][0].tolist() == [2 * t % 3 for t in range(20)]
     assert (found["targets"][1, 15:] == -100).all() and not found["masked"][1, 15:].any()

@@ -21,8 +21,13 @@ MIXER = {"name": "attention", "heads": 2, "position": None}
 
 def model(**knobs: Any) -> Any:
     torch.manual_seed(0)
-    tree = {"width": 16, "embedding": {"name": "patch", "patch": 4, "image": None}, "encoder": {"name": "transformer", "depth": 1, "mixer": MIXER},
-            "decoder": {"name": "transformer", "depth": 1, "inner": 8, "cross": None, "mixer": MIXER}, "objective": {"name": "latent_prediction", "blocks": 2} | knobs}  # fmt: skip
+    tree = {
+        "width": 16,
+        "embedding": {"name": "patch", "patch": 4, "image": None},
+        "encoder": {"name": "transformer", "depth": 1, "mixer": MIXER},
+        "decoder": {"name": "transformer", "depth": 1, "inner": 8, "cross": None, "mixer": MIXER},
+        "objective": {"name": "latent_prediction", "blocks": 2} | knobs,
+    }
     return build_model(resolve(Recipe(tree), Graph), vocabulary=None, sequence=1, specials={}, dtype=torch.float32, fields=FIELDS)
 
 

@@ -22,7 +22,9 @@ def made(given: dict[str, Any] | None = None, **knobs: Any) -> tuple[Any, dict[s
     rows |= {"rows": torch.tensor([0, 1, 2, 3, 4, 5, -1]), "key": torch.tensor(3)}
     tree = {"width": 16, "embedding": "columns", "encoder": ENCODER, "objective": {"name": "masked_columns"} | knobs}
     torch.manual_seed(0)
-    return build_model(resolve(Recipe(tree), Graph), vocabulary=None, sequence=8, specials={}, dtype=torch.float32, fields=source.fields()), rows
+    return build_model(
+        resolve(Recipe(tree), Graph), vocabulary=None, sequence=8, specials={}, dtype=torch.float32, fields=source.fields()
+    ), rows
 
 
 def test_only_cells_that_hold_something() -> None:
@@ -37,7 +39,10 @@ def test_only_cells_that_hold_something() -> None:
 def test_hidden_cells_are_hidden() -> None:
     model, rows = made({"missing": 0.0}, rate=0.5)
     batch = model.objective.prepare(rows)
-    other = batch | {"numbers": torch.where(batch["masked"][:, :4], 50.0, batch["numbers"]), "categories": torch.where(batch["masked"][:, 4:], 1, batch["categories"])}
+    other = batch | {
+        "numbers": torch.where(batch["masked"][:, :4], 50.0, batch["numbers"]),
+        "categories": torch.where(batch["masked"][:, 4:], 1, batch["categories"]),
+    }
     for one, another in zip(model.objective.predictions(model, batch), model.objective.predictions(model, other), strict=True):
         assert torch.equal(one, another)
 

@@ -63,7 +63,11 @@ def test_the_weight_makes_the_loss_unbiased() -> None:
 def small() -> Model:
     wiring = {"width": 16, "vocabulary": 40, "sequence": 32, "linear": spec("nn.linear", "dense"), "specials": {"end": 0, "mask": 1}}
     encoder = spec("model.encoder", "transformer", depth=1, mixer={"name": "attention", "heads": 2}).build(**wiring)
-    model = Model(embedding=spec("nn.embedding", "token").build(**wiring), encoder=encoder, objective=spec("objective", "masked_diffusion").build(**wiring))
+    model = Model(
+        embedding=spec("nn.embedding", "token").build(**wiring),
+        encoder=encoder,
+        objective=spec("objective", "masked_diffusion").build(**wiring),
+    )
     spec("model.init", "normal", std=0.2).build().apply(model, 0)
     return model
 

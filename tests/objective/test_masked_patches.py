@@ -16,8 +16,13 @@ from ingot.core.seams import Field
 
 FIELDS = {"image": Field((3, 16, 16), "uint8")}
 MIXER = {"name": "attention", "heads": 2, "position": None}
-TREE: dict[str, Any] = {"width": 16, "embedding": {"name": "patch", "patch": 4, "class_token": True}, "encoder": {"name": "transformer", "depth": 1, "mixer": MIXER},
-                        "decoder": {"name": "transformer", "depth": 1, "inner": 8, "cross": None, "mixer": MIXER}, "objective": "masked_patches"}  # fmt: skip
+TREE: dict[str, Any] = {
+    "width": 16,
+    "embedding": {"name": "patch", "patch": 4, "class_token": True},
+    "encoder": {"name": "transformer", "depth": 1, "mixer": MIXER},
+    "decoder": {"name": "transformer", "depth": 1, "inner": 8, "cross": None, "mixer": MIXER},
+    "objective": "masked_patches",
+}
 
 
 def model(**knobs: Any) -> Any:
@@ -75,11 +80,19 @@ def test_targets_and_loss() -> None:
     torch.testing.assert_close(built(given)["squared_error"], error)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"decoder": None}, "needs a light decoder"),
-    ({"decoder": {"cross": {"name": "cross_attention", "heads": 2}}}, "set model.decoder.cross to null"),
-    ({"objective": {"name": "masked_patches", "rate": 1.0}}, "between 0 and 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decoder": None}, "needs a light decoder"),
+        ({"decoder": {"cross": {"name": "cross_attention", "heads": 2}}}, "set model.decoder.cross to null"),
+        ({"objective": {"name": "masked_patches", "rate": 1.0}}, "between 0 and 1"),
+    ],
+)
 def test_what_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:
-    run = {"name": "x", "data": {"train": "synthetic_images"}, "model": merge_keys(TREE, change), "stages": [{"budget": "1 steps", "batch": "4 images", "optimizer": {"name": "adamw", "lr": 0.01}}]}
+    run = {
+        "name": "x",
+        "data": {"train": "synthetic_images"},
+        "model": merge_keys(TREE, change),
+        "stages": [{"budget": "1 steps", "batch": "4 images", "optimizer": {"name": "adamw", "lr": 0.01}}],
+    }
     assert any(message in str(problem) for problem in check(Recipe(run))[1])

@@ -22,9 +22,16 @@ def made(given: dict[str, Any] | None = None, **knobs: Any) -> tuple[Any, dict[s
     source = spec("data.source", "synthetic_series", **given or {}).build()
     rows = {key: torch.from_numpy(value) for key, value in source.rows(np.arange(7), np.arange(7)).items()}
     rows |= {"rows": torch.tensor([0, 1, 2, 3, 4, 5, -1]), "key": torch.tensor(3)}
-    tree = {"width": 16, "embedding": {"name": "series_patch", "patch": 8}, "encoder": ENCODER, "objective": {"name": "masked_series"} | knobs}
+    tree = {
+        "width": 16,
+        "embedding": {"name": "series_patch", "patch": 8},
+        "encoder": ENCODER,
+        "objective": {"name": "masked_series"} | knobs,
+    }
     torch.manual_seed(0)
-    return build_model(resolve(Recipe(tree), Graph), vocabulary=None, sequence=8, specials={}, dtype=torch.float32, fields=source.fields()), rows
+    return build_model(
+        resolve(Recipe(tree), Graph), vocabulary=None, sequence=8, specials={}, dtype=torch.float32, fields=source.fields()
+    ), rows
 
 
 def test_every_channel_hides_its_share() -> None:

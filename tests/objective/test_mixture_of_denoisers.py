@@ -11,7 +11,9 @@ from ingot.core.errors import UserError
 from ingot.core.resolve import spec
 from ingot.objective.mixture_of_denoisers import DENOISERS
 
-SPECIALS = {"end": 0, "pad": 1, "regular": 490, "sequential": 491, "extreme": 492} | {f"sentinel_{index}": 400 + index for index in range(90)}
+SPECIALS = {"end": 0, "pad": 1, "regular": 490, "sequential": 491, "extreme": 492} | {
+    f"sentinel_{index}": 400 + index for index in range(90)
+}
 
 
 def build(**knobs: Any) -> Any:

@@ -17,7 +17,9 @@ LAYER = {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "head
 
 def model(objective: str = "multi_token", position: str | None = None, **knobs: Any) -> Model:
     wiring = {"width": 16, "vocabulary": 40, "sequence": 64, "linear": spec("nn.linear", "dense"), "specials": {"end": 0}}
-    encoder = spec("model.encoder", "transformer", depth=3, mixer={"name": "attention", "heads": 2} | ({"position": None} if position else {})).build(**wiring)
+    encoder = spec(
+        "model.encoder", "transformer", depth=3, mixer={"name": "attention", "heads": 2} | ({"position": None} if position else {})
+    ).build(**wiring)
     embedding = spec("nn.embedding", "token", **({"position": position} if position else {})).build(**wiring)
     found = Model(embedding=embedding, encoder=encoder, objective=spec("objective", objective, **knobs).build(**wiring)).double()
     found.compute_dtype = torch.float64
@@ -69,4 +71,6 @@ def test_speculation_with_heads_that_know_nothing_is_greedy_too() -> None:
 def test_refusals() -> None:
     with pytest.raises(UserError, match="multi_token model"):
         list(speculate(model("causal_lm"), [1], max_new=2))
-    assert any("causal_lm" in message for message in spec("objective", "multi_token", layer=LAYER).target.check({"heads": 1, "layer": LAYER}, {}))
+    assert any(
+        "causal_lm" in message for message in spec("objective", "multi_token", layer=LAYER).target.check({"heads": 1, "layer": LAYER}, {})
+    )

@@ -18,8 +18,17 @@ NESTED = {"name": "nested", "objective": "causal_lm", "depths": [1, 2], "shares"
 
 
 def model_of(depth: int = 4, hidden: int = 64, objective: Any = NESTED) -> Any:
-    tree = {"width": 16, "embedding": "token", "objective": objective,
-            "encoder": {"name": "transformer", "depth": depth, "mixer": {"name": "attention", "heads": 2}, "feedforward": {"name": "gelu", "hidden": hidden}}}  # fmt: skip
+    tree = {
+        "width": 16,
+        "embedding": "token",
+        "objective": objective,
+        "encoder": {
+            "name": "transformer",
+            "depth": depth,
+            "mixer": {"name": "attention", "heads": 2},
+            "feedforward": {"name": "gelu", "hidden": hidden},
+        },
+    }
     graph = resolve(Recipe(tree), Graph)
     model = build_model(graph, vocabulary=24, sequence=12, specials={"end": 1}, dtype=torch.float64).double()
     draw = torch.Generator().manual_seed(0)
@@ -115,10 +124,15 @@ def test_a_run_trains_all_of_them_and_reports_each(tiny_recipe: Any) -> None:
     assert all(results[name] < 4.5 for name in results if name.startswith("loss"))
 
 
-@pytest.mark.parametrize(("knobs", "words"), [
-    ({"depths": [2]}, "not smaller than the encoder"), ({}, "no sub-network is named"), ({"shares": [1.5]}, "at most 1"),
-    ({"objective": {"name": "masked_lm", "mask": 3, "late": 1}, "depths": [1]}, "leave early"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [
+        ({"depths": [2]}, "not smaller than the encoder"),
+        ({}, "no sub-network is named"),
+        ({"shares": [1.5]}, "at most 1"),
+        ({"objective": {"name": "masked_lm", "mask": 3, "late": 1}, "depths": [1]}, "leave early"),
+    ],
+)
 def test_refusals(tiny_recipe: Any, knobs: dict[str, Any], words: str) -> None:
     _, problems = check(tiny_recipe({"model": {"objective": {"name": "nested", **knobs}}}))
     assert any(words in problem.message for problem in problems)

@@ -20,13 +20,21 @@ FIELDS = {"tokens": Field((6,), "int64", 20), "values": Field((2,))}
 
 
 def model(**knobs: Any) -> Model:
-    tree = {"width": 16, "embedding": "token", "encoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}},
-            "objective": {"name": "regression", "mean": [1.0, 10.0], "std": [2.0, 5.0]} | knobs}  # fmt: skip
+    tree = {
+        "width": 16,
+        "embedding": "token",
+        "encoder": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}},
+        "objective": {"name": "regression", "mean": [1.0, 10.0], "std": [2.0, 5.0]} | knobs,
+    }
     torch.manual_seed(0)
     return build_model(resolve(Recipe(tree), Graph), vocabulary=20, sequence=6, specials={}, dtype=torch.float32, fields=FIELDS)
 
 
-BATCH = {"rows": torch.tensor([0, 1, -1]), "tokens": torch.arange(18).view(3, 6), "values": torch.tensor([[2.0, 4.0], [float("nan"), 30.0], [0.0, 0.0]])}
+BATCH = {
+    "rows": torch.tensor([0, 1, -1]),
+    "tokens": torch.arange(18).view(3, 6),
+    "values": torch.tensor([[2.0, 4.0], [float("nan"), 30.0], [0.0, 0.0]]),
+}
 
 
 @pytest.mark.parametrize("huber", [None, 0.3])
@@ -49,7 +57,9 @@ def test_errors_are_told_in_the_values_units() -> None:
         built.objective.head.weight.zero_()
     given = built.objective.prepare(BATCH)
     found = built.objective.scores(built, given)
-    assert found["absolute_error"].tolist()[:2] == pytest.approx([(1 + 6) / 2, 20.0]) and found["mean_squared_error"].tolist()[:2] == pytest.approx([(1 + 36) / 2, 400.0])
+    assert found["absolute_error"].tolist()[:2] == pytest.approx([(1 + 6) / 2, 20.0]) and found["mean_squared_error"].tolist()[
+        :2
+    ] == pytest.approx([(1 + 36) / 2, 400.0])
 
 
 def test_rows_without_values_are_refused() -> None:

@@ -19,7 +19,11 @@ SPECIALS = {"end": 0, "mask": 1}
 def model(vocabulary: int = 50, **knobs: Any) -> Model:
     wiring = {"width": 16, "vocabulary": vocabulary, "sequence": 64, "linear": spec("nn.linear", "dense"), "specials": SPECIALS}
     encoder = spec("model.encoder", "transformer", depth=1, mixer={"name": "attention", "heads": 2}).build(**wiring)
-    found = Model(embedding=spec("nn.embedding", "token").build(**wiring), encoder=encoder, objective=spec("objective", "replaced_token", **knobs).build(**wiring))
+    found = Model(
+        embedding=spec("nn.embedding", "token").build(**wiring),
+        encoder=encoder,
+        objective=spec("objective", "replaced_token", **knobs).build(**wiring),
+    )
     spec("model.init", "normal", std=0.3).build().apply(found, 0)
     return found
 
@@ -86,6 +90,8 @@ def test_detection_leaves_the_generator_alone() -> None:
 
 def test_refusals() -> None:
     with pytest.raises(UserError, match="no mask token"):
-        spec("objective", "replaced_token", generator=GENERATOR).build(width=16, vocabulary=20, linear=spec("nn.linear", "dense"), specials={})
+        spec("objective", "replaced_token", generator=GENERATOR).build(
+            width=16, vocabulary=20, linear=spec("nn.linear", "dense"), specials={}
+        )
     knobs = spec("objective", "replaced_token", generator=GENERATOR, generator_width=7, contexts=2).knobs
     assert len(list(spec("objective", "replaced_token").target.check(knobs, {"width": 16}))) == 2

@@ -17,8 +17,12 @@ from ingot.core.seams import Field
 from ingot.train.step import step
 
 FIELDS = {"image": Field((3, 8, 8), "uint8"), "image_1": Field((3, 8, 8), "uint8")}
-TREE = {"width": 16, "embedding": {"name": "patch", "patch": 4}, "encoder": {"name": "transformer", "depth": 1, "dropout": 0.2, "mixer": {"name": "attention", "heads": 2}},
-        "objective": {"name": "self_distillation", "outputs": 6, "bottleneck": 4, "momentum": 0.9}}  # fmt: skip
+TREE = {
+    "width": 16,
+    "embedding": {"name": "patch", "patch": 4},
+    "encoder": {"name": "transformer", "depth": 1, "dropout": 0.2, "mixer": {"name": "attention", "heads": 2}},
+    "objective": {"name": "self_distillation", "outputs": 6, "bottleneck": 4, "momentum": 0.9},
+}
 
 
 def model(seed: int = 0) -> Any:
@@ -35,7 +39,11 @@ def batch(rows: int = 6) -> dict[str, torch.Tensor]:
 
 def pairs(built: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
     students = {"embedding": built.embedding, "encoder": built.encoder, "head": built.objective.head}
-    return [(teacher, weight) for name, module in students.items() for teacher, weight in zip(getattr(built.objective.teacher, name).parameters(), module.parameters(), strict=True)]
+    return [
+        (teacher, weight)
+        for name, module in students.items()
+        for teacher, weight in zip(getattr(built.objective.teacher, name).parameters(), module.parameters(), strict=True)
+    ]
 
 
 def test_teacher_starts_as_the_student_and_moves_by_its_share() -> None:
@@ -76,13 +84,28 @@ def test_center_is_the_mean_of_the_whole_step(sizes: tuple[int, ...]) -> None:
     built, given = model().train(), batch()
     given["rows"][-1] = -1
     whole = built.objective.prepare(given)
-    window = [{key: value if value.dim() == 0 else value[start : start + size] for key, value in whole.items()}
-              for start, size in zip([sum(sizes[:index]) for index in range(len(sizes))], sizes, strict=True)]  # fmt: skip
-    outputs = torch.cat([built.objective.outputs_of(built.eval(), whole | {"image": whole[key]}, None, built.objective.head)[:5] for key in ("image", "image_1")])
+    window = [
+        {key: value if value.dim() == 0 else value[start : start + size] for key, value in whole.items()}
+        for start, size in zip([sum(sizes[:index]) for index in range(len(sizes))], sizes, strict=True)
+    ]
+    outputs = torch.cat(
+        [
+            built.objective.outputs_of(built.eval(), whole | {"image": whole[key]}, None, built.objective.head)[:5]
+            for key in ("image", "image_1")
+        ]
+    )
     optimizer = torch.optim.SGD([weight for weight in built.parameters() if weight.requires_grad], lr=0.0)
     state: Any = SimpleNamespace(model=built.train(), optimizer=optimizer, extra={})
-    found = step(state, window, spec("parallel.layout", "single").build(), side_weights={}, hooks={}, judge=lambda outcome: True, stop=lambda: False,
-                 phase=lambda name: nullcontext())  # fmt: skip
+    found = step(
+        state,
+        window,
+        spec("parallel.layout", "single").build(),
+        side_weights={},
+        hooks={},
+        judge=lambda outcome: True,
+        stop=lambda: False,
+        phase=lambda name: nullcontext(),
+    )
     torch.testing.assert_close(built.objective.center, 0.1 * outputs.mean(dim=0), rtol=1e-9, atol=1e-12)
     assert 0 <= found.side["teacher_entropy"] <= 1.8
 
@@ -93,7 +116,9 @@ def test_small_looks_are_told_from_whole_ones_only_by_the_student() -> None:
     small = torch.randint(0, 256, (2, 3, 3, 4, 4), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     given = built.objective.prepare(batch(3) | {"image_2": small[0], "image_3": small[1]})
     objective, keys = built.objective, ("image", "image_1", "image_2", "image_3")
-    g = [objective.outputs_of(built, {"rows": given["rows"], "key": given["key"], "image": given[key]}, None, objective.head) for key in keys]
+    g = [
+        objective.outputs_of(built, {"rows": given["rows"], "key": given["key"], "image": given[key]}, None, objective.head) for key in keys
+    ]
     p = [((one - objective.center) / 0.04).softmax(dim=-1) for one in g[:2]]
     q = [(one / 0.1).log_softmax(dim=-1) for one in g]
     wanted = torch.stack([-(p[t] * q[s]).sum(1) for t in range(2) for s in range(4) if s != t]).mean(dim=0)

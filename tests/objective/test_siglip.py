@@ -16,20 +16,38 @@ from ingot.core.seams import Field
 
 FIELDS = {"image": Field((3, 8, 8), "uint8")}
 STACK = {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}}
-TREE = {"width": 16, "embedding": {"name": "patch", "patch": 4}, "encoder": STACK, "towers": {"text": {"width": 12, "embedding": "token", "encoder": STACK}}}
+TREE = {
+    "width": 16,
+    "embedding": {"name": "patch", "patch": 4},
+    "encoder": STACK,
+    "towers": {"text": {"width": 12, "embedding": "token", "encoder": STACK}},
+}
 
 
 def model(**knobs: Any) -> Any:
     torch.manual_seed(0)
-    built = build_model(resolve(Recipe(TREE | {"objective": {"name": "siglip"} | knobs}), Graph), vocabulary=20, sequence=6, specials={}, dtype=torch.float32, fields=FIELDS)
+    built = build_model(
+        resolve(Recipe(TREE | {"objective": {"name": "siglip"} | knobs}), Graph),
+        vocabulary=20,
+        sequence=6,
+        specials={},
+        dtype=torch.float32,
+        fields=FIELDS,
+    )
     spec("model.init", "normal").build().apply(built, seed=0)
     return built
 
 
 def batch() -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(1)
-    return {"rows": torch.tensor([0, 1, 2, -1]), "key": torch.tensor(0), "image": torch.randint(0, 256, (4, 3, 8, 8), generator=draw, dtype=torch.uint8),
-            "tokens": torch.randint(0, 20, (4, 6), generator=draw), "segments": torch.ones(4, 6, dtype=torch.int32), "positions": torch.arange(6).expand(4, 6)}  # fmt: skip
+    return {
+        "rows": torch.tensor([0, 1, 2, -1]),
+        "key": torch.tensor(0),
+        "image": torch.randint(0, 256, (4, 3, 8, 8), generator=draw, dtype=torch.uint8),
+        "tokens": torch.randint(0, 20, (4, 6), generator=draw),
+        "segments": torch.ones(4, 6, dtype=torch.int32),
+        "positions": torch.arange(6).expand(4, 6),
+    }
 
 
 @pytest.mark.parametrize("knobs", [{}, {"pooling": "attention", "heads": 2}, {"outputs": 5}], ids=str)

@@ -45,7 +45,9 @@ def restored(read: list[int], asked: list[int]) -> list[int]:
 def test_read_and_asked_give_every_document_back(documents: bool) -> None:
     given = batch(documents=documents)
     prepared = build().prepare(given)
-    assert torch.equal(prepared["spent"], (given["segments"] > 0).sum(1)) and torch.equal(prepared["units"], (prepared["targets"] >= 0).sum(1))
+    assert torch.equal(prepared["spent"], (given["segments"] > 0).sum(1)) and torch.equal(
+        prepared["units"], (prepared["targets"] >= 0).sum(1)
+    )
     for row in range(64):
         for document in range(1, 4 if documents else 2):
             read = prepared["tokens"][row][prepared["segments"][row] == document].tolist()
@@ -96,7 +98,9 @@ def test_one_stack_reads_first_and_writes_then() -> None:
             read = both["tokens"][row][both["segments"][row] == document].tolist()
             asked = both["targets"][row][both["decoder_segments"][row] == document].tolist()
             assert one["tokens"][row][here].tolist() == read + asked
-            assert one["targets"][row][here].tolist() == [-100] * (len(read) - 1) + asked + [-100] * bool(asked or read) * (1 if asked or read else 0)
+            assert one["targets"][row][here].tolist() == [-100] * (len(read) - 1) + asked + [-100] * bool(asked or read) * (
+                1 if asked or read else 0
+            )
 
 
 def test_draws_depend_on_key_and_row_alone() -> None:

@@ -13,7 +13,9 @@ from ingot.ops.attention import allowed_pairs, attended_pairs, attention, attent
 PACKED = torch.tensor([[1] * 40 + [2] * 70 + [3] * 30, [1] * 100 + [0] * 40], dtype=torch.int32)
 
 
-def operands(B: int = 2, H: int = 4, K: int = 4, T: int = 140, S: int | None = None, d: int = 8, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+def operands(
+    B: int = 2, H: int = 4, K: int = 4, T: int = 140, S: int | None = None, d: int = 8, dtype: torch.dtype = torch.float64
+) -> list[torch.Tensor]:
     torch.manual_seed(1)
     S = S or T
     q, k, v = torch.randn(B, T, H, d, dtype=dtype), torch.randn(B, S, K, d, dtype=dtype), torch.randn(B, S, K, d, dtype=dtype)
@@ -39,7 +41,9 @@ def agree(leaves: list[torch.Tensor], tolerance: float = 1e-12, **options: Any) 
 @pytest.mark.parametrize("window", [None, 1, 37])
 @pytest.mark.parametrize("segments", [None, PACKED])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_exact_in_fp64(causal: bool, window: int | None, segments: torch.Tensor | None, kv_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_in_fp64(
+    causal: bool, window: int | None, segments: torch.Tensor | None, kv_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "BLOCK", 48)  # several blocks, the last one partial
     agree(operands(K=kv_heads), causal=causal, window=window, segments_BT=segments)
 
@@ -132,7 +136,9 @@ def test_operator_registrations_and_full_graph_compile() -> None:
     torch._dynamo.reset()
     leaves = operands(dtype=torch.float32)
     sample = (*leaves, PACKED, PACKED, None, True, 0, 0.3, 0.0, True)
-    torch.library.opcheck(torch.ops.ingot.blocked_attention.default, sample, test_utils=("test_schema", "test_faketensor", "test_autograd_registration"))
+    torch.library.opcheck(
+        torch.ops.ingot.blocked_attention.default, sample, test_utils=("test_schema", "test_faketensor", "test_autograd_registration")
+    )
 
     def block(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return attention(q * 2, k, v, causal=True, segments_BT=PACKED).transpose(1, 2).reshape(2, 140, -1).tanh()

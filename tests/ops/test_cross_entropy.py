@@ -12,7 +12,9 @@ from ingot.ops.cross_entropy import linear_cross_entropy, linear_cross_entropy_r
 OPTIONS = [{}, {"softcap": 3.0}, {"z_loss": 0.1}, {"softcap": 3.0, "z_loss": 0.1}]
 
 
-def problem(dtype: torch.dtype = torch.float64, B: int = 3, T: int = 50, D: int = 12, V: int = 40, share: float = 0.6) -> list[torch.Tensor]:
+def problem(
+    dtype: torch.dtype = torch.float64, B: int = 3, T: int = 50, D: int = 12, V: int = 40, share: float = 0.6
+) -> list[torch.Tensor]:
     torch.manual_seed(0)
     h, w, b = torch.randn(B, T, D, dtype=dtype), torch.randn(V, D), torch.randn(V)
     master = torch.float64 if dtype == torch.float64 else torch.float32
@@ -137,7 +139,9 @@ def test_operator_registrations_and_full_graph_compile() -> None:
     torch._dynamo.reset()
     h, w, b, targets = problem(torch.float32)
     sample = (h, w, targets, b, 2.0, 0.1, True, True)
-    torch.library.opcheck(torch.ops.ingot.linear_cross_entropy.default, sample, test_utils=("test_schema", "test_faketensor", "test_autograd_registration"))
+    torch.library.opcheck(
+        torch.ops.ingot.linear_cross_entropy.default, sample, test_utils=("test_schema", "test_faketensor", "test_autograd_registration")
+    )
 
     def f(h: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         return linear_cross_entropy(h * 2, w, targets)[0].sum()

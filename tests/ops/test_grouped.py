@@ -14,7 +14,9 @@ ENDS = torch.tensor([3, 3, 10, 17], dtype=torch.int32)  # an empty group, and th
 
 def operands(dtype: torch.dtype, rows: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in ((rows, 5), (4, 6, 5)))
+    x, weight = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in ((rows, 5), (4, 6, 5))
+    )
     return x, weight
 
 
@@ -23,7 +25,10 @@ def test_equals_the_loop_over_rows_with_its_gradients(dtype: torch.dtype, tolera
     x, weight = operands(dtype)
     found, expected = grouped_matmul(x, weight, ENDS), grouped_matmul_reference(x, weight, ENDS)
     pull = torch.linspace(-1, 1, found.numel()).view(found.shape).to(dtype)
-    pairs = [(found, expected), *zip(torch.autograd.grad((found * pull).sum(), (x, weight)), torch.autograd.grad((expected * pull).sum(), (x, weight)))]
+    pairs = [
+        (found, expected),
+        *zip(torch.autograd.grad((found * pull).sum(), (x, weight)), torch.autograd.grad((expected * pull).sum(), (x, weight))),
+    ]
     for one, other in pairs:
         assert float((one - other).detach().double().norm() / other.detach().double().norm()) < tolerance
     assert not found[17:].any() and not pairs[2][0][1].any(), "rows behind the last group, and the matrix of an empty one"

@@ -12,7 +12,9 @@ from ingot.ops.norms import layer_norm, layer_norm_reference, rms_norm, rms_norm
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 3e-2}
 
 
-def gradients(f: Callable[..., torch.Tensor], x: torch.Tensor, parameters: list[torch.Tensor | None], g: torch.Tensor) -> list[torch.Tensor]:
+def gradients(
+    f: Callable[..., torch.Tensor], x: torch.Tensor, parameters: list[torch.Tensor | None], g: torch.Tensor
+) -> list[torch.Tensor]:
     leaves = [t.detach().clone().requires_grad_() if t is not None else None for t in (x, *parameters)]
     y = f(*leaves)
     return [y.detach(), *torch.autograd.grad(y, [t for t in leaves if t is not None], g)]
@@ -29,7 +31,10 @@ def test_matches_the_definition(dtype: torch.dtype, weighted: bool, name: str) -
     parameters: list[torch.Tensor | None] = [torch.rand(48, dtype=master) + 0.5 if weighted else None]
     if name == "layer":
         parameters.append(torch.randn(48, dtype=master))
-    found, truth = gradients(fast, x, parameters, g), gradients(plain, x.double(), [p if p is None else p.double() for p in parameters], g.double())
+    found, truth = (
+        gradients(fast, x, parameters, g),
+        gradients(plain, x.double(), [p if p is None else p.double() for p in parameters], g.double()),
+    )
     assert found[0].dtype == dtype and all(f.dtype == p.dtype for f, p in zip(found[2:], [p for p in parameters if p is not None]))
     for f, t in zip(found, truth):
         assert (f.double() - t).abs().max() <= TOLERANCE[dtype] * t.abs().max()

@@ -15,7 +15,11 @@ def angles(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tens
 
 def test_rotation_and_its_gradient() -> None:
     torch.manual_seed(0)
-    x, g, (cos, sin) = torch.randn(2, 3, 5, 8, dtype=torch.float64, requires_grad=True), torch.randn(2, 3, 5, 8, dtype=torch.float64), angles()
+    x, g, (cos, sin) = (
+        torch.randn(2, 3, 5, 8, dtype=torch.float64, requires_grad=True),
+        torch.randn(2, 3, 5, 8, dtype=torch.float64),
+        angles(),
+    )
     fast, plain = rotate(x, cos, sin), rotate_reference(x, cos, sin)
     assert torch.allclose(fast, plain, atol=1e-14)
     assert torch.allclose(torch.autograd.grad(fast, x, g)[0], torch.autograd.grad(plain, x, g)[0], atol=1e-14)

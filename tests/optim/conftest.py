@@ -39,7 +39,14 @@ def compare(recorded: tuple[list[Tensor], list[list[Tensor]]]) -> Callable[..., 
     largest relative difference between their updates of a weight in any step. chosen: which weights. each(step, ours, theirs): called
     after every step. at: the weights before every step, "start" or "zero" (where fp32 rounds no update)."""
 
-    def run(ours: Any, theirs: Any, chosen: tuple[int, ...] = (0, 1, 2, 3), each: Any = None, dtype: torch.dtype = torch.float32, at: str = "start") -> float:
+    def run(
+        ours: Any,
+        theirs: Any,
+        chosen: tuple[int, ...] = (0, 1, 2, 3),
+        each: Any = None,
+        dtype: torch.dtype = torch.float32,
+        at: str = "start",
+    ) -> float:
         start, steps = recorded
         begun = [start[index].to(dtype) * (at == "start") for index in chosen]
         sides = [[nn.Parameter(weight.clone()) for weight in begun] for _ in range(2)]

@@ -40,7 +40,15 @@ def test_agrees_with_apollo_torch_on_recorded_gradients(compare: Any, knobs: dic
     def theirs(weights: list[nn.Parameter]) -> Any:
         matrices, rest = [w for w in weights if w.dim() == 2], [w for w in weights if w.dim() == 1]
         chosen = {"rank": 6, "scaling": "channel", "scale": 1.0} | knobs
-        projected = {"params": matrices, "rank": chosen["rank"], "update_proj_gap": 30, "scale": chosen["scale"], "proj": "random", "proj_type": "std", "scale_type": chosen["scaling"]}
+        projected = {
+            "params": matrices,
+            "rank": chosen["rank"],
+            "update_proj_gap": 30,
+            "scale": chosen["scale"],
+            "proj": "random",
+            "proj_type": "std",
+            "scale_type": chosen["scaling"],
+        }
         return apollo.APOLLOAdamW([projected, {"params": rest}], lr=0.01)
 
     assert compare(ours(**knobs), theirs, at="zero") < 1e-5

@@ -71,7 +71,10 @@ def test_one_block_moves_and_only_it_has_gradients_and_state() -> None:
     assert set(visited) == {"rest", "blocks.0", "blocks.1", "blocks.2"}, "a pass visits every block once"
 
 
-@pytest.mark.parametrize(("order", "wanted"), [("ascending", ["rest", "blocks.0", "blocks.1", "blocks.2"]), ("descending", ["blocks.2", "blocks.1", "blocks.0", "rest"])])
+@pytest.mark.parametrize(
+    ("order", "wanted"),
+    [("ascending", ["rest", "blocks.0", "blocks.1", "blocks.2"]), ("descending", ["blocks.2", "blocks.1", "blocks.0", "rest"])],
+)
 def test_every_visit_is_a_fresh_adam_on_the_block(order: str, wanted: list[str]) -> None:
     model, twin = Stack(), Stack()
     optimizer, closure, other = make(model, order=order, weight_decay=0.1, betas=[0.8, 0.9]), closure_of(model), closure_of(twin)
@@ -133,12 +136,23 @@ def test_state_bytes_are_those_of_the_block() -> None:
     optimizer = make(model)
     optimizer.step(closure_of(model))
     held = sum(value.nbytes for state in optimizer.state.values() for value in state.values())
-    trained = [weight for name, weight in model.named_parameters() if f"encoder.{name}".startswith(tuple(optimizer.active())) or (block(name) == "rest" and optimizer.active() == {"rest"})]
-    assert held == sum(2 * weight.nbytes + 4 for weight in trained) == sum(optimizer.state_bytes(tuple(weight.shape), weight.dtype) for weight in trained)
+    trained = [
+        weight
+        for name, weight in model.named_parameters()
+        if f"encoder.{name}".startswith(tuple(optimizer.active())) or (block(name) == "rest" and optimizer.active() == {"rest"})
+    ]
+    assert (
+        held
+        == sum(2 * weight.nbytes + 4 for weight in trained)
+        == sum(optimizer.state_bytes(tuple(weight.shape), weight.dtype) for weight in trained)
+    )
 
 
 def test_a_run_spends_less_on_upper_blocks_and_holds_one_blocks_gradients(tiny_recipe: Any) -> None:
-    patch = {"stages": {0: {"budget": "4 steps", "optimizer": {"name": "badam", "lr": 0.003, "every": 1, "order": "descending"}}}, "evaluate": {"every": "100%", "rows": 2}}
+    patch = {
+        "stages": {0: {"budget": "4 steps", "optimizer": {"name": "badam", "lr": 0.003, "every": 1, "order": "descending"}}},
+        "evaluate": {"every": "100%", "rows": 2},
+    }
     run = ingot.build(tiny_recipe(patch))
     run.train()
     lines = [json.loads(line) for line in (run.folder / "ledger.jsonl").read_text().splitlines()]

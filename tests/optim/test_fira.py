@@ -89,4 +89,8 @@ def test_an_experts_limit_is_its_own() -> None:
 def test_state_is_the_papers_formula() -> None:
     """Chen et al. 2024, table 1: m r + 2 n r + 1 for m <= n; and the step count."""
     optimizer = ours(rank=8)([nn.Parameter(torch.zeros(64, 24))])
-    assert optimizer.state_bytes((64, 24), torch.float32) == optimizer.state_bytes((24, 64), torch.float32) == 4 * (24 * 8 + 2 * 64 * 8 + 1) + 4
+    assert (
+        optimizer.state_bytes((64, 24), torch.float32)
+        == optimizer.state_bytes((24, 64), torch.float32)
+        == 4 * (24 * 8 + 2 * 64 * 8 + 1) + 4
+    )

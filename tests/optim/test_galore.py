@@ -157,7 +157,11 @@ def test_only_matrices_are_projected_and_experts_each_by_itself() -> None:
         weight.grad = torch.randn_like(weight)
     experts.grad[1] = matrix.grad
     optimizer.step()
-    assert [{k for k, v in optimizer.state[w].items() if k == "projection"} for w in (matrix, embedding, experts)] == [{"projection"}, set(), {"projection"}]
+    assert [{k for k, v in optimizer.state[w].items() if k == "projection"} for w in (matrix, embedding, experts)] == [
+        {"projection"},
+        set(),
+        {"projection"},
+    ]
     assert optimizer.state[experts]["projection"].shape == (3, 6, 2) and optimizer.state[experts]["exp_avg"].shape == (3, 8, 2)
     torch.testing.assert_close(experts[1], matrix)
 
@@ -167,7 +171,12 @@ def test_state_is_the_papers_formula() -> None:
     for shape in ((64, 24), (24, 64)):
         optimizer = spec("optim", "galore", lr=0.1, rank=8).build(params=[nn.Parameter(torch.zeros(shape))])
         assert optimizer.state_bytes(shape, torch.float32, None) == 4 * (24 * 8 + 2 * 64 * 8) + 4
-        assert optimizer.state_layout(None, shape) == {"step": "scalar", "projection": "projected", "exp_avg": "projected", "exp_avg_sq": "projected"}
+        assert optimizer.state_layout(None, shape) == {
+            "step": "scalar",
+            "projection": "projected",
+            "exp_avg": "projected",
+            "exp_avg_sq": "projected",
+        }
     eight = spec("optim", "galore", lr=0.1, rank=256, state_bits=8).build(params=[nn.Parameter(torch.zeros(4))])
     assert eight.state_bytes((1024, 512), torch.float32) == 4 * 512 * 256 + 2 * (1024 * 256 + 4 * 1024) + 4
     assert eight.state_layout(None, (1024, 512))["exp_avg_sq_codes"] == "quantized"
@@ -176,7 +185,11 @@ def test_state_is_the_papers_formula() -> None:
 def test_what_shapes_the_state_is_neither_scheduled_nor_changed_between_stages(tiny_recipe: Any) -> None:
     optimizer = {"name": "galore", "lr": 0.01, "rank": 4}
     first = {"budget": "2 steps", "batch": "8 rows", "optimizer": optimizer, "schedule": {"lr": {"name": "cosine"}}}
-    for second, said in (({}, []), ({"scale": 0.5, "lr": 0.1}, []), ({"rank": 8}, ["'rank' says what the optimizer keeps, and its state is carried on"])):
+    for second, said in (
+        ({}, []),
+        ({"scale": 0.5, "lr": 0.1}, []),
+        ({"rank": 8}, ["'rank' says what the optimizer keeps, and its state is carried on"]),
+    ):
         _, problems = check(tiny_recipe({"stages": [first, first | {"optimizer": optimizer | second}]}))
         assert len(problems) == len(said) and all(words in str(problem) for words, problem in zip(said, problems))
     _, problems = check(tiny_recipe({"stages": [first | {"schedule": {"rank": {"name": "cosine"}}}]}))

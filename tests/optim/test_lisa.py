@@ -15,12 +15,19 @@ LAYERS = 6
 
 def weights() -> dict[str, nn.Parameter]:
     torch.manual_seed(0)
-    names = ["embedding.weight", *(f"encoder.blocks.{index}.weight" for index in range(LAYERS)), "encoder.norm.weight", "objective.head.weight"]
+    names = [
+        "embedding.weight",
+        *(f"encoder.blocks.{index}.weight" for index in range(LAYERS)),
+        "encoder.norm.weight",
+        "objective.head.weight",
+    ]
     return {name: nn.Parameter(torch.randn(4)) for name in names}
 
 
 def make(held: dict[str, nn.Parameter], **knobs: Any) -> Any:
-    return spec("optim", "lisa", **{"lr": 0.01, "layers": 2, "every": 3} | knobs).build(params=[{"params": list(held.values()), "names": list(held)}])
+    return spec("optim", "lisa", **{"lr": 0.01, "layers": 2, "every": 3} | knobs).build(
+        params=[{"params": list(held.values()), "names": list(held)}]
+    )
 
 
 def closure_of(held: dict[str, nn.Parameter], seen: list[set[str]]) -> Any:

@@ -96,7 +96,9 @@ def test_neurons_follow_normuons_algorithm(scale: str) -> None:
     for shape in [(6, 20), (20, 6)]:
         torch.manual_seed(0)
         weight = nn.Parameter(torch.randn(shape, dtype=torch.float64))
-        optimizer = spec("optim", "muon", lr=0.02, momentum=0.9, nesterov=False, weight_decay=0.1, scale=scale, normalize="neurons", neuron_beta=0.8).build(params=[weight])
+        optimizer = spec(
+            "optim", "muon", lr=0.02, momentum=0.9, nesterov=False, weight_decay=0.1, scale=scale, normalize="neurons", neuron_beta=0.8
+        ).build(params=[weight])
         w, m, n = weight.detach().clone(), torch.zeros(shape, dtype=torch.float64), torch.zeros(shape[0], dtype=torch.float64)
         for _ in range(6):
             weight.grad = torch.randn(shape, dtype=torch.float64) * torch.logspace(-2, 1, shape[0], dtype=torch.float64)[:, None]
@@ -104,7 +106,11 @@ def test_neurons_follow_normuons_algorithm(scale: str) -> None:
             o = orthogonalize(m[None])[0]
             n = 0.8 * n + 0.2 * o.square().mean(dim=1)
             hat = o / (n.sqrt() + 1e-10)[:, None]
-            size = 0.2 * math.sqrt(shape[0] * shape[1]) if scale == "match_rms_adamw" else float(o.norm()) * math.sqrt(max(1, shape[0] / shape[1]))
+            size = (
+                0.2 * math.sqrt(shape[0] * shape[1])
+                if scale == "match_rms_adamw"
+                else float(o.norm()) * math.sqrt(max(1, shape[0] / shape[1]))
+            )
             w = w - 0.02 * 0.1 * w - 0.02 * size * hat / hat.norm()
             optimizer.step()
             torch.testing.assert_close(weight.detach(), w, rtol=1e-8, atol=1e-10)

@@ -30,7 +30,13 @@ class Reference(torch.optim.Optimizer):
             if not state:
                 basis = torch.linalg.svd(gradient, full_matrices=False).Vh[:6].T.contiguous().requires_grad_()
                 rule = torch.optim.AdamW([basis], lr=0.005) if self.rule == "adamw" else torch.optim.SGD([basis], lr=0.005)
-                state |= {"t": 0, "basis": basis, "rule": rule, "m": gradient.new_zeros(len(gradient), 6), "v": gradient.new_zeros(len(gradient), 6)}
+                state |= {
+                    "t": 0,
+                    "basis": basis,
+                    "rule": rule,
+                    "m": gradient.new_zeros(len(gradient), 6),
+                    "v": gradient.new_zeros(len(gradient), 6),
+                }
             basis = state["basis"]
             state["t"] += 1
             with torch.no_grad():
@@ -46,7 +52,9 @@ class Reference(torch.optim.Optimizer):
 
     def loss(self, gradient: Tensor, basis: Tensor) -> Tensor:
         unit = gradient / gradient.norm()
-        return (unit @ basis @ basis.T - unit).square().sum() + self.penalty * (basis.T @ basis - torch.eye(6, dtype=basis.dtype)).square().sum()
+        return (unit @ basis @ basis.T - unit).square().sum() + self.penalty * (
+            basis.T @ basis - torch.eye(6, dtype=basis.dtype)
+        ).square().sum()
 
 
 @pytest.mark.parametrize(("rule", "penalty"), [("adamw", 0.0), ("adamw", 0.1), ("sgd", 0.1)])
@@ -58,7 +66,16 @@ def test_agrees_with_the_papers_equations_on_recorded_gradients(compare: Any, ru
             basis, other = mine.state[weight]["projection"], reference.state[twin]["basis"].detach()
             apart.append(float((basis - other).norm() / other.norm()))
 
-    assert compare(ours(projection_rule=rule, orthogonality=penalty), lambda weights: Reference(weights, rule, penalty), (0, 2), each, torch.float64) < 1e-5
+    assert (
+        compare(
+            ours(projection_rule=rule, orthogonality=penalty),
+            lambda weights: Reference(weights, rule, penalty),
+            (0, 2),
+            each,
+            torch.float64,
+        )
+        < 1e-5
+    )
     assert max(apart) < 1e-5
 
 
@@ -68,7 +85,9 @@ def test_subspace_follows_a_gradient_that_turns() -> None:
     shares = {}
     for lr in (0.0, 0.02):
         weight = nn.Parameter(torch.zeros(40, 30))
-        optimizer = spec("optim", "online_subspace_descent", lr=0.01, rank=3, projection_lr=lr, projection_weight_decay=0.0).build(params=[weight])
+        optimizer = spec("optim", "online_subspace_descent", lr=0.01, rank=3, projection_lr=lr, projection_weight_decay=0.0).build(
+            params=[weight]
+        )
         for step in range(200):
             seen = slice(0, 3) if step == 0 else slice(3, 6)
             weight.grad = left[:, seen] @ right[:, seen].T + 0.01 * torch.randn(40, 30)

@@ -54,7 +54,10 @@ def test_follows_the_papers_equations_for_200_steps(adaptive: bool) -> None:
     for _ in range(200):
         optimizer.step(closure_of(weights, loss))
         gradients = torch.autograd.grad(other(), twins)
-        scales = [weight.detach().abs() + eta if adaptive and axes.role != "bias" else torch.ones_like(weight) for weight, axes in zip(twins, AXES)]
+        scales = [
+            weight.detach().abs() + eta if adaptive and axes.role != "bias" else torch.ones_like(weight)
+            for weight, axes in zip(twins, AXES)
+        ]
         size = torch.cat([(scale * gradient).flatten() for scale, gradient in zip(scales, gradients)]).norm()
         steps = [rho * scale**2 * gradient / size for scale, gradient in zip(scales, gradients)]
         with torch.no_grad():
@@ -111,7 +114,16 @@ def test_the_step_logs_the_first_call_counts_both_and_clips_the_second(tiny_reci
     def trained(optimizer: dict[str, Any], name: str) -> list[dict[str, Any]]:
         import json
 
-        patch = {"stages": {0: {"budget": "2 steps", "optimizer": optimizer, "schedule": {"lr": {"name": "constant", "warmup": 0}}, "hooks": [{"name": "clip", "max_norm": 1e-3}]}}}
+        patch = {
+            "stages": {
+                0: {
+                    "budget": "2 steps",
+                    "optimizer": optimizer,
+                    "schedule": {"lr": {"name": "constant", "warmup": 0}},
+                    "hooks": [{"name": "clip", "max_norm": 1e-3}],
+                }
+            }
+        }
         run = ingot.build(tiny_recipe(patch, name=name))
         run.train()
         lines = [json.loads(line) for line in (run.folder / "ledger.jsonl").read_text().splitlines()]

@@ -15,7 +15,9 @@ KNOBS = {"lr": 0.02, "betas": (0.9, 0.97), "weight_decay": 0.1}
 
 
 def ours(weights: list[nn.Parameter], **knobs: Any) -> Any:
-    return spec("optim", "schedule_free", **KNOBS | knobs).build(params=[{"params": weights, "names": [f"w{i}" for i in range(len(weights))]}])
+    return spec("optim", "schedule_free", **KNOBS | knobs).build(
+        params=[{"params": weights, "names": [f"w{i}" for i in range(len(weights))]}]
+    )
 
 
 def giving(weights: list[nn.Parameter], gradients: list[Tensor]) -> Callable[[], None]:
@@ -28,7 +30,9 @@ def giving(weights: list[nn.Parameter], gradients: list[Tensor]) -> Callable[[],
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("knobs", [{}, {"power": 1.0, "lr_power": 1.0}])
-def test_agrees_with_schedulefree_on_recorded_gradients(recorded: Any, knobs: dict[str, float], dtype: torch.dtype, tolerance: float) -> None:
+def test_agrees_with_schedulefree_on_recorded_gradients(
+    recorded: Any, knobs: dict[str, float], dtype: torch.dtype, tolerance: float
+) -> None:
     schedulefree = pytest.importorskip("schedulefree")
     start, steps = recorded
     mine, twin = ([nn.Parameter(weight.to(dtype, copy=True)) for weight in start] for _ in range(2))

@@ -76,5 +76,9 @@ def test_real_tensors_after_a_step_hold_what_is_declared(name: str, knobs: dict[
     for weight in optimizer.param_groups[0]["params"]:
         weight.grad = torch.randn(weight.shape)
     optimizer.step()
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for state in optimizer.state.values() for tensor in state.values()}
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for state in optimizer.state.values()
+        for tensor in state.values()
+    }
     assert sum(storages.values()) == held_bytes(optimizer) == declared_bytes(optimizer, shapes)

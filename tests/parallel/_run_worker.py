@@ -44,7 +44,9 @@ def gradients(run: Any, job: dict[str, Any]) -> tuple[dict[str, torch.Tensor], d
         tensors |= {f"{count}/{name}": value for name, value in found.items()}
     window = next(iter(run.windows(run.data_of(0).train, start=start, rows=run.batch_rows(0), micro_rows=100)))
     prepared = [run.model.objective.prepare(micro) for micro in window]
-    units = run.layout.gather([sum(int((micro["rows"] >= 0).sum()) for micro in prepared), sum(int(micro["units"].sum()) for micro in prepared)])
+    units = run.layout.gather(
+        [sum(int((micro["rows"] >= 0).sum()) for micro in prepared), sum(int(micro["units"].sum()) for micro in prepared)]
+    )
     return tensors, {"losses": losses, "rows_and_units_by_rank": units}
 
 
@@ -78,7 +80,11 @@ def train(run: Any, job: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[
         summary = run.train(StopAt(job["stop"]) if "stop" in job else None)
     finally:
         ingot.train.loop.step = inner
-    return {name: whole(value) for name, value in model_tensors(run.model).items()}, {"rows": steps, "losses": losses, "reason": summary["reason"]}
+    return {name: whole(value) for name, value in model_tensors(run.model).items()}, {
+        "rows": steps,
+        "losses": losses,
+        "reason": summary["reason"],
+    }
 
 
 def rank_main(folder: Path, launch: dict[str, Any]) -> None:
@@ -124,7 +130,16 @@ def main(folder: Path) -> None:
         began = time.monotonic()
         if launch.get("torchrun"):
             (place / "launch.json").write_text(json.dumps(launch))
-            command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(launch["ranks"]), __file__, str(folder), launch["name"]]
+            command = [
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node",
+                str(launch["ranks"]),
+                __file__,
+                str(folder),
+                launch["name"],
+            ]
             subprocess.run([sys.executable, *command], timeout=150)
         else:
             fork(folder, launch)

@@ -22,7 +22,15 @@ def run_ranks(request: pytest.FixtureRequest, tmp_path: Path, repository: Path) 
     def run(function: str, layout: str, ranks: int, argument: str = "") -> dict[str, torch.Tensor]:
         result = tmp_path / "result.safetensors"
         result.unlink(missing_ok=True)
-        command = [sys.executable, str(repository / "tests/parallel/worker.py"), f"{request.path}:{function}", str(tmp_path), layout, str(ranks), argument]
+        command = [
+            sys.executable,
+            str(repository / "tests/parallel/worker.py"),
+            f"{request.path}:{function}",
+            str(tmp_path),
+            layout,
+            str(ranks),
+            argument,
+        ]
         path = os.pathsep.join(filter(None, [str(repository / "src"), os.environ.get("PYTHONPATH", "")]))
         done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=240)
         assert result.exists(), f"no result from {ranks} ranks:\n{done.stdout[-3000:]}{done.stderr[-6000:]}"

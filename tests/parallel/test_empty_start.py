@@ -15,20 +15,42 @@ from ingot.core.recipe import Recipe, merge_keys
 LARGE = {"data": {"sequence": 16}, "model": {"width": 512, "encoder": {"depth": 12, "mixer": {"heads": 8}}}}
 MODELS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "scaled": {"model": {"width": 32, "init": {"name": "mup", "base_width": 8, "zero_head": True}, "embedding": {"name": "token", "position": "learned"}, "objective": {"name": "causal_lm", "tied": False}}},
+    "scaled": {
+        "model": {
+            "width": 32,
+            "init": {"name": "mup", "base_width": 8, "zero_head": True},
+            "embedding": {"name": "token", "position": "learned"},
+            "objective": {"name": "causal_lm", "tied": False},
+        }
+    },
     "in factors": {"model": {"encoder": {"linear": {"name": "sltrain", "rank": 4}}}},
     "experts": {"model": {"encoder": {"feedforward": {"name": "moe", "experts": 4}}}},
-}  # fmt: skip
+}
 
 
 def recipe(layout: str, *patches: dict[str, Any]) -> Recipe:
     tree: dict[str, Any] = {
-        "name": "tiny", "precision": "fp32", "compile": False, "layout": layout, "device": "cpu", "log": {"tensorboard": False},
+        "name": "tiny",
+        "precision": "fp32",
+        "compile": False,
+        "layout": layout,
+        "device": "cpu",
+        "log": {"tensorboard": False},
         "data": {"train": {"name": "text_files", "paths": ["texts"]}, "holdout": 0.2, "tokenizer": "bytes", "sequence": 24},
-        "model": {"width": 16, "embedding": {"name": "token"}, "objective": {"name": "causal_lm"},
-                  "encoder": {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2}, "feedforward": "swiglu", "norm": "rms"}},
+        "model": {
+            "width": 16,
+            "embedding": {"name": "token"},
+            "objective": {"name": "causal_lm"},
+            "encoder": {
+                "name": "transformer",
+                "depth": 2,
+                "mixer": {"name": "attention", "heads": 2},
+                "feedforward": "swiglu",
+                "norm": "rms",
+            },
+        },
         "stages": [{"budget": "2 steps", "batch": "4 rows", "optimizer": {"name": "adamw", "lr": 0.003}}],
-    }  # fmt: skip
+    }
     for patch in patches:
         tree = merge_keys(tree, patch)
     return Recipe(tree)

@@ -42,7 +42,13 @@ def micro_batches(rank: int, ranks: int, accumulation: int) -> list[dict[str, Te
     segments = torch.where(torch.arange(LENGTH) < torch.arange(3, 3 + ROWS)[:, None] % LENGTH, 1, 2).int()
     segments[-2:] = 0  # nothing scored
     positions = torch.arange(LENGTH).expand(ROWS, LENGTH) - torch.where(segments == 2, (segments == 1).sum(dim=1, keepdim=True), 0)
-    whole = {"rows": torch.arange(ROWS), "source": torch.zeros(ROWS, dtype=torch.int64), "tokens": tokens, "segments": segments, "positions": positions}
+    whole = {
+        "rows": torch.arange(ROWS),
+        "source": torch.zeros(ROWS, dtype=torch.int64),
+        "tokens": tokens,
+        "segments": segments,
+        "positions": positions,
+    }
     size = math.ceil(math.ceil(ROWS / ranks) / accumulation)
     mine = torch.tensor_split(torch.arange(ROWS), ranks)[rank]
     result = []
@@ -65,12 +71,19 @@ def gradients(objective: str, dtype: torch.dtype, layout: Any, accumulations: tu
         forward_backward(model, window, layout, {})
         for name, parameter in model.named_parameters():
             gradient = parameter.grad
-            found[f"{objective}/{dtype}/{accumulation}/{name}"] = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient.clone()
+            found[f"{objective}/{dtype}/{accumulation}/{name}"] = (
+                gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient.clone()
+            )
     return found
 
 
 def task(layout: Any, folder: Path, argument: str) -> dict[str, Tensor]:
-    return {name: value for objective in OBJECTIVES for dtype in TOLERANCE for name, value in gradients(objective, dtype, layout, (1, 2, 5)).items()}
+    return {
+        name: value
+        for objective in OBJECTIVES
+        for dtype in TOLERANCE
+        for name, value in gradients(objective, dtype, layout, (1, 2, 5)).items()
+    }
 
 
 @pytest.mark.parametrize(("layout", "ranks"), [("single", 1), ("replicate", 2), ("fsdp", 2)])

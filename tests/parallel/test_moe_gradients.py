@@ -27,7 +27,9 @@ def build(name: str) -> Any:
 
     wiring = {"width": WIDTH, "vocabulary": VOCABULARY, "sequence": LENGTH, "specials": {}, "linear": spec("nn.linear", "dense")}
     feedforward = {"name": "moe", "experts": EXPERTS, "expert": {"name": "swiglu", "hidden": 8}} | MIXTURES[name]
-    encoder = spec("model.encoder", "transformer", depth=2, mixer={"name": "attention", "heads": 2}, feedforward=feedforward).build(**wiring)
+    encoder = spec("model.encoder", "transformer", depth=2, mixer={"name": "attention", "heads": 2}, feedforward=feedforward).build(
+        **wiring
+    )
     objective = spec("objective", "masked_lm", mask=3, rate=0.4) if name == "expert_choice" else spec("objective", "causal_lm")
     model = Model(embedding=spec("nn.embedding", "token").build(**wiring), encoder=encoder, objective=objective.build(**wiring))
     generator = torch.Generator().manual_seed(0)
@@ -51,8 +53,16 @@ def micro_batches(rank: int, ranks: int, size: int) -> list[dict[str, Tensor]]:
         chosen = torch.cat([rows, torch.zeros(size - len(rows), dtype=torch.int64)])
         there = (torch.arange(size) < len(rows))[:, None]
         positions = torch.arange(LENGTH).expand(size, -1)
-        result.append({"rows": torch.where(there[:, 0], chosen, -1), "source": torch.zeros(size, dtype=torch.int64), "tokens": tokens[chosen] * there,
-                       "segments": segments[chosen] * there.int(), "positions": positions, "key": torch.tensor(9)})  # fmt: skip
+        result.append(
+            {
+                "rows": torch.where(there[:, 0], chosen, -1),
+                "source": torch.zeros(size, dtype=torch.int64),
+                "tokens": tokens[chosen] * there,
+                "segments": segments[chosen] * there.int(),
+                "positions": positions,
+                "key": torch.tensor(9),
+            }
+        )
     return result
 
 

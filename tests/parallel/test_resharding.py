@@ -56,7 +56,9 @@ def fresh(layout: Any, seed: int) -> tuple[State, Average]:
     model.encoder.blocks[0].double_gain = nn.Parameter(torch.randn(5, dtype=torch.float64), requires_grad=False)
     model = layout.shard(model, torch.float32)
     hook = Average(seed)
-    return State(model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01 * seed), hooks={"average": hook}), hook
+    return State(
+        model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01 * seed), hooks={"average": hook}
+    ), hook
 
 
 def train(state: State, layout: Any, steps: int) -> None:
@@ -69,7 +71,10 @@ def train(state: State, layout: Any, steps: int) -> None:
 
 
 def whole(state: State, prefix: str) -> dict[str, Tensor]:
-    return {f"{prefix}/{name}": (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().clone() for name, value in state.tensors().items()}
+    return {
+        f"{prefix}/{name}": (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().clone()
+        for name, value in state.tensors().items()
+    }
 
 
 def save(state: State, folder: Path, **options: Any) -> Path:
@@ -113,7 +118,10 @@ def task(layout: Any, folder: Path, argument: str) -> dict[str, Tensor]:
     if layout.rank == 0:
         target.write_bytes(target.read_bytes()[:-1] + b"!")
     layout.barrier()
-    for wrong, kind in ((lambda: Checkpoints(folder / "behind").load(other, path), RunError), (lambda: Checkpoints(folder / "one").load(other, folder / "no"), UserError)):
+    for wrong, kind in (
+        (lambda: Checkpoints(folder / "behind").load(other, path), RunError),
+        (lambda: Checkpoints(folder / "one").load(other, folder / "no"), UserError),
+    ):
         try:
             wrong()
             raise AssertionError("a damaged or missing checkpoint was loaded")

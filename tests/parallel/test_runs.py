@@ -27,12 +27,17 @@ MASKED = {"model": {"objective": {"name": "masked_lm", "rate": 0.3}}}
 VARIANTS: dict[str, dict[str, Any]] = {
     "causal": {"stages": [{"batch": "13 rows"}]},
     "masked": MASKED | {"stages": [{"batch": "13 rows"}]},
-    "bert": {"model": {"objective": {"name": "masked_lm", "rate": 0.3, "tied": False, "bias": True, "transform": "layer"},
-                       "embedding": {"name": "token", "position": "learned", "norm": "layer", "dropout": 0.1, "types": 2},
-                       "encoder": {"mixer": WIDE, "feedforward": {"name": "gelu", "bias": True}, "norm": "layer", "block": "post"}}, "stages": [{"batch": "5 rows"}]},
+    "bert": {
+        "model": {
+            "objective": {"name": "masked_lm", "rate": 0.3, "tied": False, "bias": True, "transform": "layer"},
+            "embedding": {"name": "token", "position": "learned", "norm": "layer", "dropout": 0.1, "types": 2},
+            "encoder": {"mixer": WIDE, "feedforward": {"name": "gelu", "bias": True}, "norm": "layer", "block": "post"},
+        },
+        "stages": [{"batch": "5 rows"}],
+    },
     "few_rows": {"stages": [{"batch": "3 rows"}]},
     "few_units": {"model": {"objective": {"name": "masked_lm", "rate": 0.02}}, "stages": [{"batch": "9 rows"}]},
-}  # fmt: skip
+}
 
 
 def merged(base: Any, over: Any) -> Any:
@@ -46,14 +51,47 @@ def merged(base: Any, over: Any) -> Any:
 def recipe(name: str, layout: str, *patches: dict[str, Any]) -> dict[str, Any]:
     """A small model with dropout on a mixture of two sources. `layout` single and replicate are what ``auto`` chooses."""
     tree = {
-        "name": name, "precision": "fp32", "compile": False, "micro_rows": 2, "layout": "auto" if layout in ("single", "replicate") else layout,
-        "data": {"train": {"name": "mixture", "sources": {side: {"name": "text_files", "paths": [side]} for side in ("left", "right")}, "weights": {"left": 0.7, "right": 0.3}},
-                 "holdout": 0.2, "tokenizer": "bytes", "sequence": 24},
-        "model": {"width": 16, "embedding": {"name": "token", "dropout": 0.1}, "objective": {"name": "causal_lm"},
-                  "encoder": {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2}, "feedforward": "swiglu", "norm": "rms", "dropout": 0.1}},
-        "stages": [{"budget": f"{STEPS} steps", "batch": "10 rows", "optimizer": {"name": "adamw", "lr": 0.003}, "schedule": {"lr": {"name": "cosine"}}, "hooks": ["clip"]}],
-        "evaluate": {"every": "50%", "rows": 6, "batch_rows": 4}, "checkpoint": {"every": "50%"}, "log": {"tensorboard": False},
-    }  # fmt: skip
+        "name": name,
+        "precision": "fp32",
+        "compile": False,
+        "micro_rows": 2,
+        "layout": "auto" if layout in ("single", "replicate") else layout,
+        "data": {
+            "train": {
+                "name": "mixture",
+                "sources": {side: {"name": "text_files", "paths": [side]} for side in ("left", "right")},
+                "weights": {"left": 0.7, "right": 0.3},
+            },
+            "holdout": 0.2,
+            "tokenizer": "bytes",
+            "sequence": 24,
+        },
+        "model": {
+            "width": 16,
+            "embedding": {"name": "token", "dropout": 0.1},
+            "objective": {"name": "causal_lm"},
+            "encoder": {
+                "name": "transformer",
+                "depth": 2,
+                "mixer": {"name": "attention", "heads": 2},
+                "feedforward": "swiglu",
+                "norm": "rms",
+                "dropout": 0.1,
+            },
+        },
+        "stages": [
+            {
+                "budget": f"{STEPS} steps",
+                "batch": "10 rows",
+                "optimizer": {"name": "adamw", "lr": 0.003},
+                "schedule": {"lr": {"name": "cosine"}},
+                "hooks": ["clip"],
+            }
+        ],
+        "evaluate": {"every": "50%", "rows": 6, "batch_rows": 4},
+        "checkpoint": {"every": "50%"},
+        "log": {"tensorboard": False},
+    }
     for patch in patches:
         tree = merged(tree, patch)
     return tree
@@ -61,8 +99,17 @@ def recipe(name: str, layout: str, *patches: dict[str, Any]) -> dict[str, Any]:
 
 def launches() -> list[dict[str, Any]]:
     def jobs(layout: str, *more: dict[str, Any]) -> list[dict[str, Any]]:
-        grads = [{"name": f"{variant}-{precision}", "do": "gradients", "accumulations": ACCUMULATIONS, "sparse": variant == "few_units", "recipe": recipe("parity", layout, patch, {"precision": precision})}
-                 for variant, patch in VARIANTS.items() for precision in TOLERANCE]  # fmt: skip
+        grads = [
+            {
+                "name": f"{variant}-{precision}",
+                "do": "gradients",
+                "accumulations": ACCUMULATIONS,
+                "sparse": variant == "few_units",
+                "recipe": recipe("parity", layout, patch, {"precision": precision}),
+            }
+            for variant, patch in VARIANTS.items()
+            for precision in TOLERANCE
+        ]
         return [*grads, {"name": "unbroken", "do": "train", "recipe": recipe("unbroken", layout, MASKED)}, *more]
 
     def broken(layout: str, **more: Any) -> dict[str, Any]:
@@ -73,7 +120,15 @@ def launches() -> list[dict[str, Any]]:
     for layout in SEVERAL:
         alone = [broken("single")] if layout == "replicate" else jobs(layout, broken(layout))
         found.append({"name": f"{layout}-4", "ranks": 4, "jobs": jobs(layout, broken(layout, stop=STOP))})
-        found.append({"name": f"{layout}-2", "ranks": 2, "continues": f"{layout}-4", "torchrun": layout == "fsdp", "jobs": jobs(layout, broken(layout))})
+        found.append(
+            {
+                "name": f"{layout}-2",
+                "ranks": 2,
+                "continues": f"{layout}-4",
+                "torchrun": layout == "fsdp",
+                "jobs": jobs(layout, broken(layout)),
+            }
+        )
         found.append({"name": f"{layout}-1", "ranks": 1, "continues": f"{layout}-4", "jobs": alone})
     for launch in found:
         for job in launch["jobs"]:
@@ -126,7 +181,10 @@ def test_same_gradient(results: Path, layout: str, ranks: int, variant: str) -> 
 
 def test_a_scaled_gradient_would_be_noticed(results: Path) -> None:
     wanted = part(load_file(results / "single-1" / "causal-fp32.safetensors"), 1)
-    assert worst_difference(wanted, {name: value * (1 + 1e-5 * (name == "embedding.weight")) for name, value in wanted.items()})[0] > TOLERANCE["fp32"]
+    assert (
+        worst_difference(wanted, {name: value * (1 + 1e-5 * (name == "embedding.weight")) for name, value in wanted.items()})[0]
+        > TOLERANCE["fp32"]
+    )
 
 
 def test_some_ranks_hold_nothing_to_score(results: Path) -> None:

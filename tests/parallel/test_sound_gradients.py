@@ -44,7 +44,9 @@ suite = _suite()
 def build(objective: str) -> Any:
     section = suite.section_of(OBJECTIVES[objective], dropout=0.1)
     fields = suite.batches.fields(suite.keys_of(section))
-    model = build_model(section, vocabulary=suite.VOCABULARY, sequence=suite.SEQUENCE, specials={}, dtype=torch.float64, fields=fields).double()
+    model = build_model(
+        section, vocabulary=suite.VOCABULARY, sequence=suite.SEQUENCE, specials={}, dtype=torch.float64, fields=fields
+    ).double()
     suite.randomize(model)
     if hasattr(model.objective, "begin"):
         model.objective.begin(model)
@@ -78,16 +80,22 @@ def trained(objective: str, layout: Any, accumulation: int) -> dict[str, Tensor]
 
     for number in range(STEPS):
         micros = window(model.objective, keys_of(objective), number * ROWS, layout.rank, layout.ranks, accumulation)
-        step(state, micros, layout, side_weights={}, hooks={}, judge=lambda found: True, stop=lambda: False, phase=lambda name: nullcontext())
+        step(
+            state, micros, layout, side_weights={}, hooks={}, judge=lambda found: True, stop=lambda: False, phase=lambda name: nullcontext()
+        )
         if hasattr(model.objective, "stepped"):
             model.objective.stepped(state, {})
     return {name: whole(value) for name, value in model_tensors(model).items()}
 
 
 def everything(layout: Any) -> dict[str, Tensor]:
-    return {f"{kind}/{objective}/{accumulation}/{name}": value.detach().clone()
-            for objective in OBJECTIVES for kind, accumulations, found in (("gradient", (1, 2, 5), gradients), ("weight", (1, 5), trained))
-            for accumulation in accumulations for name, value in found(objective, layout, accumulation).items()}  # fmt: skip
+    return {
+        f"{kind}/{objective}/{accumulation}/{name}": value.detach().clone()
+        for objective in OBJECTIVES
+        for kind, accumulations, found in (("gradient", (1, 2, 5), gradients), ("weight", (1, 5), trained))
+        for accumulation in accumulations
+        for name, value in found(objective, layout, accumulation).items()
+    }
 
 
 def task(layout: Any, folder: Path, argument: str) -> dict[str, Tensor]:

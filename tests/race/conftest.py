@@ -13,7 +13,44 @@ from _small import small_recipe
 
 from ingot.race.spec import Race, read_race
 
-WORDS = ["the", "of", "and", "a", "to", "in", "is", "you", "that", "it", "he", "was", "for", "on", "are", "as", "with", "his", "they", "at", "be", "this", "have", "from", "or", "one", "had", "by", "word", "but", "not", "what", "all", "were", "we", "when"]
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "a",
+    "to",
+    "in",
+    "is",
+    "you",
+    "that",
+    "it",
+    "he",
+    "was",
+    "for",
+    "on",
+    "are",
+    "as",
+    "with",
+    "his",
+    "they",
+    "at",
+    "be",
+    "this",
+    "have",
+    "from",
+    "or",
+    "one",
+    "had",
+    "by",
+    "word",
+    "but",
+    "not",
+    "what",
+    "all",
+    "were",
+    "we",
+    "when",
+]
 BASE = small_recipe()
 RACE = """
 question: Does it matter?
@@ -36,7 +73,9 @@ def write_race(folder: Path, more: str = "", base: str = BASE) -> Path:
     (folder / "corpus").mkdir(parents=True, exist_ok=True)
     for number in range(40):
         start = draw.randrange(len(WORDS))
-        (folder / "corpus" / f"{number:02}.txt").write_text(" ".join(WORDS[(start + draw.choice((1, 1, 1, 2)) * step) % len(WORDS)] for step in range(60)) + ".\n")
+        (folder / "corpus" / f"{number:02}.txt").write_text(
+            " ".join(WORDS[(start + draw.choice((1, 1, 1, 2)) * step) % len(WORDS)] for step in range(60)) + ".\n"
+        )
     (folder / "base.yaml").write_text(base)
     tree = merge_keys(yaml.safe_load(RACE), yaml.safe_load(textwrap.dedent(more)) or {})
     (folder / "race.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
@@ -58,13 +97,39 @@ def make_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 def invented() -> Callable[..., dict[str, Any]]:
     """invented(value, **more): a trial's result without a run."""
 
-    def make(value: float | None, *, tokens: float = 5120.0, flops: float = 1e9, seconds: float = 2.0, status: str = "done", memory: float = 1e6, curve: list[float] | None = None) -> dict[str, Any]:
+    def make(
+        value: float | None,
+        *,
+        tokens: float = 5120.0,
+        flops: float = 1e9,
+        seconds: float = 2.0,
+        status: str = "done",
+        memory: float = 1e6,
+        curve: list[float] | None = None,
+    ) -> dict[str, Any]:
         values = curve or [6.0, 5.0, 4.5, 4.2, value]
         share = [index / (len(values) - 1) for index in range(len(values))]
         spent = {"tokens": tokens, "flops": flops, "seconds": seconds, "reference_seconds": flops / 1e11, "rows": 160.0, "step": 20.0}
-        return {"final": value, "metric": "bits_per_byte", "results": {}, "status": status, "reason": "" if status == "done" else "step 3: loss is nan", "spent": spent, "stages": [],
-                "curve": {"step": [round(20 * part) for part in share], "value": values} | {name: [part * spent[name] for part in share] for name in ("tokens", "flops", "seconds", "reference_seconds")},
-                "training": {}, "memory": {"weights": memory, "optimizer_state": 2 * memory}, "peak_memory": 3 * memory, "time": {"forward_backward": seconds}, "flops": {"encoder": flops},
-                "parameters": 5000, "machine": {"cpu": "a <cpu>", "cores": 2, "memory": 2**34}, "choices": {}, "commit": "abc", "restarts": 0}  # fmt: skip
+        return {
+            "final": value,
+            "metric": "bits_per_byte",
+            "results": {},
+            "status": status,
+            "reason": "" if status == "done" else "step 3: loss is nan",
+            "spent": spent,
+            "stages": [],
+            "curve": {"step": [round(20 * part) for part in share], "value": values}
+            | {name: [part * spent[name] for part in share] for name in ("tokens", "flops", "seconds", "reference_seconds")},
+            "training": {},
+            "memory": {"weights": memory, "optimizer_state": 2 * memory},
+            "peak_memory": 3 * memory,
+            "time": {"forward_backward": seconds},
+            "flops": {"encoder": flops},
+            "parameters": 5000,
+            "machine": {"cpu": "a <cpu>", "cores": 2, "memory": 2**34},
+            "choices": {},
+            "commit": "abc",
+            "restarts": 0,
+        }
 
     return make

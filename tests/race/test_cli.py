@@ -31,22 +31,27 @@ def test_race_then_claim(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
     found = answer(capsys, "race", "race.yaml", "--jobs", "1")
     assert set(found["arms"]) == {"baseline", "other"} and found["sentence"].endswith(".") and Path(found["folder"], "race.html").is_file()
     cards = answer(capsys, "claim", "runs/races/race")
-    assert cards["cards"][0]["method"] == "Some Method" and Path("claims/index.html").is_file() and Path("claims/some_method.yaml").is_file()
+    assert (
+        cards["cards"][0]["method"] == "Some Method" and Path("claims/index.html").is_file() and Path("claims/some_method.yaml").is_file()
+    )
     assert main(["race", "race.yaml"]) == 0
     out, err = capsys.readouterr()
     assert "other" in out and "page: runs/races/race/race.html" in out and err == "", "nothing was left to run, and nothing is said twice"
     assert len(Path("results/race.jsonl").read_text().splitlines()) == 1
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["race", "nothing.yaml"], "no recipe file"),
-    (["race", "race.yaml", "budget=20 steps"], "wants tokens, FLOPs, seconds or rows"),
-    (["race", "race.yaml", "contenders.other.set.model.width=wide"], "wants a whole number"),
-    (["race", "race.yaml", "--jobs", "0"], "at least 1"),
-    (["race", "race.yaml", "--cluster", "auto"], "'ray'"),
-    (["claim", "nowhere"], "no finished race"),
-    (["claim"], "no cards"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["race", "nothing.yaml"], "no recipe file"),
+        (["race", "race.yaml", "budget=20 steps"], "wants tokens, FLOPs, seconds or rows"),
+        (["race", "race.yaml", "contenders.other.set.model.width=wide"], "wants a whole number"),
+        (["race", "race.yaml", "--jobs", "0"], "at least 1"),
+        (["race", "race.yaml", "--cluster", "auto"], "'ray'"),
+        (["claim", "nowhere"], "no finished race"),
+        (["claim"], "no cards"),
+    ],
+)
 def test_what_is_wrong_is_a_line_and_status_2(place: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
     if "--cluster" in arguments:
         try:

@@ -54,10 +54,14 @@ def test_several_ratios_hold_out_every_run_of_the_largest(ladder: Callable[..., 
     assert {found.rungs[index].tree["model"]["width"] for index in found.held} == {32}
 
 
-@pytest.mark.parametrize(("override", "message"), [
-    ("sizes={model.width: [8, 12, 16, 24, 32], model.encoder.depth: [1, 2]}", "one length"), ("sizes={model.width: [8, 12, 16]}", "points to fit"),
-    ("sizes={model.width: [8, 12, 16, 24, 33]}", "rung 4"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sizes={model.width: [8, 12, 16, 24, 32], model.encoder.depth: [1, 2]}", "one length"),
+        ("sizes={model.width: [8, 12, 16]}", "points to fit"),
+        ("sizes={model.width: [8, 12, 16, 24, 33]}", "rung 4"),
+    ],
+)
 def test_refuses(ladder: Callable[..., Ladder], override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         ladder(override)
@@ -68,7 +72,9 @@ def test_climbs_fits_predicts_and_runs_nothing_twice(ladder: Callable[..., Ladde
     answer = climb(ladder(), folder=tmp_path / "ladders", jobs=1, say=said.append)
     rows = list(csv.DictReader((tmp_path / "ladders" / "ladder" / "points.csv").open()))
     assert [row["held_out"] for row in rows] == ["0", "0", "0", "0", "1"] and len(said) == 5
-    assert all(float(row["flop"]) > 6 * float(row["params_non_embedding"]) * float(row["tokens"]) for row in rows), "metered, attention and head included"
+    assert all(float(row["flop"]) > 6 * float(row["params_non_embedding"]) * float(row["tokens"]) for row in rows), (
+        "metered, attention and head included"
+    )
     (held,) = answer["held_out"]
     assert held["loss"] == float(rows[-1]["loss"]) and held["low"] < held["predicted"] < held["high"] and held["reach"] > 1
     assert ({"E", "A", "alpha"} == set(answer["estimates"]) and "back-tested" in held["past"]) or "past predictions" in held["past"]
@@ -81,7 +87,9 @@ def test_goes_on_after_a_kill(ladder: Callable[..., Ladder], tmp_path: Path) -> 
     """The ladder's whole group of processes is killed once two rungs are there; the rest is run, those two are not."""
     ladder()
     code = "from ingot.race.ladder import climb, read_ladder; climb(read_ladder('ladder.yaml'), folder='ladders', jobs=1)"
-    first = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment(1), start_new_session=True, stdout=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(1), start_new_session=True, stdout=subprocess.DEVNULL
+    )
     results = lambda: list((tmp_path / "ladders" / "trials").glob("*/result.json"))  # noqa: E731
     deadline = time.monotonic() + 100
     while len(results()) < 2 and first.poll() is None and time.monotonic() < deadline:

@@ -21,8 +21,20 @@ from ingot.race.verdict import judge
 Make = Callable[..., Race]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 COSTS = ("tokens", "flops", "reference_seconds", "seconds")
-PLOTS = {"forest", "tuning", *(f"curve_{cost}" for cost in COSTS), *(f"target_{cost}" for cost in COSTS), "where_time", "where_memory", "where_state", "where_flops",
-         "front_peak_memory", "front_reference_seconds", "front_seconds", "front_flops"}  # fmt: skip
+PLOTS = {
+    "forest",
+    "tuning",
+    *(f"curve_{cost}" for cost in COSTS),
+    *(f"target_{cost}" for cost in COSTS),
+    "where_time",
+    "where_memory",
+    "where_state",
+    "where_flops",
+    "front_peak_memory",
+    "front_reference_seconds",
+    "front_seconds",
+    "front_flops",
+}
 MORE = """
 question: "Which <b>one</b>?"
 contenders: {third: {about: "<script>alert(1)</script>", set: {stages: {0: {optimizer: {lr: 0.003}}}}}}
@@ -36,8 +48,17 @@ def verdict(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: 
     race, store = make_race(MORE), Store(tmp_path)
     while (course := survey_course(race, store, {})).waiting:
         for trial in course.waiting:
-            slow, value = (trial.arm == "third"), 4.0 + 0.01 * (trial.seed % 5) + (0.05 if trial.arm == "third" else -0.03 if trial.arm == "other" else 0.0) + 0.1 * abs(trial.factor - 1)
-            write_whole(store.write(trial, {"cwd": ".", "metric": "auto"}) / "result.json", invented(value + 0.002 * (trial.seed % 3), seconds=2.0 + slow, memory=1e6 * (1 + slow)))
+            slow, value = (
+                (trial.arm == "third"),
+                4.0
+                + 0.01 * (trial.seed % 5)
+                + (0.05 if trial.arm == "third" else -0.03 if trial.arm == "other" else 0.0)
+                + 0.1 * abs(trial.factor - 1),
+            )
+            write_whole(
+                store.write(trial, {"cwd": ".", "metric": "auto"}) / "result.json",
+                invented(value + 0.002 * (trial.seed % 3), seconds=2.0 + slow, memory=1e6 * (1 + slow)),
+            )
     return judge(race, store, course, notes=["other: a note"])
 
 
@@ -45,8 +66,23 @@ def browse(page: Path, tmp_path: Path, *more: str, width: int = 1280) -> tuple[s
     """The document as the browser made it, and what it logged."""
     if BROWSER is None:
         pytest.skip("no chromium is installed")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-               f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2000", "--enable-logging=stderr", "--virtual-time-budget=2000", *more, page.as_uri()]  # fmt: skip
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width},2000",
+        "--enable-logging=stderr",
+        "--virtual-time-budget=2000",
+        *more,
+        page.as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
@@ -92,7 +128,9 @@ def test_it_prints(verdict: dict[str, Any], tmp_path: Path) -> None:
 
 def test_plots_without_anything_to_draw_say_so() -> None:
     assert plots.forest([], margin=0.01, words=str, name_x="") == plots.EMPTY
-    assert plots.curves([{"name": "a", "color": "c", "x": [None], "y": [None]}], name_x="", name_y="", words_x=str, words_y=str) == plots.EMPTY
+    assert (
+        plots.curves([{"name": "a", "color": "c", "x": [None], "y": [None]}], name_x="", name_y="", words_x=str, words_y=str) == plots.EMPTY
+    )
     assert plots.EMPTY == plots.censored([], name_x="", words=str) == plots.scatter([], name_x="", name_y="", words_x=str, words_y=str)
     assert plots.stacked([("a", {})], words=str, title="") == (plots.EMPTY, {})
 

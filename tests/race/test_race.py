@@ -16,7 +16,7 @@ from ingot.race.spec import Race
 from ingot.race.trials import read_json, read_lines
 
 Make = Callable[..., Race]
-PROGRAM = '''
+PROGRAM = """
 import json, os, sys
 import numpy as np
 arm = {name.removeprefix("INGOT_ARM_").lower(): value for name, value in os.environ.items() if name.startswith("INGOT_ARM_")}
@@ -34,7 +34,7 @@ for place in range(0, int(budget) // per):
         logs = -np.log(counts / counts.sum())
         loss = {name: float(logs[tokens[:, 1:]].sum()) for name, tokens in held.items()}
         print(json.dumps({"tokens": spent, "flops": 10.0 * spent, "evaluation": {name: {"loss": loss[name] / tokens[:, 1:].size, "bits_per_byte": loss[name] / np.log(2) / about["validation"][name]["bytes"]} for name, tokens in held.items()}}), flush=True)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,9 @@ def test_a_recipe_and_a_program_race(make_race: Make, program: Path, pool: Pool,
         assert arm["spent"]["tokens"] == pytest.approx(5120, rel=0.01) and not arm["off_budget"] and len(arm["finals"]) == 3
         assert arm["curve"]["value"][0] > arm["curve"]["value"][-1]
     assert arms["unigram"]["declared"] and arms["unigram"]["verdict"] in ("worse", "better") and arms["unigram"]["peak_memory"] > 1e6
-    assert arms["baseline"]["tuning"]["tokens"] == pytest.approx(2 * 5120, rel=0.01) and arms["unigram"]["tuning"]["tokens"] == pytest.approx(2 * 5120, rel=0.01)
+    assert arms["baseline"]["tuning"]["tokens"] == pytest.approx(2 * 5120, rel=0.01) and arms["unigram"]["tuning"][
+        "tokens"
+    ] == pytest.approx(2 * 5120, rel=0.01)
     assert len(said) == 2 * 3 + 3 * 4 and said[-1].startswith("18/18")
     assert (tmp_path / "races" / "race" / "race.html").stat().st_size > 20_000
     again = conduct(race, folder=tmp_path / "races", results=tmp_path / "results", pool=pool, say=said.append)
@@ -71,7 +73,9 @@ def test_a_recipe_and_a_program_race(make_race: Make, program: Path, pool: Pool,
 
 
 def test_arms_share_rows_initialization_and_evaluation(make_race: Make, pool: Pool, tmp_path: Path) -> None:
-    race = make_race("contenders: {same: {set: {stages: {0: {optimizer: {weight_decay: 0.1}}}}}, longer: {set: {data: {sequence: 64}}}}\ncontrol: false\nseeds: 2")
+    race = make_race(
+        "contenders: {same: {set: {stages: {0: {optimizer: {weight_decay: 0.1}}}}}, longer: {set: {data: {sequence: 64}}}}\ncontrol: false\nseeds: 2"
+    )
     verdict = conduct(race, folder=tmp_path / "races", results=None, pool=pool, say=lambda line: None)
     arms = verdict["arms"]
     starts = {name: [curve["value"][0] for curve in arm["curves"]] for name, arm in arms.items()}
@@ -83,7 +87,13 @@ def test_arms_share_rows_initialization_and_evaluation(make_race: Make, pool: Po
 
 def test_another_objective_is_judged_by_the_baselines(make_race: Make, pool: Pool, tmp_path: Path) -> None:
     mask = "{name: masked_lm, rate: RATE}"
-    race = make_race("contenders: {more: {set: {model: {objective: " + mask.replace("RATE", "0.4") + "}}}}\nset: {model: {objective: " + mask.replace("RATE", "0.15") + "}}\ncontrol: false\nseeds: 2")
+    race = make_race(
+        "contenders: {more: {set: {model: {objective: "
+        + mask.replace("RATE", "0.4")
+        + "}}}}\nset: {model: {objective: "
+        + mask.replace("RATE", "0.15")
+        + "}}\ncontrol: false\nseeds: 2"
+    )
     verdict = conduct(race, folder=tmp_path / "races", results=None, pool=pool, say=lambda line: None)
     arms = verdict["arms"]
     assert verdict["metric"] == "loss"
@@ -92,17 +102,24 @@ def test_another_objective_is_judged_by_the_baselines(make_race: Make, pool: Poo
 
 
 def test_a_run_that_diverges_is_a_result(make_race: Make, pool: Pool, tmp_path: Path) -> None:
-    race = make_race("contenders: {wild: {set: {anomaly: {policy: stop}, stages: {0: {optimizer: {name: sgd, lr: 1.0e+30}, hooks: []}}}}}\ncontrol: false\nseeds: 2")
+    race = make_race(
+        "contenders: {wild: {set: {anomaly: {policy: stop}, stages: {0: {optimizer: {name: sgd, lr: 1.0e+30}, hooks: []}}}}}\ncontrol: false\nseeds: 2"
+    )
     verdict = conduct(race, folder=tmp_path / "races", results=None, pool=pool, say=lambda line: None)
     assert verdict["arms"]["wild"]["verdict"] == "failed" and len(verdict["arms"]["wild"]["failed"]) == 2
     assert "wild failed in 2 of 2 runs" in verdict["sentence"]
 
 
-@pytest.mark.parametrize(("code", "error", "said"), [
-    ("print('nothing')", UserError, "printed no evaluation"),
-    ("import os; os.kill(os.getpid(), 9)", UserError, "was killed"),
-])  # fmt: skip
-def test_a_program_that_does_not_speak_the_protocol(make_race: Make, pool: Pool, tmp_path: Path, code: str, error: type[Exception], said: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "error", "said"),
+    [
+        ("print('nothing')", UserError, "printed no evaluation"),
+        ("import os; os.kill(os.getpid(), 9)", UserError, "was killed"),
+    ],
+)
+def test_a_program_that_does_not_speak_the_protocol(
+    make_race: Make, pool: Pool, tmp_path: Path, code: str, error: type[Exception], said: str
+) -> None:
     (tmp_path / "bad.py").write_text(code)
     race = make_race(f"contenders: {{bad: {{command: '{sys.executable} bad.py'}}}}\ncontrol: false\nseeds: 2")
     with pytest.raises((error, RunError), match=said):

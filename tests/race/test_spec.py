@@ -14,20 +14,23 @@ from ingot.race.spec import Race, tuned_knobs
 Make = Callable[..., Race]
 
 
-@pytest.mark.parametrize(("more", "said"), [
-    ("budget: 20 steps", "wants tokens, FLOPs, seconds or rows"),
-    ("budget: 0 tokens", "above 0"),
-    ("baseline: {recipe: null, command: ./x}", "wants a recipe"),
-    ("contenders: {other: {set: {model: {}}}, control: {command: ./x}}", "names an arm"),
-    ("contenders: {other: {set: {}, about: same}}", None),
-    ("contenders: {theirs: {command: ./x, recipe: base.yaml}}", "takes no recipe"),
-    ("contenders: {empty: {about: nothing}}", "is the baseline itself"),
-    ("tuning: {trials: 3, step: 0.5}", "a step above 1"),
-    ("tuning: {search: optuna}", "more than 1"),
-    ("seeds: auto\npilot: 2", "at least 3"),
-    ("sedes: 3", "Did you mean 'seeds'"),
-    ("claim: {method: m, contender: nobody, paper: p, says: s, parts: []}", "no contender is named"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("budget: 20 steps", "wants tokens, FLOPs, seconds or rows"),
+        ("budget: 0 tokens", "above 0"),
+        ("baseline: {recipe: null, command: ./x}", "wants a recipe"),
+        ("contenders: {other: {set: {model: {}}}, control: {command: ./x}}", "names an arm"),
+        ("contenders: {other: {set: {}, about: same}}", None),
+        ("contenders: {theirs: {command: ./x, recipe: base.yaml}}", "takes no recipe"),
+        ("contenders: {empty: {about: nothing}}", "is the baseline itself"),
+        ("tuning: {trials: 3, step: 0.5}", "a step above 1"),
+        ("tuning: {search: optuna}", "more than 1"),
+        ("seeds: auto\npilot: 2", "at least 3"),
+        ("sedes: 3", "Did you mean 'seeds'"),
+        ("claim: {method: m, contender: nobody, paper: p, says: s, parts: []}", "no contender is named"),
+    ],
+)
 def test_what_is_wrong_is_said(make_race: Make, more: str, said: str | None) -> None:
     if said is None:
         make_race(more)
@@ -54,7 +57,9 @@ def test_trials_differ_by_what_the_arm_changes_alone(make_race: Make) -> None:
 
 
 def test_the_multiplier_acts_on_every_learning_rate_or_on_the_knobs_named(make_race: Make) -> None:
-    muon = "contenders: {muon: {set: {stages: {0: {optimizer: {name: muon, lr: 0.02, rest: {name: adamw, lr: 0.004}}}}}}}\ntuning: {trials: 3}"
+    muon = (
+        "contenders: {muon: {set: {stages: {0: {optimizer: {name: muon, lr: 0.02, rest: {name: adamw, lr: 0.004}}}}}}}\ntuning: {trials: 3}"
+    )
     race = make_race(muon)
     optimizer = trial_tree(race, "muon", seed=0, factor=0.5)["stages"][0]["optimizer"]
     assert (optimizer["lr"], optimizer["rest"]["lr"]) == (0.01, 0.002)

@@ -44,15 +44,18 @@ def test_differences_pair_by_seed_and_leave_out_what_has_no_partner() -> None:
     assert differences({1: 2.0, 2: 4.0, 3: 1.0}, {2: 2.0, 1: 2.0}) == pytest.approx([0.0, -math.log(2)])
 
 
-@pytest.mark.parametrize(("values", "expected"), [
-    ([-0.02, -0.021, -0.019], "better"),
-    ([0.02, 0.021, 0.019], "worse"),
-    ([-0.001, 0.001, 0.0005, -0.0004, 0.0], "no difference"),
-    ([-0.03, 0.02, 0.01], "not resolved"),
-    ([-0.02], "not resolved"),
-    ([0.0, 0.0, 0.0], "no difference"),
-    ([-0.0011, -0.001, -0.0009, -0.001], "no difference"),  # real, but smaller than what matters
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([-0.02, -0.021, -0.019], "better"),
+        ([0.02, 0.021, 0.019], "worse"),
+        ([-0.001, 0.001, 0.0005, -0.0004, 0.0], "no difference"),
+        ([-0.03, 0.02, 0.01], "not resolved"),
+        ([-0.02], "not resolved"),
+        ([0.0, 0.0, 0.0], "no difference"),
+        ([-0.0011, -0.001, -0.0009, -0.001], "no difference"),  # real, but smaller than what matters
+    ],
+)
 def test_words(values: list[float], expected: str) -> None:
     assert word(effects({"it": values})["it"], margin=0.005) == expected
 

@@ -46,20 +46,39 @@ def test_better_with_tuning_counted_apart(make_race: Make, invented: Callable[..
     assert other["factor"] == 2.0 and verdict["arms"]["baseline"]["factor"] == 1.0
     assert other["tuning"]["trials"] == verdict["arms"]["baseline"]["tuning"]["trials"] == 4
     assert other["tuning"]["tokens"] == 4 * 5120 and other["spent"]["tokens"] == 5120
-    assert verdict["arms"]["control"]["verdict"] in ("no difference", "not resolved") and verdict["arms"]["control"]["tuning"]["trials"] == 0
-    assert "other reaches" in verdict["sentence"] and "lower bits per byte" in verdict["sentence"] and "5 paired seeds" in verdict["sentence"] and "4 trials each" in verdict["sentence"]
+    assert (
+        verdict["arms"]["control"]["verdict"] in ("no difference", "not resolved") and verdict["arms"]["control"]["tuning"]["trials"] == 0
+    )
+    assert (
+        "other reaches" in verdict["sentence"]
+        and "lower bits per byte" in verdict["sentence"]
+        and "5 paired seeds" in verdict["sentence"]
+        and "4 trials each" in verdict["sentence"]
+    )
     assert verdict["pareto"]["flops"] == ["other"]
 
 
 def test_a_failed_run_is_not_left_out(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    verdict = judged(make_race(), tmp_path, lambda trial: invented(None if trial.arm == "other" and trial.seed == 1 else loss(trial), status="failed" if trial.arm == "other" and trial.seed == 1 else "done", curve=[6.0, 5.0]))
+    verdict = judged(
+        make_race(),
+        tmp_path,
+        lambda trial: invented(
+            None if trial.arm == "other" and trial.seed == 1 else loss(trial),
+            status="failed" if trial.arm == "other" and trial.seed == 1 else "done",
+            curve=[6.0, 5.0],
+        ),
+    )
     assert verdict["arms"]["other"]["verdict"] == "failed" and verdict["arms"]["other"]["effect"] is None
     assert any("seed 1 failed" in note for note in verdict["notes"]) and "failed in 1 of 3" in verdict["sentence"]
 
 
 @pytest.mark.parametrize(("tokens", "expected"), [(5120 * 1.005, "better"), (5120 * 1.02, "off budget"), (5120 * 0.97, "off budget")])
-def test_an_arm_off_the_budget_is_not_compared(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path, tokens: float, expected: str) -> None:
-    verdict = judged(make_race("seeds: 5"), tmp_path, lambda trial: invented(loss(trial), tokens=tokens if trial.arm == "other" else 5120.0))
+def test_an_arm_off_the_budget_is_not_compared(
+    make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path, tokens: float, expected: str
+) -> None:
+    verdict = judged(
+        make_race("seeds: 5"), tmp_path, lambda trial: invented(loss(trial), tokens=tokens if trial.arm == "other" else 5120.0)
+    )
     assert verdict["arms"]["other"]["verdict"] == expected
     assert any("off the stated budget" in note for note in verdict["notes"]) == (expected == "off budget")
 
@@ -72,8 +91,16 @@ def test_memory_is_a_cap(make_race: Make, invented: Callable[..., dict[str, Any]
 
 def test_seeds_follow_the_pilot(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     quiet = judged(make_race("seeds: auto"), tmp_path / "a", lambda trial: invented(loss(trial)))
-    loud = judged(make_race("seeds: auto"), tmp_path / "b", lambda trial: invented(loss(trial) * (1 + 0.004 * (trial.arm == "other") * (trial.seed % 3))))
-    hopeless = judged(make_race("seeds: auto"), tmp_path / "c", lambda trial: invented(loss(trial) * (1 + 0.1 * (trial.arm == "other") * (trial.seed % 3))))
+    loud = judged(
+        make_race("seeds: auto"),
+        tmp_path / "b",
+        lambda trial: invented(loss(trial) * (1 + 0.004 * (trial.arm == "other") * (trial.seed % 3))),
+    )
+    hopeless = judged(
+        make_race("seeds: auto"),
+        tmp_path / "c",
+        lambda trial: invented(loss(trial) * (1 + 0.1 * (trial.arm == "other") * (trial.seed % 3))),
+    )
     assert quiet["seeds"] == 3 and 3 < loud["seeds"] <= 12 and hopeless["seeds"] == 3
     assert hopeless["arms"]["other"]["verdict"] == "not resolved" and hopeless["recommend"]["seeds"] is None
     assert loud["chosen"]
@@ -100,8 +127,13 @@ def test_front() -> None:
 CLAIM = "seeds: 5\nclaim: {method: Other One, contender: other, paper: A 2020, says: it wins, parts: [{what: loss, wants: lower, by: BY}, {what: optimizer state, wants: lower, by: 0.5}]}"
 
 
-@pytest.mark.parametrize(("by", "effect", "memory", "expected"), [(0.01, -0.03, 4e5, SEEN), (0.1, -0.03, 4e5, PART), (0.01, -0.03, 1e6, PART), (0.01, 0.0, 1e6, NOT), (0.01, 0.03, 1e6, NOT)])
-def test_claims(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path, by: float, effect: float, memory: float, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("by", "effect", "memory", "expected"),
+    [(0.01, -0.03, 4e5, SEEN), (0.1, -0.03, 4e5, PART), (0.01, -0.03, 1e6, PART), (0.01, 0.0, 1e6, NOT), (0.01, 0.03, 1e6, NOT)],
+)
+def test_claims(
+    make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path, by: float, effect: float, memory: float, expected: str
+) -> None:
     race = make_race(CLAIM.replace("BY", str(by)))
     verdict = judged(race, tmp_path, lambda trial: invented(loss(trial, effect), memory=memory if trial.arm == "other" else 1e6))
     found = card(verdict)
@@ -116,7 +148,13 @@ def test_claims(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_pa
 
 def test_equal_and_cost_claims(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     claim = "seeds: 5\nclaim: {method: m, contender: other, paper: p, says: s, parts: [{what: loss, wants: equal, by: 0.01}, {what: flops to target, wants: lower, by: 0.3}]}"
-    verdict = judged(make_race(claim), tmp_path, lambda trial: invented(loss(trial, 0.0), flops=5e8 if trial.arm == "other" else 1e9, curve=[6.0, 4.0 * 1.01, 3.9, loss(trial, 0.0)]))
+    verdict = judged(
+        make_race(claim),
+        tmp_path,
+        lambda trial: invented(
+            loss(trial, 0.0), flops=5e8 if trial.arm == "other" else 1e9, curve=[6.0, 4.0 * 1.01, 3.9, loss(trial, 0.0)]
+        ),
+    )
     parts = card(verdict)["parts"]
     assert [part["verdict"] for part in parts] == [SEEN, SEEN] and parts[1]["found"].startswith("0.5")
 

@@ -24,7 +24,14 @@ from ingot.report.figures import (
 
 
 def step(number: int, **more: Any) -> dict[str, Any]:
-    return {"kind": "step", "step": number, "tokens": 100 * number, "flops": 10.0 * number, "seconds": 2.0 * number, "loss": 1 / number} | more
+    return {
+        "kind": "step",
+        "step": number,
+        "tokens": 100 * number,
+        "flops": 10.0 * number,
+        "seconds": 2.0 * number,
+        "loss": 1 / number,
+    } | more
 
 
 def test_a_long_run_is_thinned_and_its_extremes_survive() -> None:
@@ -61,15 +68,30 @@ def test_the_average_has_no_lag_and_fills_gaps() -> None:
 
 
 def test_shares_of_logged_steps_stand_for_the_steps_between() -> None:
-    lines = [step(10, step_seconds=2.0, phases={"data": 0.5, "forward_backward": 1.5}, step_flops=10.0, flops_by_component={"encoder": 8.0, "objective": 2.0, "embedding": 0}),
-             step(20, step_seconds=2.0, phases={"data": 1.0, "forward_backward": 1.0}, step_flops=10.0, flops_by_component={"encoder": 10.0})]  # fmt: skip
-    beside = [{"kind": "evaluation", "took": 3.0}, {"kind": "event", "name": "checkpoint", "took": 1.0}, {"kind": "event", "name": "resume"}]
+    lines = [
+        step(
+            10,
+            step_seconds=2.0,
+            phases={"data": 0.5, "forward_backward": 1.5},
+            step_flops=10.0,
+            flops_by_component={"encoder": 8.0, "objective": 2.0, "embedding": 0},
+        ),
+        step(20, step_seconds=2.0, phases={"data": 1.0, "forward_backward": 1.0}, step_flops=10.0, flops_by_component={"encoder": 10.0}),
+    ]
+    beside = [
+        {"kind": "evaluation", "took": 3.0},
+        {"kind": "event", "name": "checkpoint", "took": 1.0},
+        {"kind": "event", "name": "resume"},
+    ]
     assert time_by_phase(lines + beside, lines) == {"forward_backward": 25.0, "data": 15.0, "evaluation": 3.0, "checkpoint": 1.0}
     assert flops_by_component(lines) == {"encoder": 180.0, "objective": 20.0}
 
 
 def test_memory_keeps_the_largest_and_names_the_rest() -> None:
-    lines = [step(1, memory={"process_peak": 100, "weights": 10, "gradients": 0}), step(2, memory={"process_peak": 120, "weights": 10, "gradients": 10, "optimizer_state": 20})]
+    lines = [
+        step(1, memory={"process_peak": 100, "weights": 10, "gradients": 0}),
+        step(2, memory={"process_peak": 120, "weights": 10, "gradients": 10, "optimizer_state": 20}),
+    ]
     assert memory_by_kind(lines) == {"weights": 10, "gradients": 10, "optimizer_state": 20, "rest": 80}
 
 
@@ -82,14 +104,24 @@ def test_events_are_placed_at_the_last_step_before_them() -> None:
 def test_stages_and_evaluations() -> None:
     lines = [step(1, stage=0), step(2, stage=1), step(3, stage=1)]
     assert [stage["step"] for stage in stage_starts(lines)] == [2]
-    found = evaluations([{"kind": "evaluation", "step": 1, "tokens": 5, "results": {"web": {"loss": 2.0, "bits_per_byte": math.nan}, "bad": None}}])
+    found = evaluations(
+        [{"kind": "evaluation", "step": 1, "tokens": 5, "results": {"web": {"loss": 2.0, "bits_per_byte": math.nan}, "bad": None}}]
+    )
     assert found["web"]["loss"] == [2]
     assert found["web"]["bits_per_byte"] == [None]
     assert set(found) == {"web"}
 
 
-@pytest.mark.parametrize("lines", [[], [{"kind": "start"}], [{"kind": "step"}], [{"kind": "step", "loss": "x", "phases": None, "memory": None}],
-                                   [{"kind": "evaluation"}, {"kind": "event"}, {"kind": "sample"}, {"kind": "end"}, {"kind": "unknown"}]])  # fmt: skip
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        [{"kind": "start"}],
+        [{"kind": "step"}],
+        [{"kind": "step", "loss": "x", "phases": None, "memory": None}],
+        [{"kind": "evaluation"}, {"kind": "event"}, {"kind": "sample"}, {"kind": "end"}, {"kind": "unknown"}],
+    ],
+)
 def test_lines_with_anything_missing(lines: list[dict[str, Any]]) -> None:
     found = figures(lines)
     assert all(value is None for value in found["curves"]["loss"])

@@ -11,9 +11,36 @@ from ingot.report.composition import COLUMNS, page, row
 from ingot.report.methods import document, facts, pages, title
 from ingot.report.methods import page as method
 
-METHODS = ("optim", "nn.linear", "nn.router", "nn.feedforward", "nn.mixer", "nn.block", "nn.norm", "nn.position", "model.encoder", "model.decoder", "model.init",
-           "objective", "hook", "transform", "schedule", "scaling.form")  # fmt: skip
-COSTS = ("optim", "nn.linear", "nn.router", "nn.feedforward", "nn.mixer", "model.encoder", "model.decoder", "objective", "hook", "transform")
+METHODS = (
+    "optim",
+    "nn.linear",
+    "nn.router",
+    "nn.feedforward",
+    "nn.mixer",
+    "nn.block",
+    "nn.norm",
+    "nn.position",
+    "model.encoder",
+    "model.decoder",
+    "model.init",
+    "objective",
+    "hook",
+    "transform",
+    "schedule",
+    "scaling.form",
+)
+COSTS = (
+    "optim",
+    "nn.linear",
+    "nn.router",
+    "nn.feedforward",
+    "nn.mixer",
+    "model.encoder",
+    "model.decoder",
+    "objective",
+    "hook",
+    "transform",
+)
 STATES = ("optim", "nn.router", "hook", "nn.linear")
 SOURCE = re.compile(r"arXiv:|doi:|https?://|\b(19|20)\d\d\b|\bNo paper:")
 
@@ -63,8 +90,14 @@ def test_facts_end_where_the_next_begins() -> None:
 
 
 def test_the_matrix_hides_nothing() -> None:
-    results = {"optim/a": {"resume": {"verdict": "equal"}, "fsdp": {"verdict": "tolerance", "measured": 3e-16}, "wider": {"verdict": "refused", "reason": "not\nso"}},
-               "optim/b": {"wider": {"verdict": "refused", "reason": "not so"}, "bf16": {"verdict": "crash", "reason": "a | b"}}}  # fmt: skip
+    results = {
+        "optim/a": {
+            "resume": {"verdict": "equal"},
+            "fsdp": {"verdict": "tolerance", "measured": 3e-16},
+            "wider": {"verdict": "refused", "reason": "not\nso"},
+        },
+        "optim/b": {"wider": {"verdict": "refused", "reason": "not so"}, "bf16": {"verdict": "crash", "reason": "a | b"}},
+    }
     shown = page(results, {"Pairs": {"a": {"x": "trains"}, "b": {"y": "refused: no"}}})
     rows = next(line for line in shown.splitlines() if line.startswith("| `a`"))
     assert "equal to 3e-16" in rows and "refused (1)" in rows and rows.count("not run") == len(COLUMNS) - 3

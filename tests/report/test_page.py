@@ -26,15 +26,44 @@ def make_run(folder: Path, steps: int = 50, *, end: bool = True, evaluations: bo
     (folder / "run.json").write_text(json.dumps({"parents": [{"run": "base"}]}))
     (folder / "checkpoints" / "step-00000010").mkdir(parents=True, exist_ok=True)
     with Ledger(folder) as ledger:
-        ledger.write("start", time=1.7e9, commit="0123456789abcdef", parameters=1_000_000, machine={"cpu": "a <cpu>", "memory": 2**34, "matmul_flops_per_second": 1e11})
+        ledger.write(
+            "start",
+            time=1.7e9,
+            commit="0123456789abcdef",
+            parameters=1_000_000,
+            machine={"cpu": "a <cpu>", "memory": 2**34, "matmul_flops_per_second": 1e11},
+        )
         for number in range(1, steps + 1):
-            ledger.write("step", stage=int(number > steps / 2), step=number, rows=number, tokens=number * 1e6, flops=number * 1e15, seconds=number * 30.0,
-                         loss=3 + 4 / number if number != 3 else math.nan, lr=1e-3, grad_norm=1.0, step_tokens=1e6, step_flops=1e15, step_seconds=30.0,
-                         phases={"data": 1.0, "forward_backward": 29.0}, tokens_per_second=33333.0, utilization=0.5,
-                         flops_by_component={"encoder": 8e14, "objective": 2e14}, memory={"process_peak": 2e9, "weights": 4e6, "gradients": 4e6, "optimizer_state": 8e6})  # fmt: skip
+            ledger.write(
+                "step",
+                stage=int(number > steps / 2),
+                step=number,
+                rows=number,
+                tokens=number * 1e6,
+                flops=number * 1e15,
+                seconds=number * 30.0,
+                loss=3 + 4 / number if number != 3 else math.nan,
+                lr=1e-3,
+                grad_norm=1.0,
+                step_tokens=1e6,
+                step_flops=1e15,
+                step_seconds=30.0,
+                phases={"data": 1.0, "forward_backward": 29.0},
+                tokens_per_second=33333.0,
+                utilization=0.5,
+                flops_by_component={"encoder": 8e14, "objective": 2e14},
+                memory={"process_peak": 2e9, "weights": 4e6, "gradients": 4e6, "optimizer_state": 8e6},
+            )
             if evaluations and number % 10 == 0:
-                ledger.write("evaluation", step=number, tokens=number * 1e6, flops=number * 1e15, seconds=number * 30.0, took=2.0,
-                             results={"web": {"loss": 3.0, "bits_per_byte": 1.0 + 1 / number}, "<code>": {"loss": 2.0, "bits_per_byte": 0.8}})  # fmt: skip
+                ledger.write(
+                    "evaluation",
+                    step=number,
+                    tokens=number * 1e6,
+                    flops=number * 1e15,
+                    seconds=number * 30.0,
+                    took=2.0,
+                    results={"web": {"loss": 3.0, "bits_per_byte": 1.0 + 1 / number}, "<code>": {"loss": 2.0, "bits_per_byte": 0.8}},
+                )
                 ledger.write("sample", step=number, prompt="Once", text=" </script><script>alert(1)</script>")
         ledger.write("event", step=min(5, steps), name="spike", message="loss <b>99</b>")
         if end:
@@ -46,9 +75,23 @@ def drawn(page: Path, tmp_path: Path, width: int = 1280) -> tuple[str, str]:
     """The document after its script ran, and what the browser logged."""
     if BROWSER is None:
         pytest.skip("no chromium is installed")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-               "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2000", "--enable-logging=stderr", "--virtual-time-budget=2000",
-               "--dump-dom", page.as_uri()]  # fmt: skip
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width},2000",
+        "--enable-logging=stderr",
+        "--virtual-time-budget=2000",
+        "--dump-dom",
+        page.as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
@@ -136,7 +179,10 @@ def test_a_hundred_thousand_steps_make_a_small_page_quickly(tmp_path: Path) -> N
     folder = tmp_path / "long"
     folder.mkdir()
     with open(folder / "ledger.jsonl", "w") as file:
-        file.writelines(f'{{"kind": "step", "step": {n}, "tokens": {n * 1000}, "flops": {n}e9, "seconds": {n}, "loss": {5 - n / 1e5 + n % 7 / 50}}}\n' for n in range(1, 100_001))
+        file.writelines(
+            f'{{"kind": "step", "step": {n}, "tokens": {n * 1000}, "flops": {n}e9, "seconds": {n}, "loss": {5 - n / 1e5 + n % 7 / 50}}}\n'
+            for n in range(1, 100_001)
+        )
     began = time.perf_counter()
     page = write_report(folder)
     assert time.perf_counter() - began < 30

@@ -9,8 +9,19 @@ import pytest
 from ingot.report.text import count, duration, moment, recipe_lines, safe, size
 
 
-@pytest.mark.parametrize(("value", "unit", "text"), [(None, "", "–"), (12, "", "12"), (4000, "", "4,000"), (1.24e6, "", "1.24 M"), (3.28e10, "", "32.8 B"),
-                                                     (3.5e15, "FLOP", "3.5 PFLOP"), (2e9, "FLOP", "2 GFLOP"), (5, "FLOP", "5 FLOP")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (None, "", "–"),
+        (12, "", "12"),
+        (4000, "", "4,000"),
+        (1.24e6, "", "1.24 M"),
+        (3.28e10, "", "32.8 B"),
+        (3.5e15, "FLOP", "3.5 PFLOP"),
+        (2e9, "FLOP", "2 GFLOP"),
+        (5, "FLOP", "5 FLOP"),
+    ],
+)
 def test_counts(value: float | None, unit: str, text: str) -> None:
     assert count(value, unit) == text
 

@@ -137,15 +137,18 @@ def test_coverage_of_a_fit_that_is_told_too_little_noise_is_low(designs: dict[st
     assert 0.4 < found["overall"] < 0.6
 
 
-@pytest.mark.parametrize(("form", "table", "options", "message"), [
-    ("chinchila", {"loss": [2.0]}, {}, "Did you mean 'chinchilla'"),
-    ("chinchilla", {"params": [1e8], "loss": [2.0]}, {}, "needs the column tokens"),
-    ("chinchilla", {"params": [1e8], "tokens": [1e9], "loss": [2.0]}, {}, "too few"),
-    ("power", {"tokens": np.geomspace(1, 9, 9), "loss": np.linspace(-1, 1, 9)}, {}, "above 0"),
-    ("power", {"tokens": np.geomspace(1, 9, 9), "loss": np.linspace(2, 1, 9)}, {"fixed": {"Q": 1.0}}, "no coefficient 'Q'"),
-    ("power", {"tokens": np.geomspace(1, 9, 9), "loss": np.linspace(2, 1, 9)}, {"columns": {"flop": "6*size"}}, "no column 'size'"),
-    ("power", {"tokens": ["a"] * 9, "loss": np.linspace(2, 1, 9)}, {}, "text"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("form", "table", "options", "message"),
+    [
+        ("chinchila", {"loss": [2.0]}, {}, "Did you mean 'chinchilla'"),
+        ("chinchilla", {"params": [1e8], "loss": [2.0]}, {}, "needs the column tokens"),
+        ("chinchilla", {"params": [1e8], "tokens": [1e9], "loss": [2.0]}, {}, "too few"),
+        ("power", {"tokens": np.geomspace(1, 9, 9), "loss": np.linspace(-1, 1, 9)}, {}, "above 0"),
+        ("power", {"tokens": np.geomspace(1, 9, 9), "loss": np.linspace(2, 1, 9)}, {"fixed": {"Q": 1.0}}, "no coefficient 'Q'"),
+        ("power", {"tokens": np.geomspace(1, 9, 9), "loss": np.linspace(2, 1, 9)}, {"columns": {"flop": "6*size"}}, "no column 'size'"),
+        ("power", {"tokens": ["a"] * 9, "loss": np.linspace(2, 1, 9)}, {}, "text"),
+    ],
+)
 def test_refuses(form: str, table: dict[str, Any], options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         fit(form, table, **options)

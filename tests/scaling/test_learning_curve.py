@@ -42,7 +42,9 @@ def test_earlier_runs_teach_what_the_end_of_the_schedule_does() -> None:
     assert taught.past["source"] == "earlier runs" and taught.past["shift"] > 0.02 and taught.low < end < taught.high
 
 
-@pytest.mark.parametrize(("points", "at", "message"), [(5, 8000, "too few"), (200, 3000, "after the last"), (200, 4_000_000, "nothing tells how wrong")])
+@pytest.mark.parametrize(
+    ("points", "at", "message"), [(5, 8000, "too few"), (200, 3000, "after the last"), (200, 4_000_000, "nothing tells how wrong")]
+)
 def test_refuses(points: int, at: float, message: str) -> None:
     step, loss = curve()
     with pytest.raises(UserError, match=message):

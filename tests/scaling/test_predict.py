@@ -49,7 +49,9 @@ def test_a_budget_and_a_size_give_the_other(chinchilla: Fit) -> None:
     assert answer.inputs == {"params": 1e9, "tokens": 1e10}
 
 
-@pytest.mark.parametrize(("options", "message"), [({"budget": "3 h"}, "FLOPs"), ({"params": 1e9}, "needs tokens"), ({"budget": "x"}, "the budget")])
+@pytest.mark.parametrize(
+    ("options", "message"), [({"budget": "3 h"}, "FLOPs"), ({"params": 1e9}, "needs tokens"), ({"budget": "x"}, "the budget")]
+)
 def test_refuses(chinchilla: Fit, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         predict(chinchilla, **options)
@@ -105,7 +107,9 @@ def test_rate_and_batch(simulate: Simulate, chinchilla: Fit) -> None:
     assert found.choice_interval["lr"][0] < found.choice["lr"] < found.choice_interval["lr"][1]
 
 
-@pytest.mark.parametrize(("millions", "run", "cut"), [(25, "constant_24000", 12000), (25, "cosine_24000", 12000), (100, "wsd_20000_24000", 18000)])
+@pytest.mark.parametrize(
+    ("millions", "run", "cut"), [(25, "constant_24000", 12000), (25, "cosine_24000", 12000), (100, "wsd_20000_24000", 18000)]
+)
 def test_continues_a_running_job(shared_data: Path, millions: int, run: str, cut: int) -> None:
     """Half a run (or a run before its decay) and its plan: the rest within 2 %, and the end within the interval."""
     table = where(read(shared_data / "scaling" / "lr_schedule_loss_curves.csv"), [f"model_millions={millions}", f"schedule={run}"])

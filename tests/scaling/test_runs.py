@@ -15,17 +15,35 @@ from ingot.scaling import runs
 def write(folder: Path, *, steps: int = 4, judged: int | None = None, torn: bool = False) -> Path:
     folder.mkdir(parents=True)
     lines = [{"kind": "start", "parameters": 1000}]
-    lines += [{"kind": "step", "step": step, "tokens": 64 * step, "flops": 1e6 * step, "seconds": 0.1 * step, "loss": 5 / step, "lr": 0.01 * (5 - step)} for step in range(1, steps + 1)]
-    lines.append({"kind": "step", "step": 2, "tokens": 128, "flops": 2e6, "seconds": 0.2, "loss": 9.0, "lr": 0.03})  # taken again after a resume
+    lines += [
+        {
+            "kind": "step",
+            "step": step,
+            "tokens": 64 * step,
+            "flops": 1e6 * step,
+            "seconds": 0.1 * step,
+            "loss": 5 / step,
+            "lr": 0.01 * (5 - step),
+        }
+        for step in range(1, steps + 1)
+    ]
+    lines.append(
+        {"kind": "step", "step": 2, "tokens": 128, "flops": 2e6, "seconds": 0.2, "loss": 9.0, "lr": 0.03}
+    )  # taken again after a resume
     lines.append({"kind": "evaluation", "step": judged or steps, "results": {"a": {"loss": 2.0}, "b": {"loss": 3.0}}})
-    (folder / "ledger.jsonl").write_text("\n".join(map(json.dumps, lines)) + ("\n{\"kind\": \"st" if torn else "\n"))
+    (folder / "ledger.jsonl").write_text("\n".join(map(json.dumps, lines)) + ('\n{"kind": "st' if torn else "\n"))
     return folder
 
 
 def test_a_row_a_run(tmp_path: Path) -> None:
     write(tmp_path / "one", torn=True), write(tmp_path / "deep" / "two", steps=3)
     table = runs.table([tmp_path])
-    assert sorted(table["tokens"]) == [192, 256] and set(table["params"]) == {1000.0} and set(table["loss"]) == {2.5} and set(table["batch"]) == {64.0}
+    assert (
+        sorted(table["tokens"]) == [192, 256]
+        and set(table["params"]) == {1000.0}
+        and set(table["loss"]) == {2.5}
+        and set(table["batch"]) == {64.0}
+    )
     assert table["lr"].max() == 0.04 and set(table["loss_b"]) == {3.0}
 
 

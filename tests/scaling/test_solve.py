@@ -31,7 +31,12 @@ def test_finds_the_minimum_that_nelder_mead_finds(problem: Problem) -> None:
     def objective(theta: np.ndarray) -> float:
         return float(huber(problem.y_n - problem.form.predict(theta[None], problem.x)[0], problem.delta).sum())
 
-    other = optimize.minimize(objective, found.theta_KP[0] * 1.002, method="Nelder-Mead", options={"maxiter": 20000, "maxfev": 20000, "xatol": 1e-10, "fatol": 1e-16})
+    other = optimize.minimize(
+        objective,
+        found.theta_KP[0] * 1.002,
+        method="Nelder-Mead",
+        options={"maxiter": 20000, "maxfev": 20000, "xatol": 1e-10, "fatol": 1e-16},
+    )
     assert objective(found.theta_KP[0]) == pytest.approx(found.objective_K[0])
     assert found.objective_K[0] <= other.fun * (1 + 1e-6)
 
@@ -59,7 +64,9 @@ def test_stays_within_bounds_and_holds_what_is_fixed(problem: Problem) -> None:
 def test_a_strong_prior_wins_and_a_weak_one_does_not(problem: Problem) -> None:
     best = from_all_starts(problem)
     center = best.theta_KP[0] + np.array([0, 0, 0, 0.05, 0])
-    strong, weak = (solve(replace(problem, prior=(center, np.array([np.inf] * 3 + [width, np.inf]))), best.theta_KP) for width in (1e-3, 1e5))
+    strong, weak = (
+        solve(replace(problem, prior=(center, np.array([np.inf] * 3 + [width, np.inf]))), best.theta_KP) for width in (1e-3, 1e5)
+    )
     assert strong.theta_KP[0, 3] == pytest.approx(center[3], abs=1e-3)
     assert weak.theta_KP[0, 3] == pytest.approx(best.theta_KP[0, 3], abs=1e-3)
 

@@ -14,7 +14,9 @@ from ingot.core.resolve import spec
 
 
 def curve(steps: float, budget: str = "1000 steps", **knobs: object) -> float:
-    return spec("schedule", "warmup_stable_decay", **knobs).build(moment=Moment(Progress(steps=steps), parse_quantity(budget), {"steps": 1}))
+    return spec("schedule", "warmup_stable_decay", **knobs).build(
+        moment=Moment(Progress(steps=steps), parse_quantity(budget), {"steps": 1})
+    )
 
 
 @pytest.mark.parametrize("shape,middle", [("linear", 0.5), ("sqrt", 1 - math.sqrt(0.5)), ("cosine", 0.5), ("exponential", 0.09 / 0.99)])

@@ -24,7 +24,9 @@ WIDTH, DEPTH = 1024, 10
 class Stack(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH, bias=False), nn.Tanh(), nn.Linear(2 * WIDTH, WIDTH, bias=False)) for _ in range(DEPTH))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH, bias=False), nn.Tanh(), nn.Linear(2 * WIDTH, WIDTH, bias=False)) for _ in range(DEPTH)
+        )
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         x = batch["x"]
@@ -39,14 +41,36 @@ def main(name: str, fused: bool) -> None:
     layout = spec("parallel.layout", "single").build()
     before = process_memory()
     model = Stack()
-    optimizer = spec("optim", name, lr=1e-3).build(params=[{"params": list(model.parameters()), "names": [key for key, _ in model.named_parameters()]}])
+    optimizer = spec("optim", name, lr=1e-3).build(
+        params=[{"params": list(model.parameters()), "names": [key for key, _ in model.named_parameters()]}]
+    )
     state = SimpleNamespace(model=model, optimizer=optimizer, extra={})
     rows = torch.arange(4)
     window = [{"rows": rows, "x": torch.randn(4, WIDTH), "units": torch.ones_like(rows)}]
     for _ in range(3):
-        outcome = step(state, window, layout, side_weights={}, hooks={}, judge=lambda found: True, stop=lambda: False, phase=lambda name: nullcontext(), fused_backward=fused)
+        outcome = step(
+            state,
+            window,
+            layout,
+            side_weights={},
+            hooks={},
+            judge=lambda found: True,
+            stop=lambda: False,
+            phase=lambda name: nullcontext(),
+            fused_backward=fused,
+        )
     weights = [weight.nbytes for weight in model.parameters()]
-    print(json.dumps({"peak": process_peak() - before, "weights": sum(weights), "block": sum(weights[:2]), "matrix": max(weights), "gradients": outcome.gradient_bytes}))
+    print(
+        json.dumps(
+            {
+                "peak": process_peak() - before,
+                "weights": sum(weights),
+                "block": sum(weights[:2]),
+                "matrix": max(weights),
+                "gradients": outcome.gradient_bytes,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

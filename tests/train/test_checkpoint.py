@@ -30,7 +30,18 @@ from ingot.train.checkpoint import Checkpoints, read_tensors
 from ingot.train.state import State
 
 HASH = {"recipe_hash": "abc", "recipe": {"width": 3}}
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool, torch.complex64]
+DTYPES = [
+    torch.float32,
+    torch.float64,
+    torch.bfloat16,
+    torch.float16,
+    torch.int64,
+    torch.int32,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+    torch.complex64,
+]
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +75,10 @@ def state_at(step: int, seed: int = 1, tokens: int = 0) -> State:
 
 
 def bits(state: State) -> dict[str, tuple[torch.dtype, tuple[int, ...], bytes]]:
-    return {name: (value.dtype, tuple(value.shape), value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()) for name, value in state.tensors().items()}
+    return {
+        name: (value.dtype, tuple(value.shape), value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        for name, value in state.tensors().items()
+    }
 
 
 def names(folder: Path) -> list[str]:
@@ -95,7 +109,9 @@ def test_every_dtype_comes_back_exactly(tmp_path: Path, asynchronous: bool) -> N
     manifest = checkpoints.manifest(path)
     assert manifest["progress"]["total_steps"] == 12 and manifest["parents"] == [{"path": "base", "hash": "f"}]
     assert (manifest["recipe"], manifest["recipe_hash"], manifest["ranks"], manifest["layout"]) == ({"width": 3}, "abc", 1, "single")
-    assert {name: (value.dtype, tuple(value.shape)) for name, value in read_tensors(path, "").items()} == {name: item[:2] for name, item in expected.items()}
+    assert {name: (value.dtype, tuple(value.shape)) for name, value in read_tensors(path, "").items()} == {
+        name: item[:2] for name, item in expected.items()
+    }
     assert torch.equal(load_file(path / "shard-00000.safetensors")["model.turned"], other.model.turned)  # the format is the library's
     third = state_at(0, seed=3)
     checkpoints.load_model(third.model, path)
@@ -113,7 +129,9 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
 
 def test_retention(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep_last=2, keep_best=1, keep_every=parse_quantity("1000 tokens"))
-    for step, (tokens, loss) in enumerate([(300, 5.0), (700, 1.0), (1000, 4.0), (1400, float("nan")), (2100, 4.1), (2200, 3.0), (2300, 3.5)], 1):
+    for step, (tokens, loss) in enumerate(
+        [(300, 5.0), (700, 1.0), (1000, 4.0), (1400, float("nan")), (2100, 4.1), (2200, 3.0), (2300, 3.5)], 1
+    ):
         checkpoints.save(state_at(step, tokens=tokens), **HASH, metrics={"loss": loss})
     assert [int(path.name[-1]) for path in checkpoints.all()] == [2, 3, 5, 6, 7]
     assert all(not name.startswith(".") for name in names(tmp_path))
@@ -121,7 +139,10 @@ def test_retention(tmp_path: Path) -> None:
         Checkpoints(tmp_path, keep_every=parse_quantity("5%"))
 
 
-@pytest.mark.parametrize(("code", "message"), [(errno.ENOSPC, "no room for .* needs .* are free"), (errno.EROFS, "cannot write .*: Read-only"), (errno.EIO, "cannot write")])
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(errno.ENOSPC, "no room for .* needs .* are free"), (errno.EROFS, "cannot write .*: Read-only"), (errno.EIO, "cannot write")],
+)
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_failing_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, message: str, asynchronous: bool) -> None:
     checkpoints = write(tmp_path, 1, asynchronous=asynchronous)
@@ -248,7 +269,10 @@ def test_a_state_of_another_make_is_refused(tmp_path: Path) -> None:
     before = bits(other)
     with pytest.raises(UserError, match=r"model\.weight is float32 8 in the checkpoint, float32 9 in this run"):
         Checkpoints(tmp_path).load(wide, path)
-    with pytest.raises(UserError, match=r"model\.turned is in the checkpoint but not in this run; .*model\.added is in this run.*float64 scalar in the checkpoint, float32 scalar"):
+    with pytest.raises(
+        UserError,
+        match=r"model\.turned is in the checkpoint but not in this run; .*model\.added is in this run.*float64 scalar in the checkpoint, float32 scalar",
+    ):
         Checkpoints(tmp_path).load(other, path)
     assert bits(other) == before
     with pytest.raises(UserError, match="no checkpoint at"):
@@ -270,8 +294,13 @@ def shard_entry(path: Path) -> dict[str, Any]:
 
 def long_header(path: Path) -> None:
     (path / "shard-00000.safetensors").write_bytes((2**60).to_bytes(8, "little") + b"{" * 100)
-    rewrite(path, lambda manifest: manifest["files"].update({"shard-00000.safetensors": shard_entry(path)}) or manifest.update(tensors={
-        name: entry for name, entry in manifest["tensors"].items() if name == "model.scalar"}))  # fmt: skip
+    rewrite(
+        path,
+        lambda manifest: (
+            manifest["files"].update({"shard-00000.safetensors": shard_entry(path)})
+            or manifest.update(tensors={name: entry for name, entry in manifest["tensors"].items() if name == "model.scalar"})
+        ),
+    )
 
 
 def swapped_dtype(path: Path) -> None:
@@ -287,12 +316,22 @@ def linked(path: Path) -> None:
 
 
 HOSTILE = {
-    "traversal": lambda path: rewrite(path, lambda manifest: manifest["files"].update({"../../secret": manifest["files"]["shard-00000.safetensors"]})),
+    "traversal": lambda path: rewrite(
+        path, lambda manifest: manifest["files"].update({"../../secret": manifest["files"]["shard-00000.safetensors"]})
+    ),
     "absolute": lambda path: rewrite(path, lambda manifest: manifest["tensors"]["model.weight"]["pieces"][0].update(file="/etc/passwd")),
-    "newline": lambda path: rewrite(path, lambda manifest: manifest["files"].update({"shard-00000.safetensors\n": manifest["files"]["shard-00000.safetensors"]})),
-    "unlisted": lambda path: rewrite(path, lambda manifest: manifest["tensors"]["model.weight"]["pieces"][0].update(file="shard-00001.safetensors")),
-    "huge shape": lambda path: rewrite(path, lambda manifest: manifest["tensors"]["model.weight"].update(
-        shape=[2**61], pieces=[{"file": "shard-00000.safetensors", "offsets": [0], "sizes": [2**61]}])),
+    "newline": lambda path: rewrite(
+        path, lambda manifest: manifest["files"].update({"shard-00000.safetensors\n": manifest["files"]["shard-00000.safetensors"]})
+    ),
+    "unlisted": lambda path: rewrite(
+        path, lambda manifest: manifest["tensors"]["model.weight"]["pieces"][0].update(file="shard-00001.safetensors")
+    ),
+    "huge shape": lambda path: rewrite(
+        path,
+        lambda manifest: manifest["tensors"]["model.weight"].update(
+            shape=[2**61], pieces=[{"file": "shard-00000.safetensors", "offsets": [0], "sizes": [2**61]}]
+        ),
+    ),
     "negative": lambda path: rewrite(path, lambda manifest: manifest["tensors"]["model.weight"]["pieces"][0].update(offsets=[-4])),
     "outside": lambda path: rewrite(path, lambda manifest: manifest["tensors"]["model.weight"]["pieces"][0].update(offsets=[4])),
     "gap": lambda path: rewrite(path, lambda manifest: manifest["tensors"]["model.weight"]["pieces"][0].update(sizes=[4])),
@@ -302,13 +341,15 @@ HOSTILE = {
     "symlink": linked,
     "deep": lambda path: (path / "manifest.json").write_text("[" * 100_000),
     "not json": lambda path: (path / "manifest.json").write_bytes(b"\x80\x04\x95" + b"\xff" * 50),
-    "names": lambda path: rewrite(path, lambda manifest: manifest["tensors"].update({"model.\x1b[31m\nred": manifest["tensors"]["model.weight"]})),
+    "names": lambda path: rewrite(
+        path, lambda manifest: manifest["tensors"].update({"model.\x1b[31m\nred": manifest["tensors"]["model.weight"]})
+    ),
     "other keys": lambda path: rewrite(path, lambda manifest: manifest.update(loader="os.system")),
     "future format": lambda path: rewrite(path, lambda manifest: manifest.update(format=2)),
     "no manifest": lambda path: (path / "manifest.json").unlink(),
     "manifest is a folder": lambda path: ((path / "manifest.json").unlink(), (path / "manifest.json").mkdir()),
     "fifo": lambda path: ((path / "shard-00000.safetensors").unlink(), os.mkfifo(path / "shard-00000.safetensors")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("attack", HOSTILE)

@@ -46,13 +46,22 @@ class StandIn(nn.Module):
     def forward(self, batch: dict[str, Tensor], *, ask: Any = "losses") -> Any:
         if callable(ask):
             return ask(self, batch)
-        return getattr(self.objective, ask)(self, batch) if ask != "losses" else self.objective.couple(self.objective.represent(self, batch), batch)
+        return (
+            getattr(self.objective, ask)(self, batch)
+            if ask != "losses"
+            else self.objective.couple(self.objective.represent(self, batch), batch)
+        )
 
 
 def rows() -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(1)
-    return {"rows": torch.tensor([0, 1, -1, 2, 3, 4]), "units": torch.tensor([1, 1, 0, 1, 1, 1]), "weights": torch.tensor([1.0, 2.0, 1.0, 1.0, 0.5, 1.0], dtype=torch.float64),
-            "x": torch.randn(6, 3, generator=draw, dtype=torch.float64), "key": torch.tensor(0)}  # fmt: skip
+    return {
+        "rows": torch.tensor([0, 1, -1, 2, 3, 4]),
+        "units": torch.tensor([1, 1, 0, 1, 1, 1]),
+        "weights": torch.tensor([1.0, 2.0, 1.0, 1.0, 0.5, 1.0], dtype=torch.float64),
+        "x": torch.randn(6, 3, generator=draw, dtype=torch.float64),
+        "key": torch.tensor(0),
+    }
 
 
 def gradient(sizes: list[int]) -> tuple[dict[str, Tensor | None], Any]:
@@ -93,6 +102,14 @@ def test_one_micro_batch_goes_the_direct_way() -> None:
 
 def test_layouts_and_ranks(repository: Path, tmp_path: Path) -> None:
     """CLIP's two towers and temperature, on two ranks, replicated and sharded."""
-    recipe = plain(resolve_run(load(repository / "recipes/image_text/clip_emoji.yaml", tiny=True, overrides=["precision=fp64", "stages.0.batch=12 pairs", "evaluate.also=[]"])))
+    recipe = plain(
+        resolve_run(
+            load(
+                repository / "recipes/image_text/clip_emoji.yaml",
+                tiny=True,
+                overrides=["precision=fp64", "stages.0.batch=12 pairs", "evaluate.also=[]"],
+            )
+        )
+    )
     cases = compare(recipe, tmp_path, [("replicate", 2), ("fsdp", 2)], [2])
     assert len(cases) == 2 and all(case.equal(1e-11) for case in cases), cases

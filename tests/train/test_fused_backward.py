@@ -23,8 +23,14 @@ from ingot.train.step import step
 
 FREE = {"anomaly": {"policy": "log"}, "evaluate": {"every": "100%", "rows": 2}, "checkpoint": {"every": "100%"}}
 OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "adamw": {}, "lion": {}, "sgd": {}, "muon": {"normalize": "neurons"}, "schedule_free": {}, "badam": {"every": 2}, "lisa": {"layers": 1, "every": 2},
-}  # fmt: skip
+    "adamw": {},
+    "lion": {},
+    "sgd": {},
+    "muon": {"normalize": "neurons"},
+    "schedule_free": {},
+    "badam": {"every": 2},
+    "lisa": {"layers": 1, "every": 2},
+}
 
 
 def trained(tiny_recipe: Any, name: str, optimizer: dict[str, Any], fused: bool, **changes: Any) -> tuple[Any, list[dict[str, Any]]]:
@@ -51,7 +57,9 @@ def test_equals_the_ordinary_step(name: str, micro_rows: int, tiny_recipe: Any) 
         weights = [weight.nbytes for weight in fused.model.parameters()]
         if name not in ("badam", "lisa"):
             assert other["memory"]["gradients"] == sum(weights)
-            assert line["memory"]["gradients"] == (sum(weights) if micro_rows == 3 else max(weights)), "the sum waits for the last micro-batch"
+            assert line["memory"]["gradients"] == (sum(weights) if micro_rows == 3 else max(weights)), (
+                "the sum waits for the last micro-batch"
+            )
         else:
             assert line["memory"]["gradients"] <= other["memory"]["gradients"] < sum(weights)
 
@@ -81,8 +89,17 @@ def test_a_weight_that_the_last_micro_batch_does_not_use_is_updated_all_the_same
         optimizer = spec("optim", "adamw", lr=0.1).build(params=list(model.parameters()))
         state = SimpleNamespace(model=model, optimizer=optimizer, extra={})
         window = [{"rows": torch.tensor([row]), "units": torch.tensor([1]), "x": torch.full((1, 4), row + 1.0)} for row in (0, 1)]
-        outcome = step(state, window, spec("parallel.layout", "single").build(), side_weights={}, hooks={}, judge=lambda found: True, stop=lambda: False,
-                       phase=lambda name: nullcontext(), fused_backward=fused)  # fmt: skip
+        outcome = step(
+            state,
+            window,
+            spec("parallel.layout", "single").build(),
+            side_weights={},
+            hooks={},
+            judge=lambda found: True,
+            stop=lambda: False,
+            phase=lambda name: nullcontext(),
+            fused_backward=fused,
+        )
         ends.append([weight.detach().clone() for weight in model.parameters()])
         norms.append(outcome.gradient_norm)
         alive.append(outcome.gradient_bytes)
@@ -110,8 +127,18 @@ def test_what_needs_all_gradients_first_is_refused_before_the_run(patch: dict[st
 
 
 def peak(optimizer: str, how: str) -> dict[str, int]:
-    environment = os.environ | {"PYTHONPATH": str(Path(ingot.__file__).parent.parent), "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "262144"}  # freed means freed
-    done = subprocess.run([sys.executable, str(Path(__file__).with_name("_peak.py")), optimizer, how], env=environment, capture_output=True, text=True, timeout=170)
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(ingot.__file__).parent.parent),
+        "OMP_NUM_THREADS": "1",
+        "MALLOC_MMAP_THRESHOLD_": "262144",
+    }  # freed means freed
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("_peak.py")), optimizer, how],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -31,7 +31,11 @@ class Leaving(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = torch.tanh(self.linear(x))
         self.forwards += 1
-        self.side = {"size": h.square().sum(dim=1), "measure": h.detach().abs().mean(), "count/seen": torch.ones(2, dtype=torch.int64) * len(x)}
+        self.side = {
+            "size": h.square().sum(dim=1),
+            "measure": h.detach().abs().mean(),
+            "count/seen": torch.ones(2, dtype=torch.int64) * len(x),
+        }
         return h
 
     def counted(self, totals: dict[str, Tensor]) -> dict[str, float]:
@@ -56,9 +60,10 @@ def window_of(cuts: list[int], padding: int = 0) -> list[dict[str, Tensor]]:
     found = [{"rows": rows, "x": x[rows], "units": torch.full_like(rows, 5)} for rows in torch.arange(8).split(cuts)]
     last = found[-1]
     found[-1] = {
-        "rows": torch.cat([last["rows"], torch.full((padding,), -1)]), "x": torch.cat([last["x"], torch.full((padding, 3), 7.0)]),
+        "rows": torch.cat([last["rows"], torch.full((padding,), -1)]),
+        "x": torch.cat([last["x"], torch.full((padding, 3), 7.0)]),
         "units": torch.cat([last["units"], torch.zeros(padding, dtype=torch.int64)]),
-    }  # fmt: skip
+    }
     return found
 
 
@@ -67,7 +72,16 @@ def run(model: Net, window: list[dict[str, Tensor]], weights: dict[str, float]) 
     optimizer = spec("optim", "sgd", lr=1.0, momentum=0.0).build(params=list(model.parameters()))
     state = SimpleNamespace(model=model, optimizer=optimizer, extra={})
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    outcome = step(state, window, spec("parallel.layout", "single").build(), side_weights=weights, hooks={}, judge=lambda found: True, stop=lambda: False, phase=lambda name: nullcontext())
+    outcome = step(
+        state,
+        window,
+        spec("parallel.layout", "single").build(),
+        side_weights=weights,
+        hooks={},
+        judge=lambda found: True,
+        stop=lambda: False,
+        phase=lambda name: nullcontext(),
+    )
     return outcome, {name: before[name] - weight.detach() for name, weight in model.named_parameters()}
 
 
@@ -94,7 +108,9 @@ def test_neither_accumulation_nor_padding_changes_it(cuts: list[int], padding: i
         torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-7)
     assert other.side["size"] == pytest.approx(outcome.side["size"], rel=1e-6)
     unweighted, plain = run(Net(), window_of([8]), {})
-    assert unweighted.side["size"] == pytest.approx(outcome.side["size"]) and not torch.allclose(plain["layer.linear.weight"], moved["layer.linear.weight"], rtol=1e-3)
+    assert unweighted.side["size"] == pytest.approx(outcome.side["size"]) and not torch.allclose(
+        plain["layer.linear.weight"], moved["layer.linear.weight"], rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -110,12 +126,32 @@ def test_counts_are_handed_out_once_a_step_however_often_the_layer_runs(recomput
 
 def test_counts_of_the_second_call_and_of_skipped_steps_are_dropped() -> None:
     model = Net()
-    state = SimpleNamespace(model=model, optimizer=spec("optim", "sam", inner={"name": "sgd", "lr": 0.1}).build(params=list(model.parameters())), extra={})
+    state = SimpleNamespace(
+        model=model, optimizer=spec("optim", "sam", inner={"name": "sgd", "lr": 0.1}).build(params=list(model.parameters())), extra={}
+    )
     layout = spec("parallel.layout", "single").build()
-    step(state, window_of([4, 4]), layout, side_weights={}, hooks={}, judge=lambda found: True, stop=lambda: False, phase=lambda name: nullcontext())
+    step(
+        state,
+        window_of([4, 4]),
+        layout,
+        side_weights={},
+        hooks={},
+        judge=lambda found: True,
+        stop=lambda: False,
+        phase=lambda name: nullcontext(),
+    )
     assert model.layer.forwards == 4 and [totals["seen"].tolist() for totals in model.layer.totals] == [[8, 8]]
     before = model.layer.linear.weight.detach().clone()
-    step(state, window_of([4, 4]), layout, side_weights={}, hooks={}, judge=lambda found: False, stop=lambda: False, phase=lambda name: nullcontext())
+    step(
+        state,
+        window_of([4, 4]),
+        layout,
+        side_weights={},
+        hooks={},
+        judge=lambda found: False,
+        stop=lambda: False,
+        phase=lambda name: nullcontext(),
+    )
     assert len(model.layer.totals) == 1 and torch.equal(model.layer.linear.weight, before)
 
 
@@ -129,7 +165,11 @@ def test_one_number_for_a_micro_batch_can_be_logged_but_not_weighted() -> None:
 def test_hooks_see_the_gradients_of_the_last_call_and_a_broken_second_one_is_judged() -> None:
     """An optimizer that takes the gradient twice updates by the second, so that is the one to clip and to look at."""
     model, seen, judged = Net(), [], []
-    state = SimpleNamespace(model=model, optimizer=spec("optim", "sam", rho=5.0, inner={"name": "sgd", "lr": 0.1}).build(params=list(model.parameters())), extra={})
+    state = SimpleNamespace(
+        model=model,
+        optimizer=spec("optim", "sam", rho=5.0, inner={"name": "sgd", "lr": 0.1}).build(params=list(model.parameters())),
+        extra={},
+    )
     layout = spec("parallel.layout", "single").build()
     hook = SimpleNamespace(grads=lambda state: seen.append(float(layout.clip_norm(state.model.parameters()))))
 
@@ -138,7 +178,9 @@ def test_hooks_see_the_gradients_of_the_last_call_and_a_broken_second_one_is_jud
         return math.isfinite(outcome.gradient_norm)
 
     def once(window: list[dict[str, Tensor]]) -> Outcome:
-        return step(state, window, layout, side_weights={}, hooks={"hook": hook}, judge=judge, stop=lambda: False, phase=lambda name: nullcontext())
+        return step(
+            state, window, layout, side_weights={}, hooks={"hook": hook}, judge=judge, stop=lambda: False, phase=lambda name: nullcontext()
+        )
 
     outcome = once(window_of([8]))
     assert len(seen) == 1 and len(judged) == 1 and outcome.gradient_norm == judged[0] != seen[0] == state.extra["gradient_norm"]

@@ -47,7 +47,11 @@ class Composite(torch.optim.Optimizer):
                     continue
                 state = self.state[parameter]
                 if not state:
-                    state |= {"momentum": torch.zeros_like(parameter), "rows": torch.zeros(parameter.shape[0], dtype=torch.bfloat16), "count": 0}
+                    state |= {
+                        "momentum": torch.zeros_like(parameter),
+                        "rows": torch.zeros(parameter.shape[0], dtype=torch.bfloat16),
+                        "count": 0,
+                    }
                 state["count"] += 1
                 state["momentum"].mul_(0.9).add_(parameter.grad)
                 state["rows"].add_(parameter.grad.sum(dim=1).bfloat16())
@@ -60,7 +64,10 @@ class Composite(torch.optim.Optimizer):
 def groups(model: nn.Module) -> list[dict[str, Any]]:
     named = dict(model.named_parameters())
     split = {True: [name for name in named if name == "hidden.weight"], False: [name for name in named if name != "hidden.weight"]}
-    return [{"params": [named[name] for name in names], "names": names, "axes": [object()] * len(names), "matrix": matrix} for matrix, names in split.items()]
+    return [
+        {"params": [named[name] for name in names], "names": names, "axes": [object()] * len(names), "matrix": matrix}
+        for matrix, names in split.items()
+    ]
 
 
 OPTIMIZERS = {
@@ -90,7 +97,10 @@ def train(state: State, steps: int) -> None:
 
 
 def everything(state: State) -> dict[str, Any]:
-    return {name: tensor.detach().clone() for name, tensor in state.tensors().items()} | {"plain": state.plain(), "progress": state.progress.as_dict()}
+    return {name: tensor.detach().clone() for name, tensor in state.tensors().items()} | {
+        "plain": state.plain(),
+        "progress": state.progress.as_dict(),
+    }
 
 
 def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:

@@ -17,23 +17,32 @@ from ingot.train.state import State
 
 VOCABULARY, SEQUENCE = 24, 12
 PLAIN: dict[str, Any] = {
-    "width": 16, "embedding": "token", "objective": "causal_lm",
+    "width": 16,
+    "embedding": "token",
+    "objective": "causal_lm",
     "encoder": {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2}, "feedforward": "relu2", "norm": "rms"},
-}  # fmt: skip
+}
 # Every kind of axis, bias and norm that growth has to carry.
 MAKES: dict[str, dict[str, Any]] = {
     "tied rms": PLAIN,
     "grouped heads, biases, untied": {
-        "width": 16, "embedding": {"name": "token", "position": "learned", "norm": "layer", "types": 2}, "objective": {"name": "causal_lm", "tied": False, "bias": True, "softcap": 20.0},
-        "encoder": {"name": "transformer", "depth": 2, "norm": "layer", "feedforward": {"name": "swiglu", "bias": True, "hidden": 20},
-                    "mixer": {"name": "attention", "heads": 4, "kv_heads": 2, "head_dim": 6, "qk_norm": "rms", "bias": True}},
+        "width": 16,
+        "embedding": {"name": "token", "position": "learned", "norm": "layer", "types": 2},
+        "objective": {"name": "causal_lm", "tied": False, "bias": True, "softcap": 20.0},
+        "encoder": {
+            "name": "transformer",
+            "depth": 2,
+            "norm": "layer",
+            "feedforward": {"name": "swiglu", "bias": True, "hidden": 20},
+            "mixer": {"name": "attention", "heads": 4, "kv_heads": 2, "head_dim": 6, "qk_norm": "rms", "bias": True},
+        },
     },
     "hybrid": {**PLAIN, "encoder": {**PLAIN["encoder"], "block": "hybrid", "norm": "layer"}},
     "post": {**PLAIN, "encoder": {**PLAIN["encoder"], "block": "post", "norm": "layer", "feedforward": "gelu"}},
     "relative positions": {**PLAIN, "encoder": {**PLAIN["encoder"], "mixer": {"name": "attention", "heads": 2, "position": "relative"}}},
     "masked": {**PLAIN, "objective": {"name": "masked_lm", "rate": 0.4, "transform": "layer", "bias": True}},
     "width transfer": {**PLAIN, "init": {"name": "mup", "base_width": 8}},
-}  # fmt: skip
+}
 
 
 class Growth:
@@ -57,7 +66,14 @@ class Growth:
         self.model = model
 
     def plain_model(self, graph: Graph | None = None) -> Any:
-        made = build_model(graph or self.graph, vocabulary=VOCABULARY, sequence=SEQUENCE, specials={"mask": 2, "end": 1}, dtype=torch.float64, objective=self.objective_spec)
+        made = build_model(
+            graph or self.graph,
+            vocabulary=VOCABULARY,
+            sequence=SEQUENCE,
+            specials={"mask": 2, "end": 1},
+            dtype=torch.float64,
+            objective=self.objective_spec,
+        )
         return made.double()
 
     def optimizer_of(self, model: Any) -> Any:
@@ -89,7 +105,14 @@ class Growth:
         numbers = torch.arange(start, start + rows)
         column = torch.arange(SEQUENCE)
         tokens = 4 + (numbers[:, None] * 3 + column * (1 + numbers[:, None] % 2)) % 16
-        batch = {"rows": numbers, "source": torch.zeros_like(numbers), "tokens": tokens, "segments": torch.ones_like(tokens).int(), "positions": column.expand(rows, -1), "key": torch.tensor(5)}
+        batch = {
+            "rows": numbers,
+            "source": torch.zeros_like(numbers),
+            "tokens": tokens,
+            "segments": torch.ones_like(tokens).int(),
+            "positions": column.expand(rows, -1),
+            "key": torch.tensor(5),
+        }
         prepared: dict[str, torch.Tensor] = self.model.objective.prepare(batch)
         return prepared
 
@@ -113,6 +136,7 @@ class Growth:
 
     def step(self, start: int = 0) -> float:
         """One update; the loss before it."""
+
         def closure() -> torch.Tensor:
             self.model.zero_grad(set_to_none=True)
             loss = self.loss(start)
@@ -141,4 +165,8 @@ class Growth:
         return found
 
     def moments(self, key: str) -> dict[str, torch.Tensor]:
-        return {name: self.state.optimizer.state[parameter][key] for name, parameter in self.model.named_parameters() if self.state.optimizer.state.get(parameter)}
+        return {
+            name: self.state.optimizer.state[parameter][key]
+            for name, parameter in self.model.named_parameters()
+            if self.state.optimizer.state.get(parameter)
+        }

@@ -12,10 +12,25 @@ from ingot.core.parts import plain
 from ingot.core.resolve import spec
 
 PLAIN: dict[str, Any] = {
-    "width": 16, "embedding": {"name": "token", "position": "learned", "norm": "rms"}, "objective": {"name": "masked_lm", "rate": 0.4, "transform": "layer"},
-    "encoder": {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2, "bias": True, "position": None}, "feedforward": "swiglu", "norm": "rms"},
-}  # fmt: skip
-EXACT: dict[str, dict[str, Any]] = {"low_rank": {"rank": 4}, "sltrain": {"rank": 4, "density": 0.2}, "relora": {"rank": 4}, "monarch": {}, "sparse24": {}, "static_sparse": {"sparsity": 0.6}}
+    "width": 16,
+    "embedding": {"name": "token", "position": "learned", "norm": "rms"},
+    "objective": {"name": "masked_lm", "rate": 0.4, "transform": "layer"},
+    "encoder": {
+        "name": "transformer",
+        "depth": 2,
+        "mixer": {"name": "attention", "heads": 2, "bias": True, "position": None},
+        "feedforward": "swiglu",
+        "norm": "rms",
+    },
+}
+EXACT: dict[str, dict[str, Any]] = {
+    "low_rank": {"rank": 4},
+    "sltrain": {"rank": 4, "density": 0.2},
+    "relora": {"rank": 4},
+    "monarch": {},
+    "sparse24": {},
+    "static_sparse": {"sparsity": 0.6},
+}
 
 
 def tree_with(name: str) -> dict[str, Any]:
@@ -53,7 +68,9 @@ def test_factors_leave_no_state_behind(growth: Any) -> None:
     state.train(3)
     state.grow("densify")
     held = state.moments("exp_avg")
-    assert held["embedding.weight"].any() and not any(value.any() for name, value in held.items() if ".mixer." in name and name.endswith("weight"))
+    assert held["embedding.weight"].any() and not any(
+        value.any() for name, value in held.items() if ".mixer." in name and name.endswith("weight")
+    )
     state.train(1)
     assert state.moments("exp_avg")["encoder.blocks.0.mixer.query.weight"].any()
 

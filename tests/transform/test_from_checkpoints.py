@@ -19,8 +19,15 @@ def branches(tiny_recipe: Any, names: tuple[str, ...] = ("first", "second"), wid
 
 
 def mixed(tiny_recipe: Any, paths: list[str]) -> Any:
-    stages = [{"budget": "2 steps", "batch": "8 rows", "optimizer": {"name": "adamw", "lr": 0.003}}, {"budget": "2 steps", "batch": "8 rows", "optimizer": {"name": "adamw", "lr": 0.003},
-               "transforms": [{"name": "from_checkpoints", "paths": paths}]}]  # fmt: skip
+    stages = [
+        {"budget": "2 steps", "batch": "8 rows", "optimizer": {"name": "adamw", "lr": 0.003}},
+        {
+            "budget": "2 steps",
+            "batch": "8 rows",
+            "optimizer": {"name": "adamw", "lr": 0.003},
+            "transforms": [{"name": "from_checkpoints", "paths": paths}],
+        },
+    ]
     return ingot.build(tiny_recipe({"stages": stages, "checkpoint": {"every": "100%"}}, name="mixed"))
 
 
@@ -30,12 +37,17 @@ def test_every_branch_is_an_expert_and_the_rest_is_the_mean(tiny_recipe: Any, mo
     inner = run.program.save
 
     def save(state: Any, metrics: Any) -> Any:
-        seen[state.progress.stage, state.progress.steps] = {name: value.detach().clone() for name, value in state.model.state_dict().items()}
+        seen[state.progress.stage, state.progress.steps] = {
+            name: value.detach().clone() for name, value in state.model.state_dict().items()
+        }
         return inner(state, metrics)
 
     monkeypatch.setattr(run.program, "save", save)
     run.train()
-    parts = [seen[0, 2], *(read_tensors(run.checkpoints.folder.parent.parent / path.split("/")[1] / "checkpoints" / "step-00000002") for path in paths)]
+    parts = [
+        seen[0, 2],
+        *(read_tensors(run.checkpoints.folder.parent.parent / path.split("/")[1] / "checkpoints" / "step-00000002") for path in paths),
+    ]
     found = seen[1, 0]
     for name in ("embedding.weight", "encoder.blocks.1.mixer.query.weight", "encoder.norm.weight"):
         torch.testing.assert_close(found[name], sum(part[name] for part in parts) / 3)

@@ -27,7 +27,9 @@ def test_new_blocks_write_nothing_and_learn_at_once(growth: Any, place: str) -> 
             assert bool(weights[name].any()) == (layer not in new)
             assert gradients[name].norm() > 0
         name, old = f"encoder.blocks.{layer}.mixer.query.weight", f"encoder.blocks.{source}.mixer.query.weight"
-        assert torch.equal(grown.moments("exp_avg_sq")[name], moments["exp_avg_sq"][old]) and torch.equal(grown.moments("step")[name], moments["step"][old])
+        assert torch.equal(grown.moments("exp_avg_sq")[name], moments["exp_avg_sq"][old]) and torch.equal(
+            grown.moments("step")[name], moments["step"][old]
+        )
         assert torch.equal(grown.moments("exp_avg")[name], torch.zeros_like(weights[name]) if layer in new else moments["exp_avg"][old])
 
 
@@ -37,7 +39,12 @@ def test_old_blocks_have_the_gradients_their_moments_say(growth: Any) -> None:
     grown.grow("identity_depth")
     after = grown.gradients()
     for old, new in ((0, 0), (1, 2)):
-        torch.testing.assert_close(after[f"encoder.blocks.{new}.feedforward.up.weight"], before[f"encoder.blocks.{old}.feedforward.up.weight"], rtol=1e-10, atol=1e-14)
+        torch.testing.assert_close(
+            after[f"encoder.blocks.{new}.feedforward.up.weight"],
+            before[f"encoder.blocks.{old}.feedforward.up.weight"],
+            rtol=1e-10,
+            atol=1e-14,
+        )
 
 
 def test_what_is_normalized_again_is_refused(growth: Any) -> None:

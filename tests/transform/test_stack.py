@@ -22,7 +22,9 @@ def test_block_i_is_block_i_mod_depth(growth: Any) -> None:
         for rest in ("mixer.query.weight", "feedforward.down.weight", "mixer_norm.weight"):
             name, source = f"encoder.blocks.{layer}.{rest}", f"encoder.blocks.{layer % 2}.{rest}"
             assert torch.equal(new[name], old[source]) and torch.equal(carried[name], moments[source])
-    assert torch.equal(new["embedding.weight"], old["embedding.weight"]) and torch.equal(carried["embedding.weight"], moments["embedding.weight"])
+    assert torch.equal(new["embedding.weight"], old["embedding.weight"]) and torch.equal(
+        carried["embedding.weight"], moments["embedding.weight"]
+    )
 
 
 def test_state_that_is_not_carried_would_be_seen(growth: Any) -> None:

@@ -15,7 +15,10 @@ from ingot.core.resolve import spec
 def test_experts_are_the_dense_layer_and_the_router_is_new(growth: Any) -> None:
     grown = growth(MAKES["grouped heads, biases, untied"])
     grown.train(4)
-    old, moments = {name: value.clone() for name, value in grown.model.state_dict().items()}, {key: grown.moments(key) for key in ("exp_avg", "exp_avg_sq")}
+    old, moments = (
+        {name: value.clone() for name, value in grown.model.state_dict().items()},
+        {key: grown.moments(key) for key in ("exp_avg", "exp_avg_sq")},
+    )
     grown.grow(spec("transform", "upcycle", experts=4, first_dense=1))
     new = grown.model.state_dict()
     for rest in ("up.weight", "gate.weight", "down.weight", "up.bias"):
@@ -37,10 +40,17 @@ def test_gradients_of_the_experts_add_up_to_the_dense_one(growth: Any) -> None:
     after = grown.gradients()
     for layer in (0, 1):
         for rest in ("up.weight", "down.weight"):
-            torch.testing.assert_close(after[f"encoder.blocks.{layer}.feedforward.experts.{rest}"].sum(dim=0), before[f"encoder.blocks.{layer}.feedforward.{rest}"], rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(
+                after[f"encoder.blocks.{layer}.feedforward.experts.{rest}"].sum(dim=0),
+                before[f"encoder.blocks.{layer}.feedforward.{rest}"],
+                rtol=1e-9,
+                atol=1e-12,
+            )
 
 
-@pytest.mark.parametrize(("router", "preserves"), [({"name": "top_k", "top_k": 2}, True), ({"name": "top_k", "top_k": 1}, False), ({"name": "soft"}, False)])
+@pytest.mark.parametrize(
+    ("router", "preserves"), [({"name": "top_k", "top_k": 2}, True), ({"name": "top_k", "top_k": 1}, False), ({"name": "soft"}, False)]
+)
 def test_it_claims_what_the_router_allows(router: dict[str, Any], preserves: bool) -> None:
     assert spec("transform", "upcycle", experts=4, router=router).build().preserves is preserves
 

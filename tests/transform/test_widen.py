@@ -16,7 +16,9 @@ from ingot.transform._width import copies
 @pytest.mark.parametrize(("old", "new"), [(4, 8), (4, 7), (5, 17)])
 def test_shares_of_a_feature_add_up_to_one(old: int, new: int) -> None:
     index, share = copies(old, new, split=0.7, seed=1)
-    assert torch.equal(index[:old], torch.arange(old)) and int(index.bincount(minlength=old).max() - index.bincount(minlength=old).min()) <= 1
+    assert (
+        torch.equal(index[:old], torch.arange(old)) and int(index.bincount(minlength=old).max() - index.bincount(minlength=old).min()) <= 1
+    )
     torch.testing.assert_close(torch.zeros(old, dtype=torch.float64).index_add_(0, index, share), torch.ones(old, dtype=torch.float64))
     assert share.min() > 0
 
@@ -77,11 +79,14 @@ def test_the_head_stays_tied_and_the_last_norm_takes_the_shares(growth: Any) -> 
     torch.testing.assert_close(grown.model.embedding.weight.detach(), embedding.repeat(1, 2))
 
 
-@pytest.mark.parametrize(("edit", "words"), [
-    ({"norm": {"name": "rms", "gain": False}}, "a norm with a gain"),
-    ({"final_norm": False}, "a norm with a gain"),
-    ({"linear": "ternary"}, "does not stay the same under copied features"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        ({"norm": {"name": "rms", "gain": False}}, "a norm with a gain"),
+        ({"final_norm": False}, "a norm with a gain"),
+        ({"linear": "ternary"}, "does not stay the same under copied features"),
+    ],
+)
 def test_refusals(growth: Any, edit: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         growth({**PLAIN, "encoder": {**PLAIN["encoder"], **edit}}).grow("widen")

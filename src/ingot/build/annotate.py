@@ -108,7 +108,9 @@ def attach(run: Run, chosen: Spec, index: int, folder: Path) -> None:
             inner = getattr(source, "source", source)
             if hasattr(inner, "annotate"):
                 place = digest(inner.identity)
-                values, starts = (np.load(folder / f"{place}.{kind}.npy", mmap_mode="r", allow_pickle=False) for kind in ("values", "starts"))
+                values, starts = (
+                    np.load(folder / f"{place}.{kind}.npy", mmap_mode="r", allow_pickle=False) for kind in ("values", "starts")
+                )
                 inner.annotate(key, values, starts, chosen.target.hop(chosen.knobs, inner.rate, rates), chosen.knobs["clusters"])  # type: ignore[attr-defined]
         stream._fields = None
 
@@ -133,7 +135,11 @@ def _named(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 def _make(run: Run, chosen: Spec, index: int, folder: Path) -> None:
     part, found = chosen.build(), sources(run, index)
     training = found[: len({getattr(source, "source", source).identity for source in run.data_of(index).train.sources.values()})]
-    sample = [value for source in training for value in _values(run, part, source, np.linspace(0, len(source) - 1, min(len(source), SAMPLED)).astype(int))]
+    sample = [
+        value
+        for source in training
+        for value in _values(run, part, source, np.linspace(0, len(source) - 1, min(len(source), SAMPLED)).astype(int))
+    ]
     usable = [value for value in sample if len(value)]
     if not usable or sum(map(len, usable)) < part.clusters:
         raise UserError(f"stages.{index}.annotate: {sum(map(len, usable))} values are too few for {part.clusters} clusters")
@@ -142,7 +148,10 @@ def _make(run: Run, chosen: Spec, index: int, folder: Path) -> None:
     aside.mkdir(parents=True, exist_ok=True)
     np.save(aside / "centers.npy", centers)
     for source in found:
-        columns = [part.assign(value, centers) if len(value) else np.zeros(0, dtype=np.int32) for value in _values(run, part, source, np.arange(len(source)))]
+        columns = [
+            part.assign(value, centers) if len(value) else np.zeros(0, dtype=np.int32)
+            for value in _values(run, part, source, np.arange(len(source)))
+        ]
         np.save(aside / f"{digest(source.identity)}.values.npy", np.concatenate(columns))
         np.save(aside / f"{digest(source.identity)}.starts.npy", np.cumsum([0, *map(len, columns)]))
     if folder.is_dir():
@@ -174,7 +183,12 @@ def _through(run: Run, x_S: np.ndarray, size: int, layer: int) -> np.ndarray:
             piece = x_S[start : start + size]
             fixed = np.zeros((1, size), dtype=np.float32)
             fixed[0, : len(piece)] = piece
-            batch = {"rows": torch.zeros(1, dtype=torch.int64), "key": run.key().cpu(), "waveform": torch.from_numpy(fixed), "lengths": torch.tensor([len(piece)])}
+            batch = {
+                "rows": torch.zeros(1, dtype=torch.int64),
+                "key": run.key().cpu(),
+                "waveform": torch.from_numpy(fixed),
+                "lengths": torch.tensor([len(piece)]),
+            }
             x, context = model.embed({key: value.to(run.device) for key, value in batch.items()}, causal=False)
             values = model.encoder.through(x, context, 0, layer)[0].float().cpu().numpy()
             wanted = -(-len(piece) // stride)

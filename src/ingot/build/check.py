@@ -51,9 +51,13 @@ def _between(recipe: Recipe, run: RunSection, folder: Path | None) -> Iterator[P
     for path, spec in walk_specs(run):
         info = SLOTS.get(spec.slot)
         expected = signature(spec.target)
-        strange = [name for name, item in expected.wiring.items() if info and name not in info.wiring and item.default is inspect.Parameter.empty]
+        strange = [
+            name for name, item in expected.wiring.items() if info and name not in info.wiring and item.default is inspect.Parameter.empty
+        ]
         if strange and info and info.wiring:
-            yield problem(path, f"part {spec.name!r} asks for wiring {', '.join(strange)}, which {spec.slot} does not provide", expected.where)
+            yield problem(
+                path, f"part {spec.name!r} asks for wiring {', '.join(strange)}, which {spec.slot} does not provide", expected.where
+            )
         for message in _own(spec, context):
             yield problem(path, message)
     if run.data.tokenizer is None and gives_text(run.data.train) and not getattr(run.model.embedding.target, "tokenizer", None):
@@ -61,18 +65,27 @@ def _between(recipe: Recipe, run: RunSection, folder: Path | None) -> Iterator[P
     if isinstance(run.layout, Spec) and run.layout.name == "fsdp":
         for index, stage in enumerate(run.stages):
             if stage.objective is not None and index:
-                yield problem(f"stages.{index}.objective", "another objective cannot be entered under fsdp; use replicate, or a second run with --from")
+                yield problem(
+                    f"stages.{index}.objective",
+                    "another objective cannot be entered under fsdp; use replicate, or a second run with --from",
+                )
     if not run.stages:
         yield problem("stages", "needs at least one stage")
     if not run.name.strip(". ") or len(run.name) > 100 or any(letter in "/\\" or not letter.isprintable() for letter in run.name):
         yield problem("name", f"names the run's folder and cannot be {shown(run.name)}")
-    for path, data in [("data", run.data), *((f"stages.{index}.data", stage.data) for index, stage in enumerate(run.stages) if stage.data is not None)]:
+    for path, data in [
+        ("data", run.data),
+        *((f"stages.{index}.data", stage.data) for index, stage in enumerate(run.stages) if stage.data is not None),
+    ]:
         if data.validation is not None and data.holdout:
             yield problem(f"{path}.holdout", "validation and holdout both say what to validate on; give one")
         if data.views > 1 and not data.augment:
             yield problem(f"{path}.views", f"{data.views} views of a row would be alike: say what changes them in augment")
         if data.bucket and not any(hasattr(spec.target, "trimmed") for spec in leaves(data.train)):
-            yield problem(f"{path}.bucket", "puts rows of similar length together, but no source of this run knows how long its rows are; sources of sound do")
+            yield problem(
+                f"{path}.bucket",
+                "puts rows of similar length together, but no source of this run knows how long its rows are; sources of sound do",
+            )
         if data.holdout == 1:
             yield problem(f"{path}.holdout", "wants a share below 1: something must be left to train on")
     for index, stage in enumerate(run.stages):
@@ -83,14 +96,20 @@ def _between(recipe: Recipe, run: RunSection, folder: Path | None) -> Iterator[P
 
 def _unread(run: RunSection) -> Iterator[tuple[str, str]]:
     """Embeddings that find nothing to read in the data of a stage."""
-    embeddings = [("model.embedding", run.model.embedding), *((f"model.towers.{name}.embedding", tower.embedding) for name, tower in run.model.towers.items())]
+    embeddings = [
+        ("model.embedding", run.model.embedding),
+        *((f"model.towers.{name}.embedding", tower.embedding) for name, tower in run.model.towers.items()),
+    ]
     annotated: Spec | None = None
     for stage in run.stages:
         annotated = stage.annotate or annotated
         keys = known_keys(stage.data or run.data, annotated)
         for path, embedding in embeddings:
             if keys is not None and (wanted := reading(embedding)) and not keys & set(wanted):
-                yield path, f"embedding {embedding.name!r} reads {' or '.join(wanted)}, which the data does not give; it gives {', '.join(sorted(keys))}"
+                yield (
+                    path,
+                    f"embedding {embedding.name!r} reads {' or '.join(wanted)}, which the data does not give; it gives {', '.join(sorted(keys))}",
+                )
 
 
 def _grown(run: RunSection, context: dict[str, Any], problem: Any) -> Iterator[Problem]:
@@ -131,14 +150,22 @@ def _stage(run: RunSection, stage: Stage, path: str, problem: Any) -> Iterator[P
         yield problem(f"{path}.batch", f"a batch of rows that are not text is a number of them, such as '256 images', got {stage.batch}")
     elif stage.batch.unit != "audio_seconds" and batch_rows(stage.batch, data.sequence) < 1:
         yield problem(f"{path}.batch", f"{stage.batch} is less than one row of {data.sequence} tokens")
-    if isinstance(run.micro_rows, int) and stage.batch.unit != "audio_seconds" and batch_rows(stage.batch, data.sequence) < run.micro_rows and not path.endswith("0"):
+    if (
+        isinstance(run.micro_rows, int)
+        and stage.batch.unit != "audio_seconds"
+        and batch_rows(stage.batch, data.sequence) < run.micro_rows
+        and not path.endswith("0")
+    ):
         yield problem("micro_rows", f"{run.micro_rows} rows are more than the global batch of {path}")
     if stage.fused_backward is True:
         yield from (problem(f"{path}.fused_backward", message) for message in unfusable(run, stage))
     known = sorted({name for _, spec in walk_specs(run) for name in getattr(spec.target, "side_losses", ())})
     for name in stage.side:
         if name not in known:
-            yield problem(f"{path}.side", f"no layer of this model leaves a side loss {name!r}. {nearest(name, known) or 'There are: ' + (', '.join(known) or 'none')}")
+            yield problem(
+                f"{path}.side",
+                f"no layer of this model leaves a side loss {name!r}. {nearest(name, known) or 'There are: ' + (', '.join(known) or 'none')}",
+            )
     for knob in stage.schedule:
         if knob != "batch" and (message := _unschedulable(run, stage, knob)):
             yield problem(f"{path}.schedule.{knob}", message)
@@ -174,4 +201,8 @@ def _unschedulable(run: RunSection, stage: Stage, knob: str) -> str:
     if owner is None or name not in known:
         return f"no such knob to schedule. {nearest(name or head, known) or 'There are: ' + ', '.join(known)}"
     value = owner.knobs[name]
-    return "" if isinstance(value, int | float) and not isinstance(value, bool) else f"only a number can be scheduled; the knob is {shown(plain(value))}"
+    return (
+        ""
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else f"only a number can be scheduled; the knob is {shown(plain(value))}"
+    )

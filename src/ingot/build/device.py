@@ -34,7 +34,9 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
         if wanted == "fp64" and device.type == "mps":
             raise UserError("precision: MPS has no fp64")
         return DTYPES[wanted]
-    native = (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)) or (device.type == "cpu" and cpu_has_bf16())
+    native = (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)) or (
+        device.type == "cpu" and cpu_has_bf16()
+    )
     return torch.bfloat16 if native else torch.float32
 
 

@@ -67,8 +67,17 @@ def extend(folder: str | Path, budget: str, *, out: str | Path | None = None, re
     taken = {"kind": "extension", "path": str(path), "recipe_hash": manifest["recipe_hash"], "step": step, "budget": [str(old), str(new)]}
     _make(target, folder, path, after, taken | ({"rewarm": rewarm} if rewarm else {}) | {"parents": manifest["parents"]})
     newest = max(int(item.name[5:]) for item in checkpoints.all())
-    said.append(f"from step {step}" + (f", before the schedule bends; the {newest - step} steps after it are left to {folder}" if step < newest else ""))
-    return {"run": str(target), "checkpoint": str(target / "checkpoints" / path.name), "step": step, "budget": [str(old), str(new)], "lines": said}
+    said.append(
+        f"from step {step}"
+        + (f", before the schedule bends; the {newest - step} steps after it are left to {folder}" if step < newest else "")
+    )
+    return {
+        "run": str(target),
+        "checkpoint": str(target / "checkpoints" / path.name),
+        "step": step,
+        "budget": [str(old), str(new)],
+        "lines": said,
+    }
 
 
 def _larger(budget: str, run: RunSection) -> Quantity:
@@ -108,10 +117,15 @@ def _common(checkpoints: Checkpoints, before: Stage, after: Stage, index: int) -
         bent = differs or bent
     if not bent:
         raise UserError(f"{checkpoints.folder} holds no whole checkpoint of a step")
-    raise UserError([
-        Problem("", f"{bent}, and no checkpoint from before is kept: going on would not be the run that {after.budget} gives"),
-        Problem("", f"either train anew with {after.budget}, or take --rewarm 1%: a further stage with a new warm-up from where the run stopped"),
-    ])  # fmt: skip
+    raise UserError(
+        [
+            Problem("", f"{bent}, and no checkpoint from before is kept: going on would not be the run that {after.budget} gives"),
+            Problem(
+                "",
+                f"either train anew with {after.budget}, or take --rewarm 1%: a further stage with a new warm-up from where the run stopped",
+            ),
+        ]
+    )
 
 
 def _first_difference(progress: Progress, before: Stage, after: Stage) -> str:
@@ -119,7 +133,9 @@ def _first_difference(progress: Progress, before: Stage, after: Stage) -> str:
     steps = progress.steps
     if not steps:
         return ""
-    per_step = {unit: float(getattr(progress, unit)) / steps for unit in ("steps", "rows", "tokens", "flops", "seconds", "epochs", "audio_seconds")}
+    per_step = {
+        unit: float(getattr(progress, unit)) / steps for unit in ("steps", "rows", "tokens", "flops", "seconds", "epochs", "audio_seconds")
+    }
     for number in sorted({round(share * (steps - 1) / min(steps, MOMENTS)) for share in range(min(steps, MOMENTS) + 1)}):
         at = Progress(**{unit: amount * number for unit, amount in per_step.items()})  # type: ignore[arg-type]
         for knob, curve in before.schedule.items():
@@ -149,7 +165,9 @@ def _make(target: Path, source: Path, checkpoint: Path, section: RunSection, par
     try:
         place = aside / "checkpoints" / checkpoint.name
         shutil.copytree(checkpoint, place, ignore=shutil.ignore_patterns("manifest.json"))
-        write_manifest(place, read_manifest(checkpoint).model_dump() | {"recipe": tree, "recipe_hash": digest(plain(section)), "parents": [parent]})
+        write_manifest(
+            place, read_manifest(checkpoint).model_dump() | {"recipe": tree, "recipe_hash": digest(plain(section)), "parents": [parent]}
+        )
         for name in ("tokenizer", "run.json"):
             if (source / name).exists():
                 (shutil.copytree if (source / name).is_dir() else shutil.copy2)(source / name, aside / name)

@@ -114,20 +114,30 @@ def settle(run: Run, index: int, rows: int, available: int, rate: float | None =
 
         if (mode, fused, micro) not in known:
             found = forecast_stage(run, index, micro, checkpointing=mode, fused=fused)
-            known[mode, fused, micro] = Setting(micro, mode, fused, found, seconds_of(run, index, found, rows, mode, rate), found.peak <= available)
+            known[mode, fused, micro] = Setting(
+                micro, mode, fused, found, seconds_of(run, index, found, rows, mode, rate), found.peak <= available
+            )
         return known[mode, fused, micro]
 
     fixed = run.section.micro_rows
     most = most_rows(run, index, rows)
     # Micro-batches are as even as it goes, so only these sizes are worth a look.
-    sizes = [min(rows, fixed)] if isinstance(fixed, int) else sorted({size for pieces in range(1, rows + 1) if (size := -(-rows // pieces)) <= most})
+    sizes = (
+        [min(rows, fixed)]
+        if isinstance(fixed, int)
+        else sorted({size for pieces in range(1, rows + 1) if (size := -(-rows // pieces)) <= most})
+    )
     best: Setting | None = None
     for mode in modes(run, index):
         for fused in _fusing(run, index, sizes[-1] == rows):
             whole = ahead(mode, fused, sizes[-1])  # no smaller micro-batch of this kind is faster
             if best is not None and best.seconds <= whole.seconds:
                 continue
-            micro = sizes[-1] if fused and not whole.fits else largest(sizes, lambda size, mode=mode, fused=fused: ahead(mode, fused, size).fits)  # type: ignore[misc]
+            micro = (
+                sizes[-1]
+                if fused and not whole.fits
+                else largest(sizes, lambda size, mode=mode, fused=fused: ahead(mode, fused, size).fits)
+            )  # type: ignore[misc]
             setting = ahead(mode, fused, micro)
             if setting.fits and (best is None or setting.seconds < best.seconds):
                 best = setting
@@ -158,7 +168,13 @@ def settle_naively(run: Run, index: int, rows: int, rate: float) -> Setting:
     from .plan import forecast_stage
 
     micro = most_rows(run, index, rows)
-    found = forecast_stage(run, index, micro, checkpointing="none" if recipe_mode(run, index) == "auto" else None, fused=run.section.stages[index].fused_backward is True)
+    found = forecast_stage(
+        run,
+        index,
+        micro,
+        checkpointing="none" if recipe_mode(run, index) == "auto" else None,
+        fused=run.section.stages[index].fused_backward is True,
+    )
     return Setting(micro, "none", False, found, seconds_of(run, index, found, rows, "none", rate), True)
 
 
@@ -172,7 +188,14 @@ def fitting(run: Run, index: int, rows: int) -> dict[str, Any]:
     setting = settle(run, index, rows, available)
     if section.memory is not None and not setting.fits:
         least = f"the least is {setting.forecast.peak / 1e6:,.0f} MB, with micro_rows {setting.micro_rows} and checkpointing {setting.checkpointing}"
-        raise UserError([Problem("memory", f"stage {index} is not forecast to fit {available / 1e6:,.0f} MB: {least}; ingot plan shows what would take less")])
+        raise UserError(
+            [
+                Problem(
+                    "memory",
+                    f"stage {index} is not forecast to fit {available / 1e6:,.0f} MB: {least}; ingot plan shows what would take less",
+                )
+            ]
+        )
     found = {"micro_rows": setting.micro_rows, "checkpointing": setting.checkpointing, "fused_backward": setting.fused_backward}
     if section.memory is not None or "auto" in (mode, fused):
         run.messages.append(_said(run, index, rows, setting))

@@ -18,8 +18,17 @@ if TYPE_CHECKING:
     from .schema import Graph, TowerSection
 
 
-def build_model(graph: Graph, *, vocabulary: int | None, sequence: int, specials: dict[str, int], dtype: torch.dtype, objective: Spec | None = None,
-                fields: dict[str, Field] | None = None, context: dict[str, Any] | None = None) -> Model:  # fmt: skip
+def build_model(
+    graph: Graph,
+    *,
+    vocabulary: int | None,
+    sequence: int,
+    specials: dict[str, int],
+    dtype: torch.dtype,
+    objective: Spec | None = None,
+    fields: dict[str, Field] | None = None,
+    context: dict[str, Any] | None = None,
+) -> Model:
     """Build the components under the current default device. objective replaces the graph's own; context adds wiring.
 
     sequence: longest row of text; where an embedding gives another number of positions (``longest``), its encoder is told that one, or
@@ -29,15 +38,23 @@ def build_model(graph: Graph, *, vocabulary: int | None, sequence: int, specials
     from ..model.graph import Model, Tower
     from ..nn.view import View
 
-    shared = {"width": graph.width, "vocabulary": vocabulary, "sequence": sequence, "specials": specials, "fields": fields or {}} | (context or {})
+    shared = {"width": graph.width, "vocabulary": vocabulary, "sequence": sequence, "specials": specials, "fields": fields or {}} | (
+        context or {}
+    )
     embedding, encoder = _encoder(graph, shared)
     towers = {name: Tower(*_encoder(tower, shared | {"width": tower.width or graph.width})) for name, tower in graph.towers.items()}
     linear = graph.encoder.knobs.get("linear") or dense()
     behind = shared | {"memory_width": graph.width, "linear": linear}
     target = graph.target_embedding.build(**behind) if graph.target_embedding else None
     decoder = graph.decoder.build(**behind | {"sequence": getattr(target or embedding, "longest", sequence)}) if graph.decoder else None
-    head = (objective or graph.objective).build(**shared, linear=linear, embedding=View(embedding), encoder=View(encoder), decoder_width=getattr(decoder, "width", graph.width),
-                                                tower_widths={name: tower.width or graph.width for name, tower in graph.towers.items()})  # fmt: skip
+    head = (objective or graph.objective).build(
+        **shared,
+        linear=linear,
+        embedding=View(embedding),
+        encoder=View(encoder),
+        decoder_width=getattr(decoder, "width", graph.width),
+        tower_widths={name: tower.width or graph.width for name, tower in graph.towers.items()},
+    )
     model = Model(embedding=embedding, encoder=encoder, target_embedding=target, decoder=decoder, objective=head, towers=towers)
     model.compute_dtype = dtype
     return model
@@ -46,7 +63,9 @@ def build_model(graph: Graph, *, vocabulary: int | None, sequence: int, specials
 def _encoder(graph: Graph | TowerSection, shared: dict[str, Any]) -> tuple[Any, Any]:
     """Embedding and encoder of the model or of a tower."""
     embedding = graph.embedding.build(**shared, linear=graph.encoder.knobs.get("linear") or dense())
-    return embedding, graph.encoder.build(**shared | {"sequence": getattr(embedding, "within", getattr(embedding, "longest", shared["sequence"]))})
+    return embedding, graph.encoder.build(
+        **shared | {"sequence": getattr(embedding, "within", getattr(embedding, "longest", shared["sequence"]))}
+    )
 
 
 @contextmanager

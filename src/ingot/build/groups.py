@@ -21,7 +21,9 @@ def parameter_groups(model: nn.Module, initializer: Any) -> list[dict[str, Any]]
         label = axes[name]
         scale = float(initializer.lr_scale(name, label, tuple(parameter.shape)))
         decay = label.role in DECAYED
-        group = groups.setdefault((label.role == "matrix", decay, scale), {"params": [], "names": [], "axes": [], "lr_scale": scale, "decay": decay})
+        group = groups.setdefault(
+            (label.role == "matrix", decay, scale), {"params": [], "names": [], "axes": [], "lr_scale": scale, "decay": decay}
+        )
         group["params"].append(parameter)
         group["names"].append(name)
         group["axes"].append(label)

@@ -84,8 +84,16 @@ def target_of(run: Run, graph: Graph, model: Model, batches: Any = None) -> Targ
     """What a transform is to fill, from a plain, freshly initialized model."""
     tree = plain(graph) | {"objective": run.objective_spec.data()}
     weights = {name.removeprefix("model."): tensor.detach().clone() for name, tensor in model_tensors(model).items()}
-    return Target(tree, weights, axes_of(model), getattr(model.objective, "output_scale", 1.0), run.section.seed,
-                  model=lambda: fresh_model(run, graph), batches=batches, read=read)  # fmt: skip
+    return Target(
+        tree,
+        weights,
+        axes_of(model),
+        getattr(model.objective, "output_scale", 1.0),
+        run.section.seed,
+        model=lambda: fresh_model(run, graph),
+        batches=batches,
+        read=read,
+    )
 
 
 def read(place: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -119,13 +127,30 @@ def grown(run: Run, snapshot: Snapshot, transforms: list[Spec], batches: Any = N
         if graph.objective != run.graph.objective and run.objective_spec == run.graph.objective:
             run.objective_spec = graph.objective
         model = fresh_model(run, graph)
-        before = {"width": snapshot.tree["width"], "depth": snapshot.tree["encoder"].get("depth"), "parameters": sum(snapshot.weights[name].numel() for name in snapshot.axes if name in snapshot.weights)}
+        before = {
+            "width": snapshot.tree["width"],
+            "depth": snapshot.tree["encoder"].get("depth"),
+            "parameters": sum(snapshot.weights[name].numel() for name in snapshot.axes if name in snapshot.weights),
+        }
         if run.layout.rank == 0:
             noted = len(snapshot.notes)
             snapshot = _applied(part, spec, snapshot, target_of(run, graph, model, batches))
-            lines.append({"kind": "transform", "name": spec.name, "knobs": plain(spec.knobs), "preserves": bool(part.preserves), "before": before,
-                          "after": {"width": graph.width, "depth": graph.encoder.knobs.get("depth"), "parameters": sum(item.numel() for item in model.parameters())},
-                          "notes": snapshot.notes[noted:], "took": time.perf_counter() - began})  # fmt: skip
+            lines.append(
+                {
+                    "kind": "transform",
+                    "name": spec.name,
+                    "knobs": plain(spec.knobs),
+                    "preserves": bool(part.preserves),
+                    "before": before,
+                    "after": {
+                        "width": graph.width,
+                        "depth": graph.encoder.knobs.get("depth"),
+                        "parameters": sum(item.numel() for item in model.parameters()),
+                    },
+                    "notes": snapshot.notes[noted:],
+                    "took": time.perf_counter() - began,
+                }
+            )
         else:
             snapshot.tree = plain(graph)
     return graph, model, snapshot, lines
@@ -153,8 +178,14 @@ def put_state(run: Run, state: State, snapshot: Snapshot) -> list[str]:
     left_out = unwanted(state, snapshot)
     for name in left_out:
         del snapshot.state[name]
-    values = {f"optim.{name}.{key}": value for name, held in snapshot.state.items() for key, value in held.items() if isinstance(value, Tensor)}
-    others = {name: rest for name, held in snapshot.state.items() if (rest := {key: value for key, value in held.items() if not isinstance(value, Tensor)})}
+    values = {
+        f"optim.{name}.{key}": value for name, held in snapshot.state.items() for key, value in held.items() if isinstance(value, Tensor)
+    }
+    others = {
+        name: rest
+        for name, held in snapshot.state.items()
+        if (rest := {key: value for key, value in held.items() if not isinstance(value, Tensor)})
+    }
     stored = {name: (value.dtype, tuple(value.shape)) for name, value in values.items()}
     stored, others = run.layout.broadcast_object((stored, others))
     if stored or others:
@@ -209,7 +240,9 @@ def grow(run: Run, state: State, index: int, *, keep_optimizer: bool) -> list[di
     snapshot = snapshot_of(run, state, optimizer=keep_optimizer)
     began = time.perf_counter()
     made: list[Any] = []
-    counted = Meter("cpu").count(None, lambda: made.extend(grown(run, snapshot, section.transforms, lambda: stage_batches(run, index, start, run.batch_rows(index)))))
+    counted = Meter("cpu").count(
+        None, lambda: made.extend(grown(run, snapshot, section.transforms, lambda: stage_batches(run, index, start, run.batch_rows(index))))
+    )
     run.graph, model, snapshot, lines = made
     run.model = state.model = put_weights(run, model, snapshot)
     if run.choices.get("compile"):
@@ -222,8 +255,12 @@ def grow(run: Run, state: State, index: int, *, keep_optimizer: bool) -> list[di
     lines = run.layout.broadcast_object(lines)
     if all(line["preserves"] for line in lines) and not abs(after - before) <= LARGEST[run.dtype] * max(1.0, abs(before)):
         names = ", ".join(line["name"] for line in lines)
-        raise RunError(f"stages.{index}.transforms: {names} should preserve the function, but the loss went from {before:.6f} to {after:.6f}; this model holds a part it cannot carry")
-    spent = run.layout.total(torch.tensor([float(counted.flops), (time.perf_counter() - began) / run.layout.ranks], dtype=torch.float64)).tolist()
+        raise RunError(
+            f"stages.{index}.transforms: {names} should preserve the function, but the loss went from {before:.6f} to {after:.6f}; this model holds a part it cannot carry"
+        )
+    spent = run.layout.total(
+        torch.tensor([float(counted.flops), (time.perf_counter() - began) / run.layout.ranks], dtype=torch.float64)
+    ).tolist()
     progress.flops, progress.total_flops = progress.flops + spent[0], progress.total_flops + spent[0]
     progress.seconds, progress.total_seconds = progress.seconds + spent[1], progress.total_seconds + spent[1]
     facts = {"stage": index, "step": progress.total_steps, "loss": [before, after], "flops": spent[0]}
@@ -249,17 +286,33 @@ def transform(source: Path, transforms: list[Spec], out: Path) -> dict[str, Any]
     assert path is not None
     state = old.state(path)
     index, manifest = state.progress.stage, old.checkpoints.manifest(path)
-    graph, model, snapshot, lines = grown(old, snapshot_of(old, state), transforms, lambda: stage_batches(old, index, 0, old.batch_rows(index)))
+    graph, model, snapshot, lines = grown(
+        old, snapshot_of(old, state), transforms, lambda: stage_batches(old, index, 0, old.batch_rows(index))
+    )
     tree = plain(old.section) | {"name": out.name, "model": plain(graph)}
     for stage in tree["stages"][: index + 1]:
         stage["transforms"] = []
     new = Run(resolve_run(Recipe(tree)), out)
     new.stand_at(index)
     new.__dict__["tokenizer"] = old.tokenizer
-    new.parents = [{"kind": "checkpoint", "path": str(path), "recipe_hash": manifest["recipe_hash"], "step": state.progress.total_steps, "parents": manifest["parents"]}]
+    new.parents = [
+        {
+            "kind": "checkpoint",
+            "path": str(path),
+            "recipe_hash": manifest["recipe_hash"],
+            "step": state.progress.total_steps,
+            "parents": manifest["parents"],
+        }
+    ]
     new.model = put_weights(new, model, snapshot)
     facts = {"stage": index, "step": state.progress.total_steps}
-    result = State(new.model, make_optimizer(new, new.section.stages[index]), state.progress, extra=state.extra, lineage=[*state.lineage, *(line | facts for line in lines)])
+    result = State(
+        new.model,
+        make_optimizer(new, new.section.stages[index]),
+        state.progress,
+        extra=state.extra,
+        lineage=[*state.lineage, *(line | facts for line in lines)],
+    )
     for line in result.lineage[-1:]:
         line["notes"] = [*line["notes"], *put_state(new, result, snapshot)]
     prepare_folder(new)

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 def find_latents(run: Run, chosen: Spec, index: int) -> str:
     """Give the rows of a stage's data their latents; a sentence for the ledger. Collective."""
     found, made = _sources(run, index), 0
-    names = [digest("latents", 1, chosen.data(), [_content(one.start) for one in chosen.knobs["encoders"].values()], source.identity) for source in found]
+    names = [
+        digest("latents", 1, chosen.data(), [_content(one.start) for one in chosen.knobs["encoders"].values()], source.identity)
+        for source in found
+    ]
     folders = [Path(run.data_section(index).cache) / "latents" / name for name in names]
     wanted = [(source, folder) for source, folder in zip(found, folders, strict=True) if not folder.is_dir()]
     if wanted and run.layout.rank == 0:
@@ -57,7 +60,9 @@ def _sources(run: Run, index: int) -> list[Any]:
         for source in stream.sources.values():
             inner = getattr(source, "source", source)
             if not hasattr(inner, "hold"):
-                raise UserError(f"stages.{index}.annotate: latents are kept of rows such as images and sounds; {type(inner).__name__} gives none")
+                raise UserError(
+                    f"stages.{index}.annotate: latents are kept of rows such as images and sounds; {type(inner).__name__} gives none"
+                )
             found.setdefault(inner.identity, inner)
     return list(found.values())
 
@@ -70,7 +75,12 @@ def _content(start: str | None) -> list[Any]:
     if not folder.is_dir():
         return [start]
     newest = max(folder.glob("checkpoints/step-*/manifest.json"), default=folder / "manifest.json")
-    return [start, newest.read_text(encoding="utf-8") if newest.is_file() else sorted((path.name, path.stat().st_size) for path in folder.glob("*.safetensors"))]
+    return [
+        start,
+        newest.read_text(encoding="utf-8")
+        if newest.is_file()
+        else sorted((path.name, path.stat().st_size) for path in folder.glob("*.safetensors")),
+    ]
 
 
 def frozen(run: Run, index: int, name: str, one: Any) -> Any:
@@ -92,7 +102,12 @@ def _random(run: Run, index: int, one: Any) -> Any:
     from .graph import _encoder
     from .schema import TowerSection
 
-    shared = {"width": one.width, "vocabulary": run.vocabulary, "sequence": run.data_section(index).sequence, "fields": fields_of(run.data_section(index), Path.cwd())}
+    shared = {
+        "width": one.width,
+        "vocabulary": run.vocabulary,
+        "sequence": run.data_section(index).sequence,
+        "fields": fields_of(run.data_section(index), Path.cwd()),
+    }
     embedding, encoder = _encoder(TowerSection(width=one.width, embedding=one.embedding, encoder=one.encoder), shared)
     model = Model(embedding=embedding, encoder=encoder, objective=nn.Identity())
     run.initializer.apply(model, seed=run.section.seed)
@@ -106,7 +121,14 @@ def _hugging_face(run: Run, index: int, folder: str) -> Any:
 
     section, extra = read_section(locate(folder))
     graph = resolve(Recipe(section), Graph)
-    model = build_model(graph, vocabulary=extra["vocabulary"], sequence=extra["sequence"], specials={}, dtype=torch.float32, fields=fields_of(run.data_section(index), Path.cwd()))
+    model = build_model(
+        graph,
+        vocabulary=extra["vocabulary"],
+        sequence=extra["sequence"],
+        specials={},
+        dtype=torch.float32,
+        fields=fields_of(run.data_section(index), Path.cwd()),
+    )
     load_into(model, plain(graph), locate(folder))
     return model
 
@@ -137,7 +159,9 @@ def _encoded(run: Run, source: Any, encoders: dict[str, Any], knobs: dict[str, A
             one = knobs["encoders"][name]
             with evaluating(model):
                 h_BTD, context = model.encoded(batch, causal=one.causal)
-                found[f"latent_{name}"] = pooled(h_BTD, context, one.pooling, int(getattr(model.embedding, "leading", 0))).float().cpu().numpy()
+                found[f"latent_{name}"] = (
+                    pooled(h_BTD, context, one.pooling, int(getattr(model.embedding, "leading", 0))).float().cpu().numpy()
+                )
         for key, value in found.items():
             pieces.setdefault(key, []).append(value)
     return {key: np.concatenate(values) for key, values in pieces.items()}

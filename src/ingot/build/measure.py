@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 Windows = Iterator[list[dict[str, torch.Tensor]]]
 
 
-def evaluate_streams(run: Run, streams: dict[str, Any], *, plain: dict[str, Any], rows: int | None = None, also: list[Spec] | None = None) -> dict[str, dict[str, float]]:
+def evaluate_streams(
+    run: Run, streams: dict[str, Any], *, plain: dict[str, Any], rows: int | None = None, also: list[Spec] | None = None
+) -> dict[str, dict[str, float]]:
     """Per source: the objective's loss, and ``<evaluator>.<metric>`` of those the recipe (or ``also``) names.
 
     plain: training rows without augmentation, by source. An evaluator runs on the sources that give what it reads; UserError where
@@ -52,10 +54,15 @@ def _call(run: Run, evaluator: Any, stream: Any, plain: Any, rows: int | None) -
     table = getattr(run.tokenizer, "token_bytes", None)
     most = rows or run.section.evaluate.rows
     offered: dict[str, Callable[[], Any]] = {
-        "windows": lambda: windows(run, stream, most), "objective": lambda: run.model.objective,
-        "training": lambda: _training(run, plain), "looks": lambda: _looks(run), "token_bytes": lambda: torch.from_numpy(table()).double() if table else None,
-        "fields": stream.fields, "tokenizer": lambda: run.tokenizer, "seed": lambda: run.section.seed,
-    }  # fmt: skip
+        "windows": lambda: windows(run, stream, most),
+        "objective": lambda: run.model.objective,
+        "training": lambda: _training(run, plain),
+        "looks": lambda: _looks(run),
+        "token_bytes": lambda: torch.from_numpy(table()).double() if table else None,
+        "fields": stream.fields,
+        "tokenizer": lambda: run.tokenizer,
+        "seed": lambda: run.section.seed,
+    }
     wanted = [name for name, item in inspect.signature(evaluator).parameters.items() if item.kind is item.KEYWORD_ONLY]
     strange = [name for name in wanted if name not in offered]
     if strange:

@@ -108,7 +108,11 @@ def compare(recipe: dict[str, Any], folder: Path, ways: list[tuple[str, int]], a
     for layout, ranks in [("single", 1), *(way for way in ways if way != ("single", 1))]:
         place = folder / f"{layout}-{ranks}"
         place.mkdir(parents=True)
-        changes = {"name": "parity", "compile": False, **({"layout": layout} if recipe.get("layout", "auto") == "auto" or ranks == 1 else {})}
+        changes = {
+            "name": "parity",
+            "compile": False,
+            **({"layout": layout} if recipe.get("layout", "auto") == "auto" or ranks == 1 else {}),
+        }
         (place / "recipe.yaml").write_text(dump(recipe | changes), encoding="utf-8")
         counts = sorted({1, *accumulations}) if wanted is None else accumulations
         launch([str(place / "recipe.yaml"), str(place), ",".join(map(str, counts))], ranks, place / f"{counts[-1]}.safetensors")
@@ -118,7 +122,9 @@ def compare(recipe: dict[str, Any], folder: Path, ways: list[tuple[str, int]], a
     return cases
 
 
-def _case(layout: str, ranks: int, accumulation: int, wanted: tuple[Gradients, dict[str, float]], found: tuple[Gradients, dict[str, float]]) -> Case:
+def _case(
+    layout: str, ranks: int, accumulation: int, wanted: tuple[Gradients, dict[str, float]], found: tuple[Gradients, dict[str, float]]
+) -> Case:
     difference, tensor = worst_difference(wanted[0], found[0])
     losses = max(abs(found[1][name] - value) / (abs(value) or 1.0) for name, value in wanted[1].items())
     return Case(layout, ranks, accumulation, difference, tensor, losses)
@@ -129,8 +135,10 @@ def read(path: Path) -> tuple[Gradients, dict[str, float]]:
     from safetensors.torch import load_file
 
     held = load_file(path)
-    return ({name.removeprefix("gradient."): value for name, value in held.items() if name.startswith("gradient.")},
-            {name.removeprefix("loss."): float(value) for name, value in held.items() if name.startswith("loss.")})  # fmt: skip
+    return (
+        {name.removeprefix("gradient."): value for name, value in held.items() if name.startswith("gradient.")},
+        {name.removeprefix("loss."): float(value) for name, value in held.items() if name.startswith("loss.")},
+    )
 
 
 def launch(arguments: list[str], ranks: int, result: Path, limit: float = 3600.0) -> None:
@@ -160,7 +168,10 @@ def launch(arguments: list[str], ranks: int, result: Path, limit: float = 3600.0
             child.wait()
     if not result.exists():
         words = [log.read_text(errors="replace").strip().splitlines() for log in logs]
-        last = next((lines[-1] for lines, child in zip(words, children, strict=True) if lines and child.returncode not in (0, -9)), "it ended without a word")
+        last = next(
+            (lines[-1] for lines, child in zip(words, children, strict=True) if lines and child.returncode not in (0, -9)),
+            "it ended without a word",
+        )
         reason = re.sub(r"^[\w.]+(Error|Exception): ", "", last)
         raise RunError(f"the gradient on {ranks} ranks could not be computed: {reason}")
 
@@ -175,7 +186,9 @@ def main(recipe: str, folder: str, accumulations: str) -> None:
     for count in map(int, accumulations.split(",")):
         gradients, losses = window_gradients(run, count)
         if run.layout.rank == 0:
-            held = {f"gradient.{name}": value for name, value in gradients.items()} | {f"loss.{name}": torch.tensor(value, dtype=torch.float64) for name, value in losses.items()}
+            held = {f"gradient.{name}": value for name, value in gradients.items()} | {
+                f"loss.{name}": torch.tensor(value, dtype=torch.float64) for name, value in losses.items()
+            }
             final = Path(folder) / f"{count}.safetensors"
             save_file(held, f"{final}.part")
             os.replace(f"{final}.part", final)

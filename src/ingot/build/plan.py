@@ -28,15 +28,36 @@ from .rows import example_batch, positions_per_row
 if TYPE_CHECKING:
     from .run import Run
 
-SPECIALS = {name: index for index, name in enumerate(
-    ("end", "mask", "pad", "prefix", "suffix", "middle", "regular", "sequential", "extreme", *(f"sentinel_{number}" for number in range(200)))
-)}  # fmt: skip
+SPECIALS = {
+    name: index
+    for index, name in enumerate(
+        (
+            "end",
+            "mask",
+            "pad",
+            "prefix",
+            "suffix",
+            "middle",
+            "regular",
+            "sequential",
+            "extreme",
+            *(f"sentinel_{number}" for number in range(200)),
+        )
+    )
+}
 SMALLER_OPTIMIZERS = (("adam8bit", 1e-3, "the same rule, state in 8 bits"), ("lion", 1e-4, "another optimizer: tune its lr"))
 
 
 def forecast_stage(
-    run: Run, index: int, micro_rows: int, *, dtype: torch.dtype | None = None, optimizer: Spec | None = None, checkpointing: str | None = None, fused: bool | None = None,
-) -> Forecast:  # fmt: skip
+    run: Run,
+    index: int,
+    micro_rows: int,
+    *,
+    dtype: torch.dtype | None = None,
+    optimizer: Spec | None = None,
+    checkpointing: str | None = None,
+    fused: bool | None = None,
+) -> Forecast:
     """One optimizer step of a stage on one rank, with micro-batches of so many rows; dtype, optimizer, checkpointing, fused try a change."""
     section = run.section.stages[index]
     model = meta_model(run, index, dtype or run.dtype)
@@ -47,10 +68,16 @@ def forecast_stage(
     per_rank = -(-run.batch_rows(index) // run.layout.ranks)
     chosen = optimizer or section.optimizer
     fusing = section.fused_backward is True if fused is None else fused
-    found = forecast(model, batch, lambda twin: chosen.build(params=parameter_groups(twin, run.initializer)),
-                     micro_batches=-(-per_rank // micro_rows), device="cpu", compiled=run.section.compile is True or bool(run.choices.get("compile", False)),
-                     last_backward=(lambda optimizer, phase: FusedBackward(optimizer, phase).updating) if fusing else None,
-                     copies=sum(getattr(spec.build(), "copies", 0) for spec in section.hooks))  # fmt: skip
+    found = forecast(
+        model,
+        batch,
+        lambda twin: chosen.build(params=parameter_groups(twin, run.initializer)),
+        micro_batches=-(-per_rank // micro_rows),
+        device="cpu",
+        compiled=run.section.compile is True or bool(run.choices.get("compile", False)),
+        last_backward=(lambda optimizer, phase: FusedBackward(optimizer, phase).updating) if fusing else None,
+        copies=sum(getattr(spec.build(), "copies", 0) for spec in section.hooks),
+    )
     found = replace(found, recomputed=0.0) if checkpointing == "offload" else found
     return sharded(found, run.layout.ranks) if run.layout_name == "fsdp" else found
 
@@ -60,8 +87,15 @@ def meta_model(run: Run, index: int, dtype: torch.dtype) -> Any:
     stages, graph = run.section.stages[: index + 1], graph_of(run.section, index)
     objective = next((stage.objective for stage in reversed(stages) if stage.objective is not None), graph.objective)
     with torch.device("meta"):
-        model = build_model(graph, vocabulary=vocabulary_of(run), sequence=run.data_section(index).sequence, specials=SPECIALS, dtype=dtype, objective=objective,
-                            fields=run.fields(index))  # fmt: skip
+        model = build_model(
+            graph,
+            vocabulary=vocabulary_of(run),
+            sequence=run.data_section(index).sequence,
+            specials=SPECIALS,
+            dtype=dtype,
+            objective=objective,
+            fields=run.fields(index),
+        )
     return model.double() if dtype == torch.float64 else model
 
 
@@ -86,9 +120,16 @@ def plan(run: Run, available: int) -> dict[str, Any]:
     seconds = [stage["seconds"] for stage in stages]
     total = sum(value for value in seconds if value is not None) if all(value is not None for value in seconds) else None
     price = run.section.price_per_hour
-    return {"stages": stages, "available": available, "matmul_flops_per_second": rate, "parameters": stages[0]["forecast"]["parameters"] if stages else 0,
-            "active_parameters": stages[0]["forecast"]["active_parameters"] if stages else 0,
-            "seconds": total, "cost": total / 3600 * price if total is not None and price else None, "fits": all(stage["fits"] for stage in stages)}  # fmt: skip
+    return {
+        "stages": stages,
+        "available": available,
+        "matmul_flops_per_second": rate,
+        "parameters": stages[0]["forecast"]["parameters"] if stages else 0,
+        "active_parameters": stages[0]["forecast"]["active_parameters"] if stages else 0,
+        "seconds": total,
+        "cost": total / 3600 * price if total is not None and price else None,
+        "fits": all(stage["fits"] for stage in stages),
+    }
 
 
 def _plan_stage(run: Run, index: int, available: int, rate: float) -> dict[str, Any]:
@@ -97,10 +138,20 @@ def _plan_stage(run: Run, index: int, available: int, rate: float) -> dict[str, 
     found = setting.forecast
     steps = steps_in(run, index, found.flops * run.layout.ranks, setting.seconds)
     naive = settle_naively(run, index, rows, rate)
-    return {"forecast": found.as_dict(), "micro_rows": setting.micro_rows, "checkpointing": setting.checkpointing, "fused_backward": setting.fused_backward,
-            "fits": setting.fits, "steps": steps, "step_seconds": setting.seconds, "seconds": steps * setting.seconds,
-            "naive": {"micro_rows": naive.micro_rows, "peak": naive.forecast.peak, "step_seconds": naive.seconds}, "slower": setting.seconds / naive.seconds,
-            "budget": str(run.section.stages[index].budget), "changes": [vars(change) for change in _changes(run, index, setting, available)]}  # fmt: skip
+    return {
+        "forecast": found.as_dict(),
+        "micro_rows": setting.micro_rows,
+        "checkpointing": setting.checkpointing,
+        "fused_backward": setting.fused_backward,
+        "fits": setting.fits,
+        "steps": steps,
+        "step_seconds": setting.seconds,
+        "seconds": steps * setting.seconds,
+        "naive": {"micro_rows": naive.micro_rows, "peak": naive.forecast.peak, "step_seconds": naive.seconds},
+        "slower": setting.seconds / naive.seconds,
+        "budget": str(run.section.stages[index].budget),
+        "changes": [vars(change) for change in _changes(run, index, setting, available)],
+    }
 
 
 def steps_in(run: Run, index: int, flops: float, seconds: float) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..core.errors import RunError, UserError
 from ..ledger.lineage import described
 from ..model.graph import spent
+from ..train.lines import event
 from ..train.stage import Knob, Stage
 from ..train.state import NOT_VALUES, State
 from .annotate import annotate
@@ -38,7 +39,9 @@ class DeviceWindows:
     def __iter__(self) -> Iterator[list[Micro]]:
         for window in self.loader:
             self.notices()
-            yield [{name: value.to(self.device, non_blocking=True) for name, value in micro.items()} | {"key": self.key} for micro in window]
+            yield [
+                {name: value.to(self.device, non_blocking=True) for name, value in micro.items()} | {"key": self.key} for micro in window
+            ]
 
     def close(self) -> None:
         self.loader.close()
@@ -70,17 +73,22 @@ class Program:
             if hasattr(run.model.objective, "begin"):  # such as a teacher that starts as a copy
                 run.model.objective.begin(run.model)
         if section.fused_backward is True and run.layout.ranks > 1:
-            raise UserError(f"stages.{index}.fused_backward: gradients cross {run.layout.ranks} ranks after backward, so updates cannot be made inside it")
+            raise UserError(
+                f"stages.{index}.fused_backward: gradients cross {run.layout.ranks} ranks after backward, so updates cannot be made inside it"
+            )
         data = run.data_of(index)
         if said := annotate(run, state.extra, index, entering=state.progress.entering):
-            self.say({"kind": "event", "step": state.progress.total_steps, "name": "annotate", "message": said})
+            self.say(event(state.progress.total_steps, "annotate", said))
         state.extra.setdefault("rows", {}).setdefault(str(run.data_index(index)), data.identity)
         sequence, rows = positions_per_row(run, index), run.batch_rows(index)
         self._state = state
         micro = self.choose_micro_rows(index, rows)
         for stack in stacks(run.model):
             stack.checkpointing = self.checkpointing[str(index)] if stack.automatic else stack.checkpointing
-        hooks = {spec.name: spec.build(layout=run.layout, batch_rows=rows, sequence=sequence, open_model=lambda path: reference_model(run, path)) for spec in section.hooks}
+        hooks = {
+            spec.name: spec.build(layout=run.layout, batch_rows=rows, sequence=sequence, open_model=lambda path: reference_model(run, path))
+            for spec in section.hooks
+        }
         state.attach_hooks(hooks)
         objective = run.model.objective
         if hasattr(objective, "stepped"):  # such as an average of the encoder that teaches it; its state lies in the model
@@ -88,13 +96,23 @@ class Program:
         # Stages on the same data read on where the last one stopped.
         before = state.progress.total_rows - state.progress.rows - state.extra["data_start"]
         stage = Stage(
-            budget=section.budget, batch_rows=rows, tokens_per_row=sequence, micro_rows=micro,
-            open=lambda start, size, micro_rows: run.windows(data.train, start=before + start, rows=size, micro_rows=micro_rows, data=run.data_index(index)),
-            prepare=lambda micro: counted(run.model, objective.prepare(micro)), seconds_per_row=data.train.seconds_per_row, position=lambda row: data.train.epochs(before + row) - data.train.epochs(before), hooks=hooks, side=section.side,
+            budget=section.budget,
+            batch_rows=rows,
+            tokens_per_row=sequence,
+            micro_rows=micro,
+            open=lambda start, size, micro_rows: run.windows(
+                data.train, start=before + start, rows=size, micro_rows=micro_rows, data=run.data_index(index)
+            ),
+            prepare=lambda micro: counted(run.model, objective.prepare(micro)),
+            seconds_per_row=data.train.seconds_per_row,
+            position=lambda row: data.train.epochs(before + row) - data.train.epochs(before),
+            hooks=hooks,
+            side=section.side,
             fused_backward=self.fused_backward[str(index)],
-            evaluate=lambda: run.evaluate_streams(data.validation), sample=run.sample_prompts,
+            evaluate=lambda: run.evaluate_streams(data.validation),
+            sample=run.sample_prompts,
             averaged=lambda: averaged(hooks, run.model),
-        )  # fmt: skip
+        )
         stage.knobs = list(self._knobs(section, stage, state, hooks, objective))
         return stage
 
@@ -108,7 +126,7 @@ class Program:
         same = index == 0 or (run.section.stages[index - 1].optimizer.name == section.optimizer.name and section.objective is None)
         if section.transforms:
             for line in grow(run, state, index, keep_optimizer=same):
-                self.say({"kind": "event", "step": state.progress.total_steps, "name": "transform", "message": described(line), "transform": line})
+                self.say(event(state.progress.total_steps, "transform", described(line), transform=line))
         elif not same:
             state.optimizer = make_optimizer(run, section)
         elif index:
@@ -131,11 +149,17 @@ class Program:
 
     def _knobs(self, section: StageSection, stage: Stage, state: State, hooks: dict[str, Any], objective: Any) -> Iterator[Knob]:
         for name, curve in section.schedule.items():
-            yield Knob(name, lambda moment, curve=curve: float(curve.build(moment=moment)), self._setter(name, section, stage, state, hooks, objective))
+            yield Knob(
+                name,
+                lambda moment, curve=curve: float(curve.build(moment=moment)),
+                self._setter(name, section, stage, state, hooks, objective),
+            )
         if "lr" not in section.schedule:
             yield Knob("lr", lambda moment: 1.0, self._setter("lr", section, stage, state, hooks, objective))
 
-    def _setter(self, name: str, section: StageSection, stage: Stage, state: State, hooks: dict[str, Any], objective: Any) -> Callable[[float], None]:
+    def _setter(
+        self, name: str, section: StageSection, stage: Stage, state: State, hooks: dict[str, Any], objective: Any
+    ) -> Callable[[float], None]:
         head, _, rest = name.partition(".")
         if name == "batch":
             return lambda factor: setattr(stage, "batch_factor", factor)
@@ -156,7 +180,9 @@ class Program:
 
     def save(self, state: State, metrics: dict[str, float]) -> Any:
         """Write a checkpoint of this moment."""
-        return self.run.checkpoints.save(state, recipe_hash=self.run.recipe_hash, recipe=self.run.resolved, parents=self.run.parents, metrics=metrics)
+        return self.run.checkpoints.save(
+            state, recipe_hash=self.run.recipe_hash, recipe=self.run.resolved, parents=self.run.parents, metrics=metrics
+        )
 
     def restore(self, state: State) -> int | None:
         """Back to the newest whole checkpoint; its total step, or None when there is none."""
@@ -188,7 +214,9 @@ def make_optimizer(run: Run, section: StageSection) -> torch.optim.Optimizer:
     claimed = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     wanted = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
     if len(claimed) != len(wanted) or {id(item) for item in claimed} != {id(item) for item in wanted}:
-        raise RunError(f"optimizer {section.optimizer.name!r} updates {len(claimed)} of {len(wanted)} parameters; each must be claimed exactly once")
+        raise RunError(
+            f"optimizer {section.optimizer.name!r} updates {len(claimed)} of {len(wanted)} parameters; each must be claimed exactly once"
+        )
     return optimizer
 
 

@@ -34,7 +34,9 @@ def reference_model(run: Run, path: str) -> Any:
     if other.tokenizer.identity != run.tokenizer.identity:
         raise UserError(f"the reference {path!r} has another tokenizer: its losses are not of the same tokens")
     if other.section.model.objective.name != run.objective_spec.name:
-        raise UserError(f"the reference {path!r} was trained on {other.section.model.objective.name!r}, this run is on {run.objective_spec.name!r}")
+        raise UserError(
+            f"the reference {path!r} was trained on {other.section.model.objective.name!r}, this run is on {run.objective_spec.name!r}"
+        )
     if other.load_weights(checkpoint) is None:
         raise UserError(f"the reference run {path!r} has no whole checkpoint yet")
     return other.model.eval().requires_grad_(False)

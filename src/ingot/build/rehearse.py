@@ -50,5 +50,14 @@ def _live_through(recipe: Recipe, folder: Path) -> dict[str, Any]:
     offline = again.evaluate(rows=4)
     for source, result in (summary["evaluation"] or {}).items():
         if abs(offline[source]["loss"] - result["loss"]) > 1e-6 * max(1.0, abs(result["loss"])):
-            problems.append(Problem("rehearsal", f"evaluating {source} again gives {offline[source]['loss']:.6f}, in the loop it was {result['loss']:.6f}"))
-    return {"problems": problems, "steps": summary["step"], "evaluation": offline, "bytes": sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file())}
+            problems.append(
+                Problem(
+                    "rehearsal", f"evaluating {source} again gives {offline[source]['loss']:.6f}, in the loop it was {result['loss']:.6f}"
+                )
+            )
+    return {
+        "problems": problems,
+        "steps": summary["step"],
+        "evaluation": offline,
+        "bytes": sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file()),
+    }

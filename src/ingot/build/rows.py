@@ -27,7 +27,9 @@ def leaves(source: Spec) -> Iterator[Spec]:
 
 def gives_text(source: Spec) -> bool:
     """Whether a source needs a tokenizer: it gives documents, or rows that come with text."""
-    return any(hasattr(spec.target, "shards") or getattr(spec.target, "with_text", lambda knobs: False)(spec.knobs) for spec in leaves(source))
+    return any(
+        hasattr(spec.target, "shards") or getattr(spec.target, "with_text", lambda knobs: False)(spec.knobs) for spec in leaves(source)
+    )
 
 
 def gives_only_rows(source: Spec) -> bool:

@@ -1,7 +1,7 @@
 """The composition root: a recipe becomes a Run, used alike by the command line and from Python.
 
-    run = ingot.build(ingot.load_recipe("recipes/text/gpt_tiny.yaml"))
-    run.train()
+run = ingot.build(ingot.load_recipe("recipes/text/gpt_tiny.yaml"))
+run.train()
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..core.resolve import spec, try_resolve
 from ..core.seams import Field
 from ..ops.flops import register
 from ..train.checkpoint import Checkpoints
+from ..train.lines import event
 from ..train.state import State
 from .annotate import annotate, annotated_fields
 from .check import batch_rows, resolve_run
@@ -107,9 +108,22 @@ class Run:
         if key not in self._data:
             data = self.data_section(index)
             tokenizer = data.tokenizer or spec("data.tokenizer", "bytes")
-            self._data[key] = open_data(train=data.train, validation=data.validation, holdout=data.holdout, tokenizer=tokenizer, sequence=data.sequence,
-                                        pack=data.pack, cache=Path(data.cache), folder=Path.cwd(), seed=self.section.seed, known=self._known_tokenizer(key), progress=progress,
-                                        augment=data.augment, views=data.views, bucket=data.bucket)  # fmt: skip
+            self._data[key] = open_data(
+                train=data.train,
+                validation=data.validation,
+                holdout=data.holdout,
+                tokenizer=tokenizer,
+                sequence=data.sequence,
+                pack=data.pack,
+                cache=Path(data.cache),
+                folder=Path.cwd(),
+                seed=self.section.seed,
+                known=self._known_tokenizer(key),
+                progress=progress,
+                augment=data.augment,
+                views=data.views,
+                bucket=data.bucket,
+            )
         return self._data[key]
 
     def _known_tokenizer(self, key: int) -> Any:
@@ -167,7 +181,7 @@ class Run:
 
     def note(self, name: str, message: str, **more: Any) -> None:
         """An event for the ledger, where a run is being trained."""
-        self.program.say({"kind": "event", "step": self.program.step, "name": name, "message": message, **more})
+        self.program.say(event(self.program.step, name, message, **more))
 
     def _pass_on(self, stream: Any) -> None:
         for notice in stream.notices():
@@ -202,8 +216,15 @@ class Run:
     def plain_model(self, device: str = "cpu", graph: Graph | None = None) -> Any:
         """The components, not initialized, not sharded. graph: another model section than the one in force."""
         with torch.device(device):
-            model = build_model(graph or self.graph, vocabulary=self.vocabulary, sequence=self.section.data.sequence,
-                                specials=getattr(self.tokenizer, "specials", {}), dtype=self.dtype, objective=self.objective_spec, fields=self.fields())  # fmt: skip
+            model = build_model(
+                graph or self.graph,
+                vocabulary=self.vocabulary,
+                sequence=self.section.data.sequence,
+                specials=getattr(self.tokenizer, "specials", {}),
+                dtype=self.dtype,
+                objective=self.objective_spec,
+                fields=self.fields(),
+            )
         return model.double() if self.dtype == torch.float64 else model
 
     def replace_objective(self, objective: Spec) -> None:
@@ -214,7 +235,12 @@ class Run:
         fresh = self.plain_model()
         self.initializer.apply(fresh, seed=self.section.seed)
         old = self.model.objective.state_dict()
-        fresh.objective.load_state_dict({name: old[name] if name in old and old[name].shape == value.shape else value for name, value in fresh.objective.state_dict().items()})
+        fresh.objective.load_state_dict(
+            {
+                name: old[name] if name in old and old[name].shape == value.shape else value
+                for name, value in fresh.objective.state_dict().items()
+            }
+        )
         self.model.set_objective(fresh.objective.to(self.device))
 
     def parameters(self) -> int:
@@ -225,8 +251,15 @@ class Run:
     @cached_property
     def checkpoints(self) -> Checkpoints:
         settings = self.section.checkpoint
-        return Checkpoints(self.folder / "checkpoints", layout=self.layout_name, say=self.messages.append, keep_last=settings.keep_last, keep_best=settings.keep_best, keep_every=settings.keep_every,
-                           asynchronous=self.device.type == "cuda" if settings.asynchronous == "auto" else settings.asynchronous)  # fmt: skip
+        return Checkpoints(
+            self.folder / "checkpoints",
+            layout=self.layout_name,
+            say=self.messages.append,
+            keep_last=settings.keep_last,
+            keep_best=settings.keep_best,
+            keep_every=settings.keep_every,
+            asynchronous=self.device.type == "cuda" if settings.asynchronous == "auto" else settings.asynchronous,
+        )
 
     @cached_property
     def program(self) -> Program:
@@ -275,19 +308,32 @@ class Run:
 
     # -- using the model ------------------------------------------------------------------------------------------------------
 
-    def evaluate(self, checkpoint: Path | None = None, rows: int | None = None, also: list[Spec] | None = None) -> dict[str, dict[str, float]]:
+    def evaluate(
+        self, checkpoint: Path | None = None, rows: int | None = None, also: list[Spec] | None = None
+    ) -> dict[str, dict[str, float]]:
         """Held-out loss of a checkpoint, and the recipe's other evaluators (or ``also``), over every validation row unless rows says fewer."""
         path = self.load_weights(checkpoint)
         data = self.data_of(0)
         annotate(self, dict(self._extra), self.checkpoints.manifest(path)["progress"]["stage"] if path else 0, entering=False)
         return self.evaluate_streams(data.validation, rows or 10**12, **({} if also is None else {"also": also}))
 
-    def evaluate_streams(self, streams: dict[str, Any], rows: int | None = None, also: list[Spec] | None = None) -> dict[str, dict[str, float]]:
+    def evaluate_streams(
+        self, streams: dict[str, Any], rows: int | None = None, also: list[Spec] | None = None
+    ) -> dict[str, dict[str, float]]:
         """Per source: held-out loss, and what the recipe's other evaluators find. See build/measure.py."""
         plain = [data.plain for data in self._data.values() if data.validation is streams] or [data.plain for data in self._data.values()]
         return evaluate_streams(self, streams, plain=plain[0] if plain else {}, rows=rows, also=also)
 
-    def generate(self, prompt: str = "", *, tokens: int = 100, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, seed: int = 0) -> Iterator[str]:
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        tokens: int = 100,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> Iterator[str]:
         """Stream text that continues the prompt. Raises UserError when the objective cannot generate."""
         from ..model.generate import generate
 
@@ -296,7 +342,16 @@ class Run:
         ids = self.tokenizer.encode([prompt])[0].tolist() if prompt else [self.tokenizer.end]
         produced: list[int] = []
         shown = ""
-        for token in generate(self.model, ids, max_new=tokens, temperature=temperature, top_k=top_k, top_p=1.0 if top_p is None else top_p, seed=seed, end=self.tokenizer.end):
+        for token in generate(
+            self.model,
+            ids,
+            max_new=tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=1.0 if top_p is None else top_p,
+            seed=seed,
+            end=self.tokenizer.end,
+        ):
             produced.append(int(token))
             text = self.tokenizer.decode(produced)
             if not text.endswith("�"):
@@ -316,7 +371,9 @@ class Run:
 
         if (Path(out) / "config.json").exists():
             raise UserError(f"{out} holds a model already; name another folder")
-        return str(write_folder(self.model, self.graph, Path(out), tokenizer=self.tokenizer, sequence=self.section.data.sequence, dtype=dtype))
+        return str(
+            write_folder(self.model, self.graph, Path(out), tokenizer=self.tokenizer, sequence=self.section.data.sequence, dtype=dtype)
+        )
 
     def report(self) -> Path:
         """Write the run folder's report.html and return its path."""
@@ -332,11 +389,22 @@ class Run:
         from ..evaluate.loss import evaluating
 
         with evaluating(self.model):
-            return [{"prompt": prompt, "text": "".join(self.generate(prompt, tokens=settings.prompt_tokens, temperature=0.8, top_p=0.95))} for prompt in settings.prompts]
+            return [
+                {"prompt": prompt, "text": "".join(self.generate(prompt, tokens=settings.prompt_tokens, temperature=0.8, top_p=0.95))}
+                for prompt in settings.prompts
+            ]
 
 
-def build(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, tiny: bool = False, runs: str | Path = "runs", tokenizer: Any = None,
-          start_from: str | None = None, echo: Callable[[str], None] | None = None) -> Run:  # fmt: skip
+def build(
+    recipe: Recipe | str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    tiny: bool = False,
+    runs: str | Path = "runs",
+    tokenizer: Any = None,
+    start_from: str | None = None,
+    echo: Callable[[str], None] | None = None,
+) -> Run:
     """Check a recipe and prepare its Run. Raises UserError with every problem; an existing run with another recipe is refused.
 
     recipe: a file, the name of a shipped one, or one that was loaded; overrides and tiny as on the command line, for the former two.
@@ -370,9 +438,17 @@ def refuse_changed(run: Run) -> None:
     changes = difference({key: value for key, value in before.items() if key not in OF_THE_MACHINE}, now)
     if changes:
         last = f"stages.{len(run.section.stages) - 1}.budget: "
-        other = f"ingot extend {run.folder} --budget ..., or choose another name=" if all(line.startswith(last) for line in changes) else "or choose another name="
-        raise UserError([Problem("", f"the run {run.folder} exists with another recipe; resume needs the same one ({other})"),
-                         *(Problem("", f"  {line}") for line in changes[:20])])  # fmt: skip
+        other = (
+            f"ingot extend {run.folder} --budget ..., or choose another name="
+            if all(line.startswith(last) for line in changes)
+            else "or choose another name="
+        )
+        raise UserError(
+            [
+                Problem("", f"the run {run.folder} exists with another recipe; resume needs the same one ({other})"),
+                *(Problem("", f"  {line}") for line in changes[:20]),
+            ]
+        )
 
 
 def open_run(folder: str | Path, checkpoint: str | Path | None = None, *, echo: Callable[[str], None] | None = None) -> Run:

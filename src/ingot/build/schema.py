@@ -1,6 +1,6 @@
 """The sections of a recipe. Each field is a knob with its type and default; the loop and the builder use these objects as they are.
 
-    name, seed, data, model, stages, evaluate, checkpoint, anomaly, precision, compile, layout, ...
+name, seed, data, model, stages, evaluate, checkpoint, anomaly, precision, compile, layout, ...
 """
 
 from __future__ import annotations

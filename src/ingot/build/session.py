@@ -21,6 +21,7 @@ from ..ledger.viewers import open_viewers
 from ..ops.memory import keep_freed_memory
 from ..parallel.start import together
 from ..train.anomaly import AnomalyGuard
+from ..train.lines import event
 from ..train.loop import Loop
 from ..train.state import State
 from .probe import choose_compile
@@ -37,7 +38,9 @@ class Scribe:
         settings = run.section.log
         self.ledger = None
         if self.first:
-            viewers = open_viewers(run.folder, tensorboard=settings.tensorboard, wandb=settings.wandb, name=run.section.name, recipe=run.resolved)
+            viewers = open_viewers(
+                run.folder, tensorboard=settings.tensorboard, wandb=settings.wandb, name=run.section.name, recipe=run.resolved
+            )
             self.ledger, self.energy = Ledger(run.folder, viewers), Energy(run.device)
 
     def emit(self, line: dict[str, Any]) -> None:
@@ -76,14 +79,31 @@ def _train(run: Run, reporter: Any) -> dict[str, Any]:
         meter, guard = put_back(run, state, path)
         run.checkpoints.check_room(state)
         _open(run, scribe, state, path, machine)
-        loop = Loop(program=run.program, layout=run.layout, meter=meter, guard=guard, checkpoints=run.checkpoints, emit=scribe.emit,
-                    matmul_rate=machine["matmul_flops_per_second"], evaluate_every=run.section.evaluate.every, save_every=run.section.checkpoint.every,
-                    log_every=run.section.log.every, sources=list(run.data_of(0).train.source_names))  # fmt: skip
+        loop = Loop(
+            program=run.program,
+            layout=run.layout,
+            meter=meter,
+            guard=guard,
+            checkpoints=run.checkpoints,
+            emit=scribe.emit,
+            matmul_rate=machine["matmul_flops_per_second"],
+            evaluate_every=run.section.evaluate.every,
+            save_every=run.section.checkpoint.every,
+            log_every=run.section.log.every,
+            sources=list(run.data_of(0).train.source_names),
+        )
         began = time.perf_counter()
         reason = loop.run(state)
         progress = state.progress
-        summary = {"step": progress.total_steps, "rows": progress.total_rows, "tokens": progress.total_tokens, "flops": progress.total_flops,
-                   "seconds": progress.total_seconds, "wall_seconds": time.perf_counter() - began, "reason": reason}  # fmt: skip
+        summary = {
+            "step": progress.total_steps,
+            "rows": progress.total_rows,
+            "tokens": progress.total_tokens,
+            "flops": progress.total_flops,
+            "seconds": progress.total_seconds,
+            "wall_seconds": time.perf_counter() - began,
+            "reason": reason,
+        }
         scribe.emit({"kind": "end", **summary})
         return summary | {"run": str(run.folder), "evaluation": loop.results}
     finally:
@@ -150,20 +170,39 @@ def choose(run: Run, state: State, resumed: bool) -> None:
     same_layout = recorded.get("ranks") == run.layout.ranks and recorded.get("device") == run.device.type
     if same_layout:
         run.program.micro_rows = dict(recorded.get("micro_rows", {}))
-        run.program.checkpointing, run.program.fused_backward = dict(recorded.get("checkpointing", {})), dict(recorded.get("fused_backward", {}))
+        run.program.checkpointing, run.program.fused_backward = (
+            dict(recorded.get("checkpointing", {})),
+            dict(recorded.get("fused_backward", {})),
+        )
     for index in range(state.progress.stage, run.program.stages):
         run.program.choose_micro_rows(index, run.batch_rows(index))
     wanted = recorded.get("compile") if same_layout else run.section.compile
     enabled, why = choose_compile(run, state, wanted if wanted is not None else run.section.compile)
     if enabled:
         run.model.compile_blocks()
-    run.choices = {"precision": str(run.dtype).removeprefix("torch."), "compile": enabled, "compile_reason": recorded.get("compile_reason", why) if same_layout else why,
-                   "micro_rows": run.program.micro_rows, "checkpointing": run.program.checkpointing, "fused_backward": run.program.fused_backward, "ranks": run.layout.ranks, "layout": run.layout_name, "device": run.device.type}  # fmt: skip
+    run.choices = {
+        "precision": str(run.dtype).removeprefix("torch."),
+        "compile": enabled,
+        "compile_reason": recorded.get("compile_reason", why) if same_layout else why,
+        "micro_rows": run.program.micro_rows,
+        "checkpointing": run.program.checkpointing,
+        "fused_backward": run.program.fused_backward,
+        "ranks": run.layout.ranks,
+        "layout": run.layout_name,
+        "device": run.device.type,
+    }
 
 
 def _open(run: Run, scribe: Scribe, state: State, path: Path | None, machine: dict[str, Any]) -> None:
-    facts = {"recipe_hash": run.recipe_hash, "commit": commit(), "version": installed_version(), "machine": machine, "parameters": run.parameters(), "choices": run.choices,
-             "parents": run.parents}  # fmt: skip
+    facts = {
+        "recipe_hash": run.recipe_hash,
+        "commit": commit(),
+        "version": installed_version(),
+        "machine": machine,
+        "parameters": run.parameters(),
+        "choices": run.choices,
+        "parents": run.parents,
+    }
     if scribe.ledger is not None:
         if path is None and hasattr(run.tokenizer, "save"):
             run.tokenizer.save(run.folder / "tokenizer")
@@ -172,12 +211,22 @@ def _open(run: Run, scribe: Scribe, state: State, path: Path | None, machine: di
             scribe.ledger.truncate_after(-1)
         else:
             scribe.ledger.truncate_after(state.progress.total_steps)
-    scribe.emit({"kind": "start", "time": time.time(), "run": str(run.folder), "resumed": path is not None, "progress": state.progress.as_dict(), "budgets": [str(stage.budget) for stage in run.section.stages],
-                 "price_per_hour": run.section.price_per_hour, **facts})  # fmt: skip
+    scribe.emit(
+        {
+            "kind": "start",
+            "time": time.time(),
+            "run": str(run.folder),
+            "resumed": path is not None,
+            "progress": state.progress.as_dict(),
+            "budgets": [str(stage.budget) for stage in run.section.stages],
+            "price_per_hour": run.section.price_per_hour,
+            **facts,
+        }
+    )
     for message in run.messages:
-        scribe.emit({"kind": "event", "step": state.progress.total_steps, "name": "notice", "message": message})
+        scribe.emit(event(state.progress.total_steps, "notice", message))
     if path is not None:
-        scribe.emit({"kind": "event", "step": state.progress.total_steps, "name": "resume", "message": f"resumed from {path.name}: weights, optimizer, progress, data position"})
+        scribe.emit(event(state.progress.total_steps, "resume", f"resumed from {path.name}: weights, optimizer, progress, data position"))
 
 
 def _write(path: Path, text: str) -> None:
@@ -204,8 +253,12 @@ def commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        head = subprocess.run(["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10).stdout.strip()
-        changed = subprocess.run(["git", "-C", str(root), "status", "--porcelain"], capture_output=True, text=True, timeout=10).stdout.strip()
+        head = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(root), "status", "--porcelain"], capture_output=True, text=True, timeout=10
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
     return (head + ("+" if changed else "")) or None

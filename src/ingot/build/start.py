@@ -69,7 +69,9 @@ def _named(tokenizer: Any, cache: Path) -> Any:
         return {"name": "pretrained", "path": str(tokenizer)}
     save = next((found for name in ("save_pretrained", "save") if (found := getattr(tokenizer, name, None)) is not None), None)
     if save is None:
-        raise UserError(f"tokenizer: wants a part of data.tokenizer, a path, or a tokenizer that can be saved, got a {type(tokenizer).__name__}")
+        raise UserError(
+            f"tokenizer: wants a part of data.tokenizer, a path, or a tokenizer that can be saved, got a {type(tokenizer).__name__}"
+        )
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as aside:
@@ -78,7 +80,9 @@ def _named(tokenizer: Any, cache: Path) -> Any:
             save(str(here / "tokenizer.json") if hasattr(tokenizer, "to_str") else here)
             if not (here / "tokenizer.json").is_file():
                 raise UserError(f"tokenizer: a {type(tokenizer).__name__} leaves no tokenizer.json; take the fast kind")
-            content = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in sorted(here.iterdir()) if path.is_file())).hexdigest()[:16]
+            content = hashlib.sha256(
+                b"".join(path.name.encode() + path.read_bytes() for path in sorted(here.iterdir()) if path.is_file())
+            ).hexdigest()[:16]
             if not (cache / content).exists():
                 shutil.move(here, cache / content)
     except OSError as error:
@@ -115,4 +119,12 @@ def _from_checkpoint(run: Run, model: Any, path: Path) -> list[dict[str, Any]]:
     if hasattr(model.objective, "output_scale"):
         model.objective.output_scale = run.initializer.output_scale(run.graph.width)
     manifest = store.manifest(path)
-    return [{"kind": "checkpoint", "path": str(path), "recipe_hash": manifest.get("recipe_hash"), "step": manifest["progress"]["total_steps"], "parents": manifest.get("parents", [])}]
+    return [
+        {
+            "kind": "checkpoint",
+            "path": str(path),
+            "recipe_hash": manifest.get("recipe_hash"),
+            "step": manifest["progress"]["total_steps"],
+            "parents": manifest.get("parents", []),
+        }
+    ]

@@ -25,14 +25,24 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     tree = _recipe.read(arguments).tree
     best = sizes_for(laws[0], arguments.budget)
     params, tokens = best.choice["params"], best.choice["tokens"]
-    answer: dict[str, Any] = {"recipe": arguments.recipe, "budget": arguments.budget, "best": best.as_dict(), "settings": _settings(tree, params, tokens)}
-    output.print(f"{arguments.budget} buys {count(params)} parameters on {count(tokens)} tokens: {laws[0].law.output} {best.value:.4f}   ({best.level:.0%}: {best.low:.4f} to {best.high:.4f})")
+    answer: dict[str, Any] = {
+        "recipe": arguments.recipe,
+        "budget": arguments.budget,
+        "best": best.as_dict(),
+        "settings": _settings(tree, params, tokens),
+    }
+    output.print(
+        f"{arguments.budget} buys {count(params)} parameters on {count(tokens)} tokens: {laws[0].law.output} {best.value:.4f}   ({best.level:.0%}: {best.low:.4f} to {best.high:.4f})"
+    )
     for name, (low, high) in best.choice_interval.items():
         output.print(f"{name} {count(low)} to {count(high)}")
     if rates:
         chosen = rate_and_batch(rates[0], params=params, tokens=tokens)
         answer["rates"] = chosen.as_dict()
-        answer["settings"] |= {"stages.0.optimizer.lr": f"{chosen.choice['lr']:.3g}", "stages.0.batch": f"{chosen.choice['batch']:.0f} tokens"}
+        answer["settings"] |= {
+            "stages.0.optimizer.lr": f"{chosen.choice['lr']:.3g}",
+            "stages.0.batch": f"{chosen.choice['batch']:.0f} tokens",
+        }
         output.print(f"best lr {chosen.choice['lr']:.3g}, batch {count(chosen.choice['batch'])} tokens; {chosen.past['note']}")
     if best.reach is not None:
         output.print(f"reach: {best.reach:.3g} times the largest fitted scale")

@@ -34,9 +34,12 @@ def parser_of(name: str, module: ModuleType) -> Parser:
     examples = [line.strip() for line in doc.splitlines() if line.strip().startswith("$ ")]
     prose = "\n".join(line for line in doc.splitlines() if not line.strip().startswith("$ ")).strip()
     parser = Parser(
-        prog=f"ingot {name}", description=prose, epilog="\n".join(["examples:", *(f"  {line}" for line in examples)]) if examples else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+        prog=f"ingot {name}",
+        description=prose,
+        epilog="\n".join(["examples:", *(f"  {line}" for line in examples)]) if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     module.configure(parser)
     if not getattr(module, "SILENT", False):
         parser.add_argument("--json", action="store_true", help="print one JSON object on standard output, and nothing else there")

@@ -38,7 +38,11 @@ class Output:
         cells = [list(head), *([str(cell) for cell in row] for row in rows)]
         widths = [max(map(len, column)) for column in zip(*cells)]
         for row in cells:
-            self.print("  ".join(cell.ljust(width) if index < words else cell.rjust(width) for index, (cell, width) in enumerate(zip(row, widths))).rstrip())
+            self.print(
+                "  ".join(
+                    cell.ljust(width) if index < words else cell.rjust(width) for index, (cell, width) in enumerate(zip(row, widths))
+                ).rstrip()
+            )
 
     def finish(self) -> None:
         """Print the JSON answer, once the command is done."""

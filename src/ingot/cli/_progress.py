@@ -41,7 +41,9 @@ class Standing:
             self.price_per_hour = info.get("price_per_hour")
         progress = info.get("progress") or {}
         self.stage = int(progress.get("stage", 0))
-        self.entered = {unit: progress.get(f"total_{unit}", 0) - progress.get(unit, 0) for unit in ("steps", "rows", "tokens", "flops", "seconds")}
+        self.entered = {
+            unit: progress.get(f"total_{unit}", 0) - progress.get(unit, 0) for unit in ("steps", "rows", "tokens", "flops", "seconds")
+        }
 
     def step(self, line: dict[str, Any]) -> None:
         if line.get("stage", 0) != self.stage:
@@ -59,7 +61,9 @@ class Standing:
         budget = self.budgets[self.stage]
         if budget.unit in ("epochs", "audio_seconds"):  # the line has them for the stage
             return self.share / max(1.0, self.line.get("step", 0) - self.entered["steps"])
-        spent = self.line.get(f"step_{budget.unit}", 1 if budget.unit == "steps" else self.line.get("batch_rows", 0) if budget.unit == "rows" else 0)
+        spent = self.line.get(
+            f"step_{budget.unit}", 1 if budget.unit == "steps" else self.line.get("batch_rows", 0) if budget.unit == "rows" else 0
+        )
         return spent / budget.value if budget.value else 0.0
 
     @property
@@ -172,9 +176,15 @@ class Bar(Quiet):
         self.standing = Standing(price_per_hour)
         self.console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
         self.bar = Progress(
-            TextColumn("step {task.fields[step]}"), BarColumn(bar_width=None), TextColumn("{task.fields[share]}"), TextColumn("{task.fields[words]}"),
-            console=self.console, transient=True, expand=True, refresh_per_second=5,
-        )  # fmt: skip
+            TextColumn("step {task.fields[step]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[share]}"),
+            TextColumn("{task.fields[words]}"),
+            console=self.console,
+            transient=True,
+            expand=True,
+            refresh_per_second=5,
+        )
         self.task = self.bar.add_task("", total=1.0, step="0", share="  0%", words="starting")
 
     def say(self, text: str, style: str | None = None) -> None:
@@ -236,7 +246,10 @@ def measured(line: dict[str, Any]) -> list[str]:
     found = []
     for source, results in (line.get("results") or {}).items():
         shown = [name for name in METRICS if name in results] or list(results)
-        found.append(f"evaluation at step {line.get('step', 0)}  {source}: " + "  ".join(f"{name.replace('_', ' ')} {_figure(results[name])}" for name in shown))
+        found.append(
+            f"evaluation at step {line.get('step', 0)}  {source}: "
+            + "  ".join(f"{name.replace('_', ' ')} {_figure(results[name])}" for name in shown)
+        )
     return found
 
 
@@ -248,12 +261,19 @@ def happened(line: dict[str, Any]) -> str:
 def sampled(line: dict[str, Any]) -> str:
     """The beginning of a sample of the model's text, on one line; the ledger has all of it."""
     text = repr(line.get("text", ""))
-    return f"sample at step {line.get('step', 0)}  {line.get('prompt', '')!r} -> {text if len(text) <= SAMPLE else text[: SAMPLE - 1] + '…'}"
+    return (
+        f"sample at step {line.get('step', 0)}  {line.get('prompt', '')!r} -> {text if len(text) <= SAMPLE else text[: SAMPLE - 1] + '…'}"
+    )
 
 
 def closing(line: dict[str, Any], standing: Standing) -> str:
     """What was spent, and why the run ended."""
-    spent = [f"{line.get('step', 0)} steps", f"{count(line.get('tokens', 0))} tokens", f"{count(float(line.get('flops', 0)))} FLOPs", duration(line.get("seconds", 0.0))]
+    spent = [
+        f"{line.get('step', 0)} steps",
+        f"{count(line.get('tokens', 0))} tokens",
+        f"{count(float(line.get('flops', 0)))} FLOPs",
+        duration(line.get("seconds", 0.0)),
+    ]
     price = standing.spent_money()
     return f"{line.get('reason', 'done').replace('_', ' ')}: " + ", ".join([*spent, *([f"{price} spent"] if price else [])])
 

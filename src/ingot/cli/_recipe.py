@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 NOWHERE = Path(".ingot") / "nowhere"  # the folder of a Run that is looked at and never trained
 
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """RECIPE, ``key=value`` overrides and ``--tiny``."""
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe file (.yaml), or the name of a shipped one, such as text/gpt_tiny")

@@ -54,7 +54,9 @@ def forecast(recipe: Any, output: Output) -> dict[str, Any]:
     found = plan(run, available_bytes(run))
     for number, stage in enumerate(found["stages"]):
         verdict = "fits" if stage["fits"] else "does NOT fit"
-        output.print(f"stage {number}: peak {size(stage['forecast']['peak'])} with micro-batches of {stage['micro_rows']} rows {verdict} into {size(found['available'])}; about {duration(stage['seconds'])}")
+        output.print(
+            f"stage {number}: peak {size(stage['forecast']['peak'])} with micro-batches of {stage['micro_rows']} rows {verdict} into {size(found['available'])}; about {duration(stage['seconds'])}"
+        )
     return {key: found[key] for key in ("fits", "seconds", "cost", "parameters")}
 
 
@@ -66,7 +68,11 @@ def rehearsal(arguments: argparse.Namespace, recipe: Any, output: Output) -> dic
 
     try:
         # The twin keeps its own small data: preparing the real corpus is not a check.
-        twin = recipe if arguments.tiny else load(arguments.recipe, [item for item in arguments.overrides if not item.startswith("data.")], tiny=True)
+        twin = (
+            recipe
+            if arguments.tiny
+            else load(arguments.recipe, [item for item in arguments.overrides if not item.startswith("data.")], tiny=True)
+        )
     except UserError:
         output.print("no tiny overlay: not rehearsed")
         return {}

@@ -29,7 +29,11 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     cards = read_cards(arguments.cards)
     if not cards:
         raise UserError(f"no cards in {arguments.cards}: give the folder of a finished race")
-    output.table(("method", "verdict", "race", "date"), [(one["method"], one["verdict"], one.get("race", ""), one.get("date", "")) for one in cards], words=4)
+    output.table(
+        ("method", "verdict", "race", "date"),
+        [(one["method"], one["verdict"], one.get("race", ""), one.get("date", "")) for one in cards],
+        words=4,
+    )
     page = write_cards_page(arguments.cards)
     output.print(f"page: {page}")
     output.result({"cards": cards, "page": str(page)})

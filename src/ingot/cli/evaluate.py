@@ -21,7 +21,9 @@ FIRST = ("loss", "perplexity", "bits_per_byte")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     _run.configure(parser)
-    parser.add_argument("--with", action="append", metavar="EVALUATOR", dest="also", help="an evaluator instead of the recipe's own ones; again for another")
+    parser.add_argument(
+        "--with", action="append", metavar="EVALUATOR", dest="also", help="an evaluator instead of the recipe's own ones; again for another"
+    )
     parser.add_argument("--rows", type=int, metavar="N", help="at most so many rows per source (default: all)")
 
 
@@ -36,8 +38,13 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         raise UserError(f"{arguments.run} has no validation data: set data.validation or data.holdout in its recipe")
     measured = dict.fromkeys(name for result in results.values() for name in result)
     names = [*(name for name in FIRST if name in measured), *(name for name in measured if name not in FIRST)]
-    output.table(("source", *(name.replace("_", " ") for name in names)),
-                 [(source, *(f"{result[name]:,.0f}" if name in COUNTS and name in result else _figure(result.get(name)) for name in names)) for source, result in results.items()])  # fmt: skip
+    output.table(
+        ("source", *(name.replace("_", " ") for name in names)),
+        [
+            (source, *(f"{result[name]:,.0f}" if name in COUNTS and name in result else _figure(result.get(name)) for name in names))
+            for source, result in results.items()
+        ],
+    )
     output.result({"run": arguments.run, "results": results})
     return 0
 

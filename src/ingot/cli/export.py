@@ -41,13 +41,23 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     found, _ = _run.opened(arguments, output)
     fresh = not out.exists()
     try:
-        family = write_folder(found.model, found.graph, out, tokenizer=found.tokenizer, sequence=found.section.data.sequence, dtype=getattr(torch, DTYPES[arguments.dtype]))
+        family = write_folder(
+            found.model,
+            found.graph,
+            out,
+            tokenizer=found.tokenizer,
+            sequence=found.section.data.sequence,
+            dtype=getattr(torch, DTYPES[arguments.dtype]),
+        )
     except (OSError, SafetensorError) as error:
         if fresh:
             shutil.rmtree(out, ignore_errors=True)
         raise RunError(f"{out} cannot be written: {error}") from None
     difference = None if arguments.unchecked or arguments.dtype != "fp32" else largest_difference(found, out, family)
-    output.print(f"{out}: {family}, {arguments.dtype}" + (f"; logits differ from transformers' by at most {difference:.1e}" if difference is not None else "; logits not compared"))
+    output.print(
+        f"{out}: {family}, {arguments.dtype}"
+        + (f"; logits differ from transformers' by at most {difference:.1e}" if difference is not None else "; logits not compared")
+    )
     output.result({"folder": str(out), "family": family, "dtype": arguments.dtype, "logits_difference": difference})
     if difference is not None and not difference < LARGEST:
         raise RunError(f"{out}: transformers computes other logits, by {difference:.1e}; do not use this folder")
@@ -73,11 +83,15 @@ def largest_difference(run: Any, folder: Path, family: str) -> float | None:
     theirs = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32).eval()
     draw = torch.Generator().manual_seed(0)
     if run.tokenizer is None:
-        batch = {key: torch.randn(1, *run.fields()[key].shape, generator=draw) for key in ours.embedding.reads} | {"rows": torch.zeros(1, dtype=torch.int64)}
+        batch = {key: torch.randn(1, *run.fields()[key].shape, generator=draw) for key in ours.embedding.reads} | {
+            "rows": torch.zeros(1, dtype=torch.int64)
+        }
         with torch.no_grad():
             return float((ours.logits(ours.features(batch)) - theirs(*(batch[key] for key in ours.embedding.reads)).logits).abs().max())
     length = min(64, run.section.data.sequence)
     tokens = torch.randint(0, run.tokenizer.vocabulary, (1, length), generator=draw)
     with torch.no_grad():
-        mine = ours.logits(ours.encode({"tokens": tokens, "rows": torch.zeros(1, dtype=torch.int64), "key": run.key().cpu()}, causal=causal))
+        mine = ours.logits(
+            ours.encode({"tokens": tokens, "rows": torch.zeros(1, dtype=torch.int64), "key": run.key().cpu()}, causal=causal)
+        )
         return float((mine - theirs(tokens).logits).abs().max())

@@ -22,15 +22,37 @@ from ._output import Output
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("law", metavar="LAW", help="a form: chinchilla, over_training, data_mixing, multi_power, ... ('ingot parts scaling.form')")
-    parser.add_argument("points", metavar="POINTS", type=Path, nargs="+", help="a csv with a row for each measurement (also .csv.gz), or folders with finished runs")
-    parser.add_argument("--columns", metavar="NAME=COLUMN", action="append", default=[], help="name a column, or compute it: tokens=flop/6/params; several with commas")
+    parser.add_argument(
+        "law", metavar="LAW", help="a form: chinchilla, over_training, data_mixing, multi_power, ... ('ingot parts scaling.form')"
+    )
+    parser.add_argument(
+        "points",
+        metavar="POINTS",
+        type=Path,
+        nargs="+",
+        help="a csv with a row for each measurement (also .csv.gz), or folders with finished runs",
+    )
+    parser.add_argument(
+        "--columns",
+        metavar="NAME=COLUMN",
+        action="append",
+        default=[],
+        help="name a column, or compute it: tokens=flop/6/params; several with commas",
+    )
     parser.add_argument("--where", metavar="COLUMN=VALUE", action="append", default=[], help="keep such rows; also !=, <, >, <=, >=")
-    parser.add_argument("--hold-out", metavar="COLUMN>VALUE", action="append", default=[], help="keep such rows from the fit, and predict them")
+    parser.add_argument(
+        "--hold-out", metavar="COLUMN>VALUE", action="append", default=[], help="keep such rows from the fit, and predict them"
+    )
     parser.add_argument("--without-highest", metavar="K", type=int, default=0, help="leave out the K rows of highest loss (diverged runs)")
     parser.add_argument("--by", metavar="COLUMN", help="fit every value of this column by itself")
     parser.add_argument("--fixed", metavar="NAME=VALUE", action="append", default=[], help="a coefficient that is known")
-    parser.add_argument("--prior", metavar="NAME=VALUE:DEVIATION", action="append", default=[], help="a coefficient that is roughly known (relative deviation for positive ones)")
+    parser.add_argument(
+        "--prior",
+        metavar="NAME=VALUE:DEVIATION",
+        action="append",
+        default=[],
+        help="a coefficient that is roughly known (relative deviation for positive ones)",
+    )
     parser.add_argument("--knob", metavar="NAME=VALUE", action="append", default=[], help="a knob of the form")
     parser.add_argument("--delta", type=float, help="Huber threshold on the residual; by default as published, else from the residuals")
     parser.add_argument("--level", type=float, default=0.9, help="of the intervals (0.9)")
@@ -70,7 +92,9 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     if arguments.report:
         from ..race.fit_page import write_fit_page
 
-        write_fit_page(fits, arguments.report, title=arguments.report.stem, held={name: rest for name, (_, rest) in parts.items() if rest is not None})
+        write_fit_page(
+            fits, arguments.report, title=arguments.report.stem, held={name: rest for name, (_, rest) in parts.items() if rest is not None}
+        )
         output.note(f"written: {arguments.report}")
     answers = {name: _answer(one) | {"held_out": held[name]} for name, one in fits.items()}
     output.result(answers[""] if arguments.by is None else {"by": arguments.by, "fits": answers})
@@ -116,8 +140,14 @@ def _predicted(one: Any, rest: Any, arguments: argparse.Namespace, output: Outpu
     from ..race.fit_page import predicted
 
     found = predicted(one, rest)
-    output.print(*(f"held out at {row['x']:.3g}: predicted {row['predicted']:.4f} ({row['low']:.4f} to {row['high']:.4f}), measured {row['seen']:.4f}, {row['error']:+.2%}" if row["x"] else
-                   f"held out: predicted {row['predicted']:.4f}, measured {row['seen']:.4f}, {row['error']:+.2%}" for row in found[:12]))  # fmt: skip
+    output.print(
+        *(
+            f"held out at {row['x']:.3g}: predicted {row['predicted']:.4f} ({row['low']:.4f} to {row['high']:.4f}), measured {row['seen']:.4f}, {row['error']:+.2%}"
+            if row["x"]
+            else f"held out: predicted {row['predicted']:.4f}, measured {row['seen']:.4f}, {row['error']:+.2%}"
+            for row in found[:12]
+        )
+    )
     return found
 
 
@@ -129,9 +159,19 @@ def _predicted_curves(one: Any, rest: Any, output: Output) -> list[dict[str, Any
     for name, rows in [("", seen == seen), *((str(run), rest["run"] == run) for run in runs if len(runs) > 1)]:
         off, spread = guess[rows] - seen[rows], ((seen[rows] - seen[rows].mean()) ** 2).sum()
         error = abs(off / seen[rows])
-        found.append({"run": name, "n": len(off), "mean": float(error.mean()), "worst": float(error.max()), "r2": float(1 - (off**2).sum() / spread) if spread else None})
-        output.print(f"held out{f' {name}' if name else ''}: {len(off)} points, mean error {error.mean():.2%}, worst {error.max():.2%}" +
-                     (f", R2 {found[-1]['r2']:.4f}" if spread else ""))  # fmt: skip
+        found.append(
+            {
+                "run": name,
+                "n": len(off),
+                "mean": float(error.mean()),
+                "worst": float(error.max()),
+                "r2": float(1 - (off**2).sum() / spread) if spread else None,
+            }
+        )
+        output.print(
+            f"held out{f' {name}' if name else ''}: {len(off)} points, mean error {error.mean():.2%}, worst {error.max():.2%}"
+            + (f", R2 {found[-1]['r2']:.4f}" if spread else "")
+        )
     return found
 
 
@@ -146,7 +186,7 @@ def _along(one: Any, rest: Any) -> Any:
     order = np.argsort(whole["step"], kind="stable")
     guess = np.empty(len(order))
     guess[order] = one(take(whole, order))
-    return guess[-len(rest["step"]):]
+    return guess[-len(rest["step"]) :]
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -189,10 +229,19 @@ def _fit(arguments: argparse.Namespace, table: Any) -> Any:
         middle, _, deviation = value.partition(":")
         prior[name] = (number(middle, "--prior"), number(deviation or "?", "--prior NAME=VALUE:DEVIATION"))
     return fit(
-        arguments.law, table, columns=pairs(arguments.columns, "--columns"), knobs={name: _value(value) for name, value in pairs(arguments.knob, "--knob").items()},
-        fixed={name: number(value, "--fixed") for name, value in pairs(arguments.fixed, "--fixed").items()}, prior=prior, delta=arguments.delta,
-        level=arguments.level, interval=arguments.interval, draws=arguments.draws, backtest=not arguments.no_backtest, seed=arguments.seed,
-    )  # fmt: skip
+        arguments.law,
+        table,
+        columns=pairs(arguments.columns, "--columns"),
+        knobs={name: _value(value) for name, value in pairs(arguments.knob, "--knob").items()},
+        fixed={name: number(value, "--fixed") for name, value in pairs(arguments.fixed, "--fixed").items()},
+        prior=prior,
+        delta=arguments.delta,
+        level=arguments.level,
+        interval=arguments.interval,
+        draws=arguments.draws,
+        backtest=not arguments.no_backtest,
+        seed=arguments.seed,
+    )
 
 
 def _value(text: str) -> Any:
@@ -230,14 +279,24 @@ def show(name: str, one: Any, output: Output) -> None:
     """The fit as people read it."""
     head = f"{one.form}{f' ({name})' if name else ''}: {one.error['n']} points, mean error {one.error['mean']:.2%}, worst {one.error['worst']:.2%}, R2 {one.error['r2']:.4f}"
     output.print(head, "")
-    output.table(("coefficient", "estimate", f"{one.level:.0%} interval", ""), [(key, f"{value:.5g}", *_ends(one, key)) for key, value in one.estimates.items()])
+    output.table(
+        ("coefficient", "estimate", f"{one.level:.0%} interval", ""),
+        [(key, f"{value:.5g}", *_ends(one, key)) for key, value in one.estimates.items()],
+    )
     for key, value in _frontier(one).items():
-        output.print(f"N_opt ~ C^{value['exponent']:.3f} by {key}" + (f" ({value['interval'][0]:.3f} to {value['interval'][1]:.3f})" if "interval" in value else ""))
+        output.print(
+            f"N_opt ~ C^{value['exponent']:.3f} by {key}"
+            + (f" ({value['interval'][0]:.3f} to {value['interval'][1]:.3f})" if "interval" in value else "")
+        )
     if one.backtest:
         output.print("", "held-out predictions, by how far they reached beyond their data:")
-        output.table(("reach", "n", "mean error", "worst", "bias"), [
-            (f"{part['from']:g} to {part['to']:g}", part["n"], f"{part['mean']:.2%}", f"{part['worst']:.2%}", f"{part['bias']:+.2%}") for part in one.backtest
-        ])  # fmt: skip
+        output.table(
+            ("reach", "n", "mean error", "worst", "bias"),
+            [
+                (f"{part['from']:g} to {part['to']:g}", part["n"], f"{part['mean']:.2%}", f"{part['worst']:.2%}", f"{part['bias']:+.2%}")
+                for part in one.backtest
+            ],
+        )
     output.print(*(f"doubt: {doubt}" for doubt in one.doubts), "")
 
 

@@ -17,7 +17,9 @@ from ._output import Output
 
 def configure(parser: argparse.ArgumentParser) -> None:
     _run.configure(parser)
-    parser.add_argument("prompt", nargs="?", default="", metavar="PROMPT", help="text to continue; - reads standard input; nothing starts a document")
+    parser.add_argument(
+        "prompt", nargs="?", default="", metavar="PROMPT", help="text to continue; - reads standard input; nothing starts a document"
+    )
     parser.add_argument("--tokens", type=int, default=100, metavar="N", help="at most so many tokens (default: 100)")
     parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0 always takes the likeliest token (default: 1)")
     parser.add_argument("--top-k", type=int, metavar="K", help="choose among the K likeliest tokens")
@@ -30,7 +32,14 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     found, _ = _run.opened(arguments, output)
     produced = []
-    texts = found.generate(prompt, tokens=arguments.tokens, temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed)
+    texts = found.generate(
+        prompt,
+        tokens=arguments.tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+    )
     first = next(texts, "")  # a model that cannot generate is refused here, before anything is shown
     if not output.json:
         print(prompt, end="", flush=True)

@@ -57,7 +57,9 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 def drawn_data(section: dict[str, Any]) -> dict[str, Any]:
     """Pictures drawn from a seed, of the size and with the classes that the model knows."""
     embedding, classes = section["embedding"], section["objective"].get("classes")
-    source = {"name": "synthetic_images", "size": embedding["image"], "channels": embedding["channels"]} | ({"classes": classes} if classes else {})
+    source = {"name": "synthetic_images", "size": embedding["image"], "channels": embedding["channels"]} | (
+        {"classes": classes} if classes else {}
+    )
     return {"train": source, "validation": source | {"count": 64, "seed": 1}}
 
 
@@ -65,7 +67,14 @@ def recipe_tree(name: str, section: dict[str, Any], folder: Path, sequence: int)
     """A complete recipe around the model: its tokenizer, data that every machine has, a modest stage."""
     return {
         "name": name,
-        "data": {"train": {"name": "python_library", "packages": ["json"]}, "holdout": 0.3, "tokenizer": {"name": "pretrained", "path": str(folder.resolve())}, "sequence": min(sequence, 1024)},
+        "data": {
+            "train": {"name": "python_library", "packages": ["json"]},
+            "holdout": 0.3,
+            "tokenizer": {"name": "pretrained", "path": str(folder.resolve())},
+            "sequence": min(sequence, 1024),
+        },
         "model": section,
-        "stages": [{"budget": "1M tokens", "batch": "16k tokens", "optimizer": {"name": "adamw", "lr": 1e-4}, "schedule": {"lr": "cosine"}}],
-    }  # fmt: skip
+        "stages": [
+            {"budget": "1M tokens", "batch": "16k tokens", "optimizer": {"name": "adamw", "lr": 1e-4}, "schedule": {"lr": "cosine"}}
+        ],
+    }

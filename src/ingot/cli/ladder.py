@@ -38,11 +38,23 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     ladder = read_ladder(arguments.ladder, arguments.overrides, tiny=arguments.tiny)
     if arguments.dry_run:
         rungs = list(forecast(ladder))
-        output.table(("size", "parameters", "not embedding", "tokens", "about FLOPs", ""), [
-            (", ".join(f"{path.rpartition('.')[2]} {value}" for path, value in one["sizes"].items()), count(one["params"]), count(one["params_non_embedding"]), count(one["tokens"]),
-             count(one["flop"]), "held out" if one["held_out"] else "") for one in rungs
-        ])  # fmt: skip
-        output.print(f"{sum(one['runs'] for one in rungs)} runs, about {count(sum(one['runs'] * one['flop'] for one in rungs))}FLOP; nothing was started")
+        output.table(
+            ("size", "parameters", "not embedding", "tokens", "about FLOPs", ""),
+            [
+                (
+                    ", ".join(f"{path.rpartition('.')[2]} {value}" for path, value in one["sizes"].items()),
+                    count(one["params"]),
+                    count(one["params_non_embedding"]),
+                    count(one["tokens"]),
+                    count(one["flop"]),
+                    "held out" if one["held_out"] else "",
+                )
+                for one in rungs
+            ],
+        )
+        output.print(
+            f"{sum(one['runs'] for one in rungs)} runs, about {count(sum(one['runs'] * one['flop'] for one in rungs))}FLOP; nothing was started"
+        )
         output.result({"ladder": ladder.name, "rungs": rungs})
         return 0
     answer = climb(ladder, folder=arguments.folder, jobs=arguments.jobs, say=output.note)
@@ -58,16 +70,31 @@ def _page(folder: Path, name: str) -> Path:
     from ..scaling.table import read, take
 
     points = read(folder / "points.csv")
-    return write_fit_page({"": Fit.load(folder / "fit_without_largest.json")}, folder / "ladder.html", title=f"{name}: ladder", held={"": take(points, points["held_out"] > 0)})
+    return write_fit_page(
+        {"": Fit.load(folder / "fit_without_largest.json")},
+        folder / "ladder.html",
+        title=f"{name}: ladder",
+        held={"": take(points, points["held_out"] > 0)},
+    )
 
 
 def tell(answer: dict[str, Any], output: Output) -> None:
     """The fit, what it said of the held-out runs, and where the rest is."""
-    output.print("", f"{answer['law']}: {answer['points']} runs of {answer['sizes']} sizes over {answer['decades']:.1f} decades of compute, {duration(answer['training_seconds'])} of training")
-    rows = [(name, f"{value:.5g}", " to ".join(f"{end:.4g}" for end in answer["intervals"].get(name, ()))) for name, value in answer["estimates"].items()]
+    output.print(
+        "",
+        f"{answer['law']}: {answer['points']} runs of {answer['sizes']} sizes over {answer['decades']:.1f} decades of compute, {duration(answer['training_seconds'])} of training",
+    )
+    rows = [
+        (name, f"{value:.5g}", " to ".join(f"{end:.4g}" for end in answer["intervals"].get(name, ())))
+        for name, value in answer["estimates"].items()
+    ]
     output.table(("coefficient", "estimate", f"{answer['level']:.0%} interval"), rows)
     for one in answer["held_out"]:
         inside = "inside" if one["inside"] else "outside"
-        output.print(f"held out, {count(one['params'])} parameters, {count(one['tokens'])} tokens: predicted {one['predicted']:.4f} ({one['low']:.4f} to {one['high']:.4f}), "
-                     f"measured {one['loss']:.4f}: {one['error']:+.2%}, {inside} the interval")  # fmt: skip
-    output.print(*(f"doubt: {doubt}" for doubt in answer["doubts"]), f"page: {answer['page']}", f"fit: {Path(answer['folder']) / 'fit.json'}")
+        output.print(
+            f"held out, {count(one['params'])} parameters, {count(one['tokens'])} tokens: predicted {one['predicted']:.4f} ({one['low']:.4f} to {one['high']:.4f}), "
+            f"measured {one['loss']:.4f}: {one['error']:+.2%}, {inside} the interval"
+        )
+    output.print(
+        *(f"doubt: {doubt}" for doubt in answer["doubts"]), f"page: {answer['page']}", f"fit: {Path(answer['folder']) / 'fit.json'}"
+    )

@@ -35,7 +35,12 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         checkpoint = found[-1]
     manifest = _manifest(checkpoint)
     output.print(*_lines(checkpoint, manifest))
-    output.result({"checkpoint": str(checkpoint), **{key: manifest.get(key) for key in ("recipe_hash", "progress", "parents", "lineage", "metrics", "ingot", "torch")}})
+    output.result(
+        {
+            "checkpoint": str(checkpoint),
+            **{key: manifest.get(key) for key in ("recipe_hash", "progress", "parents", "lineage", "metrics", "ingot", "torch")},
+        }
+    )
     return 0
 
 
@@ -54,8 +59,10 @@ def _manifest(checkpoint: Path) -> dict[str, Any]:
 def _lines(checkpoint: Path, manifest: dict[str, Any]) -> Iterator[str]:
     progress = manifest.get("progress", {})
     yield str(checkpoint)
-    yield (f"  {progress.get('total_steps', 0)} steps, {count(progress.get('total_tokens', 0))} tokens, "
-           f"{count(float(progress.get('total_flops', 0)))} FLOPs, {duration(progress.get('total_seconds', 0.0))}")  # fmt: skip
+    yield (
+        f"  {progress.get('total_steps', 0)} steps, {count(progress.get('total_tokens', 0))} tokens, "
+        f"{count(float(progress.get('total_flops', 0)))} FLOPs, {duration(progress.get('total_seconds', 0.0))}"
+    )
     yield f"  recipe {str(manifest.get('recipe_hash', '?'))[:12]}"
     for line in manifest.get("lineage", []):
         if line.get("kind") == "transform":
@@ -67,7 +74,9 @@ def _ancestors(parents: list[dict[str, Any]], depth: int) -> Iterator[str]:
     if not parents and depth == 1:
         yield "  from random initial weights"
     for parent in parents:
-        facts = [f"step {parent.get('step')}"] * ("step" in parent) + [f"recipe {str(parent.get('recipe_hash'))[:12]}"] * bool(parent.get("recipe_hash"))
+        facts = [f"step {parent.get('step')}"] * ("step" in parent) + [f"recipe {str(parent.get('recipe_hash'))[:12]}"] * bool(
+            parent.get("recipe_hash")
+        )
         if "budget" in parent:
             facts.append(f"budget {' -> '.join(map(str, parent['budget']))}")
         if "rewarm" in parent:

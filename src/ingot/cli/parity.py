@@ -44,13 +44,28 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     recipe = plain(resolve_run(_recipe.read(arguments))) | {"precision": arguments.precision}
     chosen = recipe["layout"]
     layouts = [name for name in parts_in("parallel.layout") if name != "single"] if chosen == "auto" else [chosen["name"]]
-    ways = [("single", 1) if ranks == 1 else (layout, ranks) for ranks in arguments.ranks for layout in (layouts if ranks > 1 else ["single"])]
+    ways = [
+        ("single", 1) if ranks == 1 else (layout, ranks) for ranks in arguments.ranks for layout in (layouts if ranks > 1 else ["single"])
+    ]
     tolerance = TOLERANCE[arguments.precision]
     with tempfile.TemporaryDirectory(prefix="ingot-parity-") as folder:
         cases = compare(recipe, Path(folder), ways, arguments.accumulation)
     equal = all(case.equal(tolerance) for case in cases)
-    output.table(("layout", "ranks", "accumulation", "gradient difference", "loss difference", "worst tensor"), [
-        (case.layout, case.ranks, case.accumulation, f"{case.difference:.1e}", f"{case.loss_difference:.1e}", case.tensor or "none") for case in cases])  # fmt: skip
+    output.table(
+        ("layout", "ranks", "accumulation", "gradient difference", "loss difference", "worst tensor"),
+        [
+            (case.layout, case.ranks, case.accumulation, f"{case.difference:.1e}", f"{case.loss_difference:.1e}", case.tensor or "none")
+            for case in cases
+        ],
+    )
     output.print(f"{'equal' if equal else 'NOT equal'} to {tolerance:g} relative, {arguments.precision}")
-    output.result({"recipe": arguments.recipe, "equal": equal, "tolerance": tolerance, "precision": arguments.precision, "cases": [asdict(case) for case in cases]})
+    output.result(
+        {
+            "recipe": arguments.recipe,
+            "equal": equal,
+            "tolerance": tolerance,
+            "precision": arguments.precision,
+            "cases": [asdict(case) for case in cases],
+        }
+    )
     return 0 if equal else 1

@@ -83,7 +83,9 @@ def explain(slot: str, name: str, output: Output) -> int:
         raise UserError(f"no part named {name!r} in {slot}. {nearest(name, parts_in(slot)) or 'It has: ' + ', '.join(parts_in(slot))}")
     entry = parts_in(slot)[name]
     found = signature(entry.load())
-    knobs = [{"name": knob, "wants": _wants(annotation), "default": _default(default)} for knob, (annotation, default) in found.knobs.items()]
+    knobs = [
+        {"name": knob, "wants": _wants(annotation), "default": _default(default)} for knob, (annotation, default) in found.knobs.items()
+    ]
     wiring = {wire: SLOTS[slot].wiring.get(wire, "") for wire in found.wiring}
     output.print(f"{slot}/{name}     {found.where}", "", *_document(entry, found.target), "")
     if knobs:

@@ -23,7 +23,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", metavar="AMOUNT", help="memory of a rank, such as '80 GiB' (default: what is free here)")
     parser.add_argument("--price", type=float, metavar="PER_HOUR", help="price of an hour, to forecast the cost")
     parser.add_argument("--budget", metavar="FLOPS", help="with --fit: the sizes that this budget buys, such as 1e17flops")
-    parser.add_argument("--fit", metavar="FIT.json", action="append", default=[], help="with --budget: a fit of losses, and perhaps one of batch_lr ('ingot fit', 'ingot ladder')")
+    parser.add_argument(
+        "--fit",
+        metavar="FIT.json",
+        action="append",
+        default=[],
+        help="with --budget: a fit of losses, and perhaps one of batch_lr ('ingot fit', 'ingot ladder')",
+    )
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
@@ -41,12 +47,18 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     available = _memory(arguments.memory) if arguments.memory else available_bytes(found)
     answer = plan(found, available)
     active = f", {count(answer['active_parameters'])} active" if answer["active_parameters"] < answer["parameters"] else ""
-    output.print(f"{arguments.recipe}: {count(answer['parameters'])} parameters{active}; {size(available)} {'given' if arguments.memory else 'available'}; "
-                 f"{count(answer['matmul_flops_per_second'])}FLOP/s measured in matrix products")  # fmt: skip
+    output.print(
+        f"{arguments.recipe}: {count(answer['parameters'])} parameters{active}; {size(available)} {'given' if arguments.memory else 'available'}; "
+        f"{count(answer['matmul_flops_per_second'])}FLOP/s measured in matrix products"
+    )
     for index, stage in enumerate(answer["stages"]):
         _tell_stage(index, stage, output)
     cost = f", {money(answer['cost'])} at {section.price_per_hour:g} an hour" if answer["cost"] is not None else ""
-    output.print("", f"in all: {duration(answer['seconds'])}{cost}" if answer["seconds"] is not None else "in all: unknown", "it fits" if answer["fits"] else "it does NOT fit")
+    output.print(
+        "",
+        f"in all: {duration(answer['seconds'])}{cost}" if answer["seconds"] is not None else "in all: unknown",
+        "it fits" if answer["fits"] else "it does NOT fit",
+    )
     output.result(answer | {"recipe": arguments.recipe})
     return 0 if answer["fits"] else 1
 
@@ -73,18 +85,29 @@ def _tell_stage(index: int, stage: dict[str, Any], output: Output) -> None:
     amount = f"{count(budget.value)} {budget.unit}" if budget.value >= 1000 else str(budget)
     output.print("", f"stage {index}: {amount}, {stage['steps']:,.0f} steps of {duration(stage['step_seconds'])}, {_setting(stage)}")
     most = {"gradients": size(forecast["gradients"])} if forecast["gradients"] > forecast["by_kind"]["gradients"] else {}
-    output.table(("memory", "at the peak", *(["at most"] if most else [])), [
-        (kind.replace("_", " "), size(amount), *([most.get(kind, "")] if most else [])) for kind, amount in [*forecast["by_kind"].items(), ("peak", forecast["peak"])]])  # fmt: skip
+    output.table(
+        ("memory", "at the peak", *(["at most"] if most else [])),
+        [
+            (kind.replace("_", " "), size(amount), *([most.get(kind, "")] if most else []))
+            for kind, amount in [*forecast["by_kind"].items(), ("peak", forecast["peak"])]
+        ],
+    )
     if stage["naive"]["peak"] > forecast["peak"]:
-        output.print(f"in micro-batches of {stage['naive']['micro_rows']} with every activation kept: {size(stage['naive']['peak'])}, a step of {duration(stage['naive']['step_seconds'])}; "
-                     f"this one takes {stage['slower'] - 1:+.0%} of its time")  # fmt: skip
+        output.print(
+            f"in micro-batches of {stage['naive']['micro_rows']} with every activation kept: {size(stage['naive']['peak'])}, a step of {duration(stage['naive']['step_seconds'])}; "
+            f"this one takes {stage['slower'] - 1:+.0%} of its time"
+        )
     output.print("")
     total = forecast["flops"] or 1.0
     rows = [(name, count(float(flops)), f"{flops / total:.0%}") for name, flops in forecast["flops_by_component"].items() if flops]
     output.table(("compute of a step", "FLOPs", ""), [*rows, ("step", count(float(forecast["flops"])), "")])
     if stage["changes"] and not stage["fits"]:
         output.print("", "what would take less:")
-        output.table(("change", "fits", "costs", "peak"), [(one["setting"], "yes" if one["fits"] else "no", one["cost"], size(one["peak"])) for one in stage["changes"]], words=3)
+        output.table(
+            ("change", "fits", "costs", "peak"),
+            [(one["setting"], "yes" if one["fits"] else "no", one["cost"], size(one["peak"])) for one in stage["changes"]],
+            words=3,
+        )
 
 
 def _setting(stage: dict[str, Any]) -> str:

@@ -28,16 +28,39 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("other", nargs="?", metavar="OTHER.json", type=Path, help="another fit, with --crossover")
     parser.add_argument("--crossover", action="store_true", help="where the two laws cross (as --against OTHER.json)")
     parser.add_argument("--budget", metavar="FLOPS", help="such as 1e21flops: the best sizes and their loss")
-    parser.add_argument("--at", metavar="NAME=VALUE", action="append", default=[], help="inputs of the law, such as params=1e9,tokens=2e10; with --run a step, or a share of the run's budget such as 100%%")
-    parser.add_argument("--sizes", metavar="FIT.json", type=Path, help="with --budget and a fit of batch_lr: the law that tells the best sizes")
+    parser.add_argument(
+        "--at",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="inputs of the law, such as params=1e9,tokens=2e10; with --run a step, or a share of the run's budget such as 100%%",
+    )
+    parser.add_argument(
+        "--sizes", metavar="FIT.json", type=Path, help="with --budget and a fit of batch_lr: the law that tells the best sizes"
+    )
     parser.add_argument("--against", metavar="OTHER.json", type=Path, help="where this law and another cross")
     parser.add_argument("--along", default="budget", metavar="NAME", help="with --against: the input along which they cross (budget)")
-    parser.add_argument("--mixture", action="store_true", help="the shares that make the loss lowest (fits of data_mixing or additive_mixing)")
-    parser.add_argument("--most", metavar="NAME=SHARE", action="append", default=[], help="with --mixture: the largest share a domain may have")
+    parser.add_argument(
+        "--mixture", action="store_true", help="the shares that make the loss lowest (fits of data_mixing or additive_mixing)"
+    )
+    parser.add_argument(
+        "--most", metavar="NAME=SHARE", action="append", default=[], help="with --mixture: the largest share a domain may have"
+    )
     parser.add_argument("--weights", metavar="CSV", type=Path, help="with --mixture: columns valid_domain, weight")
-    parser.add_argument("--run", metavar="RUN", type=Path, help="a run that is not finished: its training loss at --at, by several shapes of learning curve")
-    parser.add_argument("--past", metavar="RUN", type=Path, nargs="+", default=[], help="with --run: finished runs like it, which tell how wrong such predictions are")
-    parser.add_argument("--job", metavar="RUN", type=Path, help="a run folder, its ledger.jsonl, or a csv with step, lr, loss: how it goes on")
+    parser.add_argument(
+        "--run", metavar="RUN", type=Path, help="a run that is not finished: its training loss at --at, by several shapes of learning curve"
+    )
+    parser.add_argument(
+        "--past",
+        metavar="RUN",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="with --run: finished runs like it, which tell how wrong such predictions are",
+    )
+    parser.add_argument(
+        "--job", metavar="RUN", type=Path, help="a run folder, its ledger.jsonl, or a csv with step, lr, loss: how it goes on"
+    )
     parser.add_argument("--until", metavar="STEP", type=int, help="with --job: its last step")
     parser.add_argument("--anneal-from", metavar="STEP", type=int, help="with --job: where the rate starts to fall linearly to zero")
     parser.add_argument("--plan", metavar="CSV", type=Path, help="with --job: columns step, lr of what is to come")
@@ -148,7 +171,9 @@ def mixture(arguments: argparse.Namespace, fits: dict[str, Any], by: str, output
             raise UserError(f"{arguments.weights} wants the columns valid_domain, weight")
         known = dict(zip(table["valid_domain"].tolist(), table["weight"].tolist()))
         weights = [known.get(name, 0.0) for name in fits]
-    answer = best_mixture(list(fits.values()), weights, most={name: number(value, "--most") for name, value in pairs(arguments.most, "--most").items()})
+    answer = best_mixture(
+        list(fits.values()), weights, most={name: number(value, "--most") for name, value in pairs(arguments.most, "--most").items()}
+    )
     output.table(("domain", "share"), [(name.removeprefix("mix_"), f"{share:.3f}") for name, share in answer["shares"].items()])
     output.print(f"predicted loss {answer['loss']:.4f}", answer["past"]["note"])
     if answer["distance"] > 0.15:
@@ -171,7 +196,10 @@ def ending(arguments: argparse.Namespace, output: Output) -> int:
     step = _step(arguments.at[0] if arguments.at else "100%", found[0], sofar)
     earlier = [(one["step"], one["loss"]) for path in runs.ledgers(arguments.past) for one in (runs.curve(path),)]
     answer = extrapolate(sofar["step"], sofar["loss"], step, earlier=earlier, level=arguments.level or 0.9)
-    output.print(f"loss {answer.value:.4f} at step {answer.at:,.0f}   ({answer.level:.0%}: {answer.low:.4f} to {answer.high:.4f}); at step {sofar['step'][-1]:,.0f} now", answer.past["note"])
+    output.print(
+        f"loss {answer.value:.4f} at step {answer.at:,.0f}   ({answer.level:.0%}: {answer.low:.4f} to {answer.high:.4f}); at step {sofar['step'][-1]:,.0f} now",
+        answer.past["note"],
+    )
     output.result(answer.as_dict())
     return 0
 
@@ -219,18 +247,32 @@ def job(arguments: argparse.Namespace, output: Output) -> int:
         raise UserError(f"wants --until STEP after the last logged step, {last:g}, or --plan CSV")
     like = _load(arguments.fit)[0].get("") if arguments.fit is not None else None
     answer = continued(sofar, plan, law=arguments.law, like=like, level=arguments.level or 0.9)
-    output.table(("step", "loss", "low", "high"), [
-        (f"{answer.step[row]:.0f}", *(f"{column[row]:.4f}" for column in (answer.loss, answer.low, answer.high)))
-        for row in np.unique(np.linspace(0, len(answer.step) - 1, 11).astype(int))
-    ])  # fmt: skip
+    output.table(
+        ("step", "loss", "low", "high"),
+        [
+            (f"{answer.step[row]:.0f}", *(f"{column[row]:.4f}" for column in (answer.loss, answer.low, answer.high)))
+            for row in np.unique(np.linspace(0, len(answer.step) - 1, 11).astype(int))
+        ],
+    )
     worst = answer.past[-1] if answer.past else None
     if worst is None:
         output.print("doubt: the run is too short to test this on its own past")
     else:
-        output.print(f"within this run, predictions up to {max(part['from'] for part in answer.past):g} times their data were off by {worst['mean']:.2%} on average")
+        output.print(
+            f"within this run, predictions up to {max(part['from'] for part in answer.past):g} times their data were off by {worst['mean']:.2%} on average"
+        )
         if float(answer.step[-1]) / last > worst["to"]:
             output.print("doubt: this reaches further than any prediction that the run's own past could test")
-    output.result({"step": answer.step.tolist(), "loss": answer.loss.tolist(), "low": answer.low.tolist(), "high": answer.high.tolist(), "level": answer.level, "past": answer.past})
+    output.result(
+        {
+            "step": answer.step.tolist(),
+            "loss": answer.loss.tolist(),
+            "low": answer.low.tolist(),
+            "high": answer.high.tolist(),
+            "level": answer.level,
+            "past": answer.past,
+        }
+    )
     return 0
 
 

@@ -31,7 +31,11 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         data = found.data_of(index)
         answers += [_described(index, "train", "train", data.train)]
         answers += [_described(index, "validation", name, stream) for name, stream in data.validation.items()]
-    output.table(("data", "source", "stage", "rows in an epoch"), [(one["use"], one["source"], one["stage"], f"{one['rows']:,}") for one in answers], words=2)
+    output.table(
+        ("data", "source", "stage", "rows in an epoch"),
+        [(one["use"], one["source"], one["stage"], f"{one['rows']:,}") for one in answers],
+        words=2,
+    )
     for one in answers:
         for source, words in one.get("padding", {}).items():
             output.print(f"{source}: {words}")
@@ -40,4 +44,6 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
 
 def _described(stage: int, use: str, name: str, stream: Any) -> dict[str, Any]:
-    return {"stage": stage, "use": use, "source": name, "rows": int(stream.rows_per_epoch)} | ({"padding": found} if (found := stream.padding()) else {})
+    return {"stage": stage, "use": use, "source": name, "rows": int(stream.rows_per_epoch)} | (
+        {"padding": found} if (found := stream.padding()) else {}
+    )

@@ -49,8 +49,18 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         if pool is not None:
             pool.close()
     tell(verdict, output)
-    output.result({key: verdict[key] for key in ("race", "sentence", "seeds", "budget", "metric", "recommend", "notes", "folder", "identity")}
-                  | {"arms": {name: {key: arm.get(key) for key in ("verdict", "effect", "mean", "finals", "spent", "tuning", "factor", "peak_memory", "to_target")} for name, arm in verdict["arms"].items()}})  # fmt: skip
+    output.result(
+        {key: verdict[key] for key in ("race", "sentence", "seeds", "budget", "metric", "recommend", "notes", "folder", "identity")}
+        | {
+            "arms": {
+                name: {
+                    key: arm.get(key)
+                    for key in ("verdict", "effect", "mean", "finals", "spent", "tuning", "factor", "peak_memory", "to_target")
+                }
+                for name, arm in verdict["arms"].items()
+            }
+        }
+    )
     return 0
 
 
@@ -79,8 +89,17 @@ def dry_run(race: Any, arguments: argparse.Namespace, output: Output) -> int:
 
     answer = forecast(race, folder=arguments.folder, jobs=arguments.jobs)
     output.print(f"{race.name}: {budget_line(race)}")
-    rows = [(name, f"{one['trials']}", f"{one['done']}", count(one["parameters"]) if one["parameters"] else "–", count(float(one["flops"])) if one["flops"] else "–", duration(one["seconds"]) if one["seconds"] else "unknown")
-            for name, one in answer["arms"].items()]  # fmt: skip
+    rows = [
+        (
+            name,
+            f"{one['trials']}",
+            f"{one['done']}",
+            count(one["parameters"]) if one["parameters"] else "–",
+            count(float(one["flops"])) if one["flops"] else "–",
+            duration(one["seconds"]) if one["seconds"] else "unknown",
+        )
+        for name, one in answer["arms"].items()
+    ]
     output.table(("arm", "trials", "done", "parameters", "FLOPs a trial", "a trial"), rows)
     output.print(*(f"note: {note}" for note in answer["notes"]))
     known = duration(answer["seconds"]) if answer["seconds"] is not None else "unknown"
@@ -94,4 +113,6 @@ def budget_line(race: Any) -> str:
 
     section = race.section
     seeds = f"seeds after a pilot of {section.pilot}" if section.seeds == "auto" else f"{section.seeds} seeds"
-    return f"{budget_words(str(section.budget))} for every arm, {seeds}" + (f", {section.tuning.trials} tuning trials an arm" if section.tuning.trials > 1 else "")
+    return f"{budget_words(str(section.budget))} for every arm, {seeds}" + (
+        f", {section.tuning.trials} tuning trials an arm" if section.tuning.trials > 1 else ""
+    )

@@ -29,7 +29,9 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     answer = {"page": str(page)} | ({key: steps[-1].get(key) for key in ("step", "tokens", "flops", "seconds", "loss")} if steps else {})
     if steps:
         last = steps[-1]
-        output.print(f"{last['step']} steps, {count(last['tokens'])} tokens, {count(float(last['flops']))} FLOPs, {duration(last['seconds'])}")
+        output.print(
+            f"{last['step']} steps, {count(last['tokens'])} tokens, {count(float(last['flops']))} FLOPs, {duration(last['seconds'])}"
+        )
     output.print(f"report: {page}")
     output.result(answer)
     return 0

@@ -23,7 +23,9 @@ STARTS = True
 
 def configure(parser: argparse.ArgumentParser) -> None:
     _recipe.configure(parser)
-    parser.add_argument("--from", dest="start_from", metavar="CHECKPOINT", help="start from existing weights: a run, a checkpoint, or hf:FOLDER")
+    parser.add_argument(
+        "--from", dest="start_from", metavar="CHECKPOINT", help="start from existing weights: a run, a checkpoint, or hf:FOLDER"
+    )
     parser.add_argument("--runs", default="runs", metavar="DIR", help="where run folders lie (default: runs)")
     parser.add_argument("--price", type=float, metavar="PER_HOUR", help="price of an hour of this machine, to show what the run costs")
 

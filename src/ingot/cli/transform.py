@@ -27,7 +27,14 @@ STARTS = True
 
 def configure(parser: argparse.ArgumentParser) -> None:
     _run.configure(parser)
-    parser.add_argument("--with", dest="transforms", action="append", required=True, metavar="'NAME key=value ...'", help="a transform and its knobs; may be given again")
+    parser.add_argument(
+        "--with",
+        dest="transforms",
+        action="append",
+        required=True,
+        metavar="'NAME key=value ...'",
+        help="a transform and its knobs; may be given again",
+    )
     parser.add_argument("--out", required=True, metavar="OUT", help="the run folder to make")
 
 

@@ -44,8 +44,26 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         trial.straight()
         trial.killed()
         differences = trial.compare()
-    output.print(*(differences[:20] or [f"bitwise equal: {trial.tensors} tensors of weights and optimizer state, {trial.steps} steps of the ledger, {stages} stages".replace(", 1 stages", "")]))
-    output.result({"recipe": arguments.recipe, "equal": not differences, "differences": differences, "tensors": trial.tensors, "steps": trial.steps, "kills": trial.kills})
+    output.print(
+        *(
+            differences[:20]
+            or [
+                f"bitwise equal: {trial.tensors} tensors of weights and optimizer state, {trial.steps} steps of the ledger, {stages} stages".replace(
+                    ", 1 stages", ""
+                )
+            ]
+        )
+    )
+    output.result(
+        {
+            "recipe": arguments.recipe,
+            "equal": not differences,
+            "differences": differences,
+            "tensors": trial.tensors,
+            "steps": trial.steps,
+            "kills": trial.kills,
+        }
+    )
     return 1 if differences else 0
 
 
@@ -57,7 +75,12 @@ def _refuse_seconds(arguments: argparse.Namespace) -> tuple[str, int]:
     section = resolve_run(_recipe.read(arguments))
     timed = [index for index, stage in enumerate(section.stages) if stage.budget.unit == "seconds"]
     if timed:
-        raise UserError([Problem(f"stages.{index}.budget", "a budget of seconds ends where the clock says; verify with one in steps or tokens") for index in timed])
+        raise UserError(
+            [
+                Problem(f"stages.{index}.budget", "a budget of seconds ends where the clock says; verify with one in steps or tokens")
+                for index in timed
+            ]
+        )
     return section.name, len(section.stages)
 
 
@@ -76,7 +99,19 @@ class Trial:
 
     def command(self, which: str, fatal: int = 0) -> list[str]:
         flags = ["--tiny"] * self.arguments.tiny
-        return [sys.executable, "-m", "ingot.cli._mortal", str(fatal), "train", self.arguments.recipe, *self.arguments.overrides, *flags, "--runs", str(self.folder / which), "--json"]
+        return [
+            sys.executable,
+            "-m",
+            "ingot.cli._mortal",
+            str(fatal),
+            "train",
+            self.arguments.recipe,
+            *self.arguments.overrides,
+            *flags,
+            "--runs",
+            str(self.folder / which),
+            "--json",
+        ]
 
     def start(self, which: str, fatal: int = 0) -> subprocess.Popen[bytes]:
         environment = os.environ | {"INGOT_MORTAL_TOTAL": str(self.folder / "saves")}
@@ -133,15 +168,21 @@ class Trial:
     def note(self, died: bool, where: str) -> None:
         reached = max(self.ledger("killed"), default=0)
         self.kills.append({"where": where, "died": died, "reached": reached})
-        self.output.print(f"killed {where}; the ledger had reached step {reached}" if died else f"not killed {where}: the run had ended before")
+        self.output.print(
+            f"killed {where}; the ledger had reached step {reached}" if died else f"not killed {where}: the run had ended before"
+        )
 
     def compare(self) -> list[str]:
         """What differs between the two runs, a line each."""
         before, after = self.ledger("straight"), self.ledger("killed")
         missing = sorted(before.keys() ^ after.keys())
         lines = [f"steps {missing} are in one ledger only"] if missing else []
-        lines += [f"step {step}: {key} {before[step].get(key)!r} became {after[step].get(key)!r}"
-                  for step in sorted(before.keys() & after.keys()) for key in COMPARED if before[step].get(key) != after[step].get(key)]  # fmt: skip
+        lines += [
+            f"step {step}: {key} {before[step].get(key)!r} became {after[step].get(key)!r}"
+            for step in sorted(before.keys() & after.keys())
+            for key in COMPARED
+            if before[step].get(key) != after[step].get(key)
+        ]
         return lines + self.compare_tensors()
 
     def compare_tensors(self) -> list[str]:
@@ -161,5 +202,9 @@ class Trial:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118
                     tensor = file.get_tensor(name).contiguous()
-                    found[f"{path.relative_to(last)}:{name}"] = (str(tensor.dtype), tuple(tensor.shape), tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+                    found[f"{path.relative_to(last)}:{name}"] = (
+                        str(tensor.dtype),
+                        tuple(tensor.shape),
+                        tensor.reshape(-1).view(torch.uint8).numpy().tobytes(),
+                    )
         return found

@@ -20,7 +20,12 @@ def read_common(family: str, config: Mapping[str, Any]) -> tuple[Section, int]:
     sequence = config.get("max_position_embeddings", 512)
     return {
         "width": config["hidden_size"],
-        "embedding": {"name": "token", "position": {"name": "learned", "size": sequence}, "norm": norm, "types": config.get("type_vocab_size", 2)},
+        "embedding": {
+            "name": "token",
+            "position": {"name": "learned", "size": sequence},
+            "norm": norm,
+            "types": config.get("type_vocab_size", 2),
+        },
         "encoder": {
             "name": "transformer",
             "depth": config["num_hidden_layers"],

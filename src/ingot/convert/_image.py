@@ -18,7 +18,14 @@ def stack(family: str, *, depth: int, heads: int, hidden: int, activation: str, 
         raise UserError(f"a {family} model with hidden_act={activation!r} cannot be read; known are {', '.join(ACTIVATIONS)}")
     mixer = {"name": "attention", "heads": heads, "position": None, "bias": bias, "output_bias": True}
     feedforward = {"name": "gelu", "hidden": hidden, "bias": True, "approximate": ACTIVATIONS[activation]}
-    return {"name": "transformer", "depth": depth, "mixer": mixer, "feedforward": feedforward, "norm": {"name": "layer", "eps": eps}, "block": "pre"}
+    return {
+        "name": "transformer",
+        "depth": depth,
+        "mixer": mixer,
+        "feedforward": feedforward,
+        "norm": {"name": "layer", "eps": eps},
+        "block": "pre",
+    }
 
 
 def activation(encoder: Section) -> str:
@@ -29,14 +36,27 @@ def activation(encoder: Section) -> str:
 def tower(family: str, config: Mapping[str, Any], **defaults: Any) -> Section:
     """The stack of a text_config or vision_config."""
     found = defaults | dict(config)
-    return stack(family, depth=found["num_hidden_layers"], heads=found["num_attention_heads"], hidden=found["intermediate_size"], activation=found["hidden_act"], eps=found["layer_norm_eps"])
+    return stack(
+        family,
+        depth=found["num_hidden_layers"],
+        heads=found["num_attention_heads"],
+        hidden=found["intermediate_size"],
+        activation=found["hidden_act"],
+        eps=found["layer_norm_eps"],
+    )
 
 
 def sizes(width: int, encoder: Section) -> dict[str, Any]:
     """What a text_config or vision_config says about a stack."""
-    return {"hidden_size": width, "num_hidden_layers": encoder["depth"], "num_attention_heads": encoder["mixer"]["heads"],
-            "intermediate_size": encoder["feedforward"]["hidden"], "hidden_act": activation(encoder), "layer_norm_eps": encoder["norm"]["eps"],
-            "attention_dropout": 0.0}  # fmt: skip
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": encoder["depth"],
+        "num_attention_heads": encoder["mixer"]["heads"],
+        "intermediate_size": encoder["feedforward"]["hidden"],
+        "hidden_act": activation(encoder),
+        "layer_norm_eps": encoder["norm"]["eps"],
+        "attention_dropout": 0.0,
+    }
 
 
 def patches(family: str, config: Mapping[str, Any], default: tuple[int, int]) -> Section:
@@ -56,11 +76,19 @@ def vit_config(section: Section, hidden_act: str) -> dict[str, Any]:
     """What ViT's config.json and its relatives' say about images and encoder."""
     encoder, embedding = section["encoder"], section["embedding"]
     return {
-        "hidden_size": section["width"], "num_hidden_layers": encoder["depth"], "num_attention_heads": encoder["mixer"]["heads"],
-        "intermediate_size": encoder["feedforward"]["hidden"], "hidden_act": hidden_act, "layer_norm_eps": encoder["norm"]["eps"],
-        "image_size": embedding["image"] or 224, "patch_size": embedding["patch"], "num_channels": embedding["channels"] or 3, "qkv_bias": encoder["mixer"]["bias"],
-        "hidden_dropout_prob": encoder["dropout"], "attention_probs_dropout_prob": 0.0,
-    }  # fmt: skip
+        "hidden_size": section["width"],
+        "num_hidden_layers": encoder["depth"],
+        "num_attention_heads": encoder["mixer"]["heads"],
+        "intermediate_size": encoder["feedforward"]["hidden"],
+        "hidden_act": hidden_act,
+        "layer_norm_eps": encoder["norm"]["eps"],
+        "image_size": embedding["image"] or 224,
+        "patch_size": embedding["patch"],
+        "num_channels": embedding["channels"] or 3,
+        "qkv_bias": encoder["mixer"]["bias"],
+        "hidden_dropout_prob": encoder["dropout"],
+        "attention_probs_dropout_prob": 0.0,
+    }
 
 
 def vit_names(section: Section) -> list[Held]:
@@ -78,9 +106,18 @@ def vit_names(section: Section) -> list[Held]:
 def vit_blocks(theirs: str, ours: str, bias: bool) -> list[Held]:
     """ViT's names of a stack's blocks, ``{i}`` left open."""
     theirs, ours = f"{theirs}.{{i}}", f"{ours}.{{i}}"
-    rules = [held for name in ("query", "key", "value") for held in same(f"{theirs}.attention.attention.{name}", f"{ours}.mixer.{name}", *leaves(bias))]
-    for name, own in (("attention.output.dense", "mixer.output"), ("layernorm_before", "mixer_norm"), ("layernorm_after", "feedforward_norm"),
-                      ("intermediate.dense", "feedforward.up"), ("output.dense", "feedforward.down")):  # fmt: skip
+    rules = [
+        held
+        for name in ("query", "key", "value")
+        for held in same(f"{theirs}.attention.attention.{name}", f"{ours}.mixer.{name}", *leaves(bias))
+    ]
+    for name, own in (
+        ("attention.output.dense", "mixer.output"),
+        ("layernorm_before", "mixer_norm"),
+        ("layernorm_after", "feedforward_norm"),
+        ("intermediate.dense", "feedforward.up"),
+        ("output.dense", "feedforward.down"),
+    ):
         rules += same(f"{theirs}.{name}", f"{ours}.{own}", *BOTH)
     return rules
 
@@ -91,6 +128,11 @@ def blocks(theirs: str, ours: str, *, bias: bool = True) -> list[Held]:
     for name, own in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")):
         rules += same(f"{theirs}.{{i}}.self_attn.{name}", f"{ours}.{{i}}.mixer.{own}", *leaves(bias))
     rules += same(f"{theirs}.{{i}}.self_attn.out_proj", f"{ours}.{{i}}.mixer.output", *BOTH)
-    for name, own in (("layer_norm1", "mixer_norm"), ("layer_norm2", "feedforward_norm"), ("mlp.fc1", "feedforward.up"), ("mlp.fc2", "feedforward.down")):
+    for name, own in (
+        ("layer_norm1", "mixer_norm"),
+        ("layer_norm2", "feedforward_norm"),
+        ("mlp.fc1", "feedforward.up"),
+        ("mlp.fc2", "feedforward.down"),
+    ):
         rules += same(f"{theirs}.{{i}}.{name}", f"{ours}.{{i}}.{own}", *BOTH)
     return rules

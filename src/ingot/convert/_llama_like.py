@@ -21,9 +21,13 @@ def rotary(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
     if kind != "llama3":
         raise UserError(f"a {family} model with rotary scaling {kind!r} cannot be read; only 'default' and 'llama3' can")
     return {
-        "name": "rotary", "theta": theta, "scaling": float(settings["factor"]), "low": float(settings["low_freq_factor"]),
-        "high": float(settings["high_freq_factor"]), "original": int(settings["original_max_position_embeddings"]),
-    }  # fmt: skip
+        "name": "rotary",
+        "theta": theta,
+        "scaling": float(settings["factor"]),
+        "low": float(settings["low_freq_factor"]),
+        "high": float(settings["high_freq_factor"]),
+        "original": int(settings["original_max_position_embeddings"]),
+    }
 
 
 def rope_config(position: dict[str, Any]) -> dict[str, Any]:
@@ -35,9 +39,12 @@ def rope_config(position: dict[str, Any]) -> dict[str, Any]:
             "rope_parameters": {"rope_type": "default", "rope_theta": position["theta"]},
         }
     scaling = {
-        "rope_type": "llama3", "factor": position["scaling"], "low_freq_factor": position["low"],
-        "high_freq_factor": position["high"], "original_max_position_embeddings": position["original"],
-    }  # fmt: skip
+        "rope_type": "llama3",
+        "factor": position["scaling"],
+        "low_freq_factor": position["low"],
+        "high_freq_factor": position["high"],
+        "original_max_position_embeddings": position["original"],
+    }
     return {"rope_theta": position["theta"], "rope_scaling": scaling, "rope_parameters": scaling | {"rope_theta": position["theta"]}}
 
 

@@ -13,18 +13,33 @@ from ._mapping import GELUS, Held, Section, activation_of, per_block, refuse, sa
 
 KERNELS, STRIDES = [10, 3, 3, 3, 3, 2, 2], [5, 2, 2, 2, 2, 2, 2]
 BOTH = ("weight", "bias")
-IGNORED = (r"^quantizer\.", r"^project_q\.", r"^project_hid\.", r"^label_embeddings", r"^final_proj\.", r"\.parametrizations\.weight\.original$")
-RENAMED = ((r"pos_conv_embed\.conv\.weight_g$", "pos_conv_embed.conv.parametrizations.weight.original0"),
-           (r"pos_conv_embed\.conv\.weight_v$", "pos_conv_embed.conv.parametrizations.weight.original1"))  # fmt: skip
+IGNORED = (
+    r"^quantizer\.",
+    r"^project_q\.",
+    r"^project_hid\.",
+    r"^label_embeddings",
+    r"^final_proj\.",
+    r"\.parametrizations\.weight\.original$",
+)
+RENAMED = (
+    (r"pos_conv_embed\.conv\.weight_g$", "pos_conv_embed.conv.parametrizations.weight.original0"),
+    (r"pos_conv_embed\.conv\.weight_v$", "pos_conv_embed.conv.parametrizations.weight.original1"),
+)
 
 
 def read(config: Mapping[str, Any], family: str) -> tuple[Section, int]:
     """Recipe model section and number of positions; rows have any length, so that number is what a recipe's own data makes it."""
     activation = config.get("hidden_act", "gelu")
     if activation not in GELUS or config.get("feat_extract_activation", "gelu") != "gelu":
-        raise UserError(f"a {family} model with hidden_act={activation!r}, feat_extract_activation={config.get('feat_extract_activation')!r} cannot be read")
-    refuse(family, add_adapter=(bool(config.get("add_adapter", False)), False), adapter_attn_dim=(config.get("adapter_attn_dim"), None),
-           conv_pos_batch_norm=(bool(config.get("conv_pos_batch_norm", False)), False))  # fmt: skip
+        raise UserError(
+            f"a {family} model with hidden_act={activation!r}, feat_extract_activation={config.get('feat_extract_activation')!r} cannot be read"
+        )
+    refuse(
+        family,
+        add_adapter=(bool(config.get("add_adapter", False)), False),
+        adapter_attn_dim=(config.get("adapter_attn_dim"), None),
+        conv_pos_batch_norm=(bool(config.get("conv_pos_batch_norm", False)), False),
+    )
     several = family == "data2vec_audio"
     channels = config.get("conv_dim", [512] * 7)
     refuse(family, conv_dim=(len(set(channels)), 1))
@@ -32,15 +47,34 @@ def read(config: Mapping[str, Any], family: str) -> tuple[Section, int]:
     stable = bool(config.get("do_stable_layer_norm", False)) and not several
     norm = {"name": "layer", "eps": config.get("layer_norm_eps", 1e-5)}
     embedding = {
-        "name": "waveform", "channels": channels[0], "kernels": list(config.get("conv_kernel", KERNELS)), "strides": list(config.get("conv_stride", STRIDES)), "norms": norms,
-        "bias": bool(config.get("conv_bias", False)), "project_norm": norm if config.get("feat_proj_layer_norm", True) else None, "norm": None if stable else norm,
+        "name": "waveform",
+        "channels": channels[0],
+        "kernels": list(config.get("conv_kernel", KERNELS)),
+        "strides": list(config.get("conv_stride", STRIDES)),
+        "norms": norms,
+        "bias": bool(config.get("conv_bias", False)),
+        "project_norm": norm if config.get("feat_proj_layer_norm", True) else None,
+        "norm": None if stable else norm,
         "neighbors": config.get("conv_pos_kernel_size", 19) if several else config.get("num_conv_pos_embeddings", 128),
-        "groups": config.get("num_conv_pos_embedding_groups", 16), "layers": config.get("num_conv_pos_embeddings", 5) if several else 1,
-    }  # fmt: skip
+        "groups": config.get("num_conv_pos_embedding_groups", 16),
+        "layers": config.get("num_conv_pos_embeddings", 5) if several else 1,
+    }
     mixer = {"name": "attention", "heads": config["num_attention_heads"], "position": None, "bias": True}
     feedforward = {"name": "gelu", "hidden": config["intermediate_size"], "bias": True, "approximate": GELUS[activation]}
-    encoder = {"name": "transformer", "depth": config["num_hidden_layers"], "mixer": mixer, "feedforward": feedforward, "norm": norm, "block": "pre" if stable else "post"}
-    return {"width": config["hidden_size"], "embedding": embedding, "encoder": encoder, "objective": {"name": "ctc", "blank": config.get("pad_token_id", 0)}}, 1024
+    encoder = {
+        "name": "transformer",
+        "depth": config["num_hidden_layers"],
+        "mixer": mixer,
+        "feedforward": feedforward,
+        "norm": norm,
+        "block": "pre" if stable else "post",
+    }
+    return {
+        "width": config["hidden_size"],
+        "embedding": embedding,
+        "encoder": encoder,
+        "objective": {"name": "ctc", "blank": config.get("pad_token_id", 0)},
+    }, 1024
 
 
 def write(section: Section, vocabulary: int, family: str) -> dict[str, Any]:
@@ -53,16 +87,39 @@ def write(section: Section, vocabulary: int, family: str) -> dict[str, Any]:
         raise UserError(f"embedding.layers={embedding['layers']}")
     count = len(embedding["kernels"])
     shared = {
-        "model_type": family.replace("_", "-"), "hidden_size": section["width"], "num_hidden_layers": encoder["depth"], "num_attention_heads": encoder["mixer"]["heads"],
-        "intermediate_size": encoder["feedforward"]["hidden"], "hidden_act": activation_of(encoder),
-        "layer_norm_eps": encoder["norm"]["eps"], "conv_dim": [embedding["channels"]] * count, "conv_kernel": embedding["kernels"], "conv_stride": embedding["strides"],
-        "num_feat_extract_layers": count, "conv_bias": embedding["bias"], "num_conv_pos_embedding_groups": embedding["groups"],
-        "vocab_size": vocabulary, "pad_token_id": section["objective"]["blank"], "hidden_dropout": encoder["dropout"], "attention_dropout": 0.0, "activation_dropout": 0.0,
-        "feat_proj_dropout": 0.0, "final_dropout": 0.0, "layerdrop": 0.0, "apply_spec_augment": False, "mask_time_prob": section["objective"]["hide"], "mask_feature_prob": 0.0, "ctc_loss_reduction": "sum",
-    }  # fmt: skip
+        "model_type": family.replace("_", "-"),
+        "hidden_size": section["width"],
+        "num_hidden_layers": encoder["depth"],
+        "num_attention_heads": encoder["mixer"]["heads"],
+        "intermediate_size": encoder["feedforward"]["hidden"],
+        "hidden_act": activation_of(encoder),
+        "layer_norm_eps": encoder["norm"]["eps"],
+        "conv_dim": [embedding["channels"]] * count,
+        "conv_kernel": embedding["kernels"],
+        "conv_stride": embedding["strides"],
+        "num_feat_extract_layers": count,
+        "conv_bias": embedding["bias"],
+        "num_conv_pos_embedding_groups": embedding["groups"],
+        "vocab_size": vocabulary,
+        "pad_token_id": section["objective"]["blank"],
+        "hidden_dropout": encoder["dropout"],
+        "attention_dropout": 0.0,
+        "activation_dropout": 0.0,
+        "feat_proj_dropout": 0.0,
+        "final_dropout": 0.0,
+        "layerdrop": 0.0,
+        "apply_spec_augment": False,
+        "mask_time_prob": section["objective"]["hide"],
+        "mask_feature_prob": 0.0,
+        "ctc_loss_reduction": "sum",
+    }
     if several:
         return shared | {"num_conv_pos_embeddings": embedding["layers"], "conv_pos_kernel_size": embedding["neighbors"]}
-    more = {"num_conv_pos_embeddings": embedding["neighbors"], "feat_extract_norm": "layer" if embedding["norms"] == "all" else "group", "do_stable_layer_norm": stable}
+    more = {
+        "num_conv_pos_embeddings": embedding["neighbors"],
+        "feat_extract_norm": "layer" if embedding["norms"] == "all" else "group",
+        "do_stable_layer_norm": stable,
+    }
     return shared | more | ({"feat_proj_layer_norm": embedding["project_norm"] is not None} if family == "hubert" else {})
 
 
@@ -84,9 +141,16 @@ def names(section: Section, prefix: str) -> list[Held]:
     else:
         rules += same(f"{prefix}encoder.layer_norm", "encoder.norm", *BOTH)
     theirs, ours = f"{prefix}encoder.layers.{{i}}", "encoder.blocks.{i}"
-    for their, our in (("attention.q_proj", "mixer.query"), ("attention.k_proj", "mixer.key"), ("attention.v_proj", "mixer.value"), ("attention.out_proj", "mixer.output"),
-                       ("layer_norm", "mixer_norm"), ("final_layer_norm", "feedforward_norm"), ("feed_forward.intermediate_dense", "feedforward.up"),
-                       ("feed_forward.output_dense", "feedforward.down")):  # fmt: skip
+    for their, our in (
+        ("attention.q_proj", "mixer.query"),
+        ("attention.k_proj", "mixer.key"),
+        ("attention.v_proj", "mixer.value"),
+        ("attention.out_proj", "mixer.output"),
+        ("layer_norm", "mixer_norm"),
+        ("final_layer_norm", "feedforward_norm"),
+        ("feed_forward.intermediate_dense", "feedforward.up"),
+        ("feed_forward.output_dense", "feedforward.down"),
+    ):
         rules += same(f"{theirs}.{their}", f"{ours}.{our}", *BOTH)
     rules += [Held(f"lm_head.{leaf}", (f"objective.head.{leaf}",), optional=True) for leaf in BOTH]
     if section["objective"].get("hide"):
@@ -97,7 +161,14 @@ def names(section: Section, prefix: str) -> list[Held]:
 def _position(embedding: Section, prefix: str) -> list[Held]:
     place = f"{prefix}encoder.pos_conv_embed"
     if embedding["layers"] > 1:
-        return [rule for index in range(embedding["layers"]) for rule in same(f"{place}.layers.{index}.conv", f"embedding.position.layers.{index}", *BOTH)]
+        return [
+            rule
+            for index in range(embedding["layers"])
+            for rule in same(f"{place}.layers.{index}.conv", f"embedding.position.layers.{index}", *BOTH)
+        ]
     held = "embedding.position.layers.0"
-    return [Held(f"{place}.conv.parametrizations.weight.original0", (f"{held}.gain",), shape=(1, 1, embedding["neighbors"])),
-            Held(f"{place}.conv.parametrizations.weight.original1", (f"{held}.direction",)), Held(f"{place}.conv.bias", (f"{held}.bias",))]  # fmt: skip
+    return [
+        Held(f"{place}.conv.parametrizations.weight.original0", (f"{held}.gain",), shape=(1, 1, embedding["neighbors"])),
+        Held(f"{place}.conv.parametrizations.weight.original1", (f"{held}.direction",)),
+        Held(f"{place}.conv.bias", (f"{held}.bias",)),
+    ]

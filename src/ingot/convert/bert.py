@@ -18,7 +18,12 @@ def read(config: Mapping[str, Any]) -> tuple[Section, int]:
     section, sequence = read_common("bert", config)
     if activation != "gelu":
         raise UserError(f"a bert model with hidden_act={activation!r} has it in its head too, where only 'gelu' can be read")
-    objective = {"name": "masked_lm", "transform": section["encoder"]["norm"], "tied": config.get("tie_word_embeddings", True), "bias": True}
+    objective = {
+        "name": "masked_lm",
+        "transform": section["encoder"]["norm"],
+        "tied": config.get("tie_word_embeddings", True),
+        "bias": True,
+    }
     return section | {"objective": objective}, sequence
 
 
@@ -37,8 +42,17 @@ def names(section: Section) -> list[Held]:
 
 
 FAMILY = Family(
-    "bert", ("bert",), "BertForMaskedLM", "bert.", read, write, names,
+    "bert",
+    ("bert",),
+    "BertForMaskedLM",
+    "bert.",
+    read,
+    write,
+    names,
     ignored=(r"^bert\.pooler\.", r"^cls\.seq_relationship\.", r"\.position_ids$"),
-    twins={"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.bias": "cls.predictions.bias"},
+    twins={
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
     renamed=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
-)  # fmt: skip
+)

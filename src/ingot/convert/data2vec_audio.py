@@ -7,6 +7,17 @@ from functools import partial
 from ._mapping import Family
 from ._sound import IGNORED, RENAMED, names, read, write
 
-FAMILY = Family("data2vec_audio", ("data2vec-audio",), "Data2VecAudioForCTC", "data2vec_audio.", partial(read, family="data2vec_audio"), lambda section, sequence, vocabulary: write(section, vocabulary, "data2vec_audio"),
-                partial(names, prefix="data2vec_audio."), ignored=(*IGNORED, r"masked_spec_embed$"), renamed=RENAMED, heads=("lm_head.", "quantizer.", "project_", "label_embeddings", "final_proj."),
-                auto="AutoModelForCTC", varies=("embedding.norm", "embedding.project_norm", "encoder.block"))  # fmt: skip
+FAMILY = Family(
+    "data2vec_audio",
+    ("data2vec-audio",),
+    "Data2VecAudioForCTC",
+    "data2vec_audio.",
+    partial(read, family="data2vec_audio"),
+    lambda section, sequence, vocabulary: write(section, vocabulary, "data2vec_audio"),
+    partial(names, prefix="data2vec_audio."),
+    ignored=(*IGNORED, r"masked_spec_embed$"),
+    renamed=RENAMED,
+    heads=("lm_head.", "quantizer.", "project_", "label_embeddings", "final_proj."),
+    auto="AutoModelForCTC",
+    varies=("embedding.norm", "embedding.project_norm", "encoder.block"),
+)

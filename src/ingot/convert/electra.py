@@ -11,7 +11,11 @@ from ._mapping import Family, Held, Section, refuse, same
 
 def stem(config: Mapping[str, Any], name: str) -> tuple[Section, int]:
     """What both of ELECTRA's models have in common: width, embedding and encoder, and the sequence length."""
-    refuse(name, hidden_act=(config.get("hidden_act", "gelu"), "gelu"), embedding_size=(config.get("embedding_size", 128), config["hidden_size"]))
+    refuse(
+        name,
+        hidden_act=(config.get("hidden_act", "gelu"), "gelu"),
+        embedding_size=(config.get("embedding_size", 128), config["hidden_size"]),
+    )
     return read_common(name, config)
 
 
@@ -33,7 +37,16 @@ def names(section: Section) -> list[Held]:
 
 
 FAMILY = Family(
-    "electra", ("electra",), "ElectraForPreTraining", "electra.", read, write, names, ignored=(r"\.position_ids$",),
-    heads=("discriminator_predictions.", "generator_"), auto="AutoModelForPreTraining",
-    varies=("objective.generator", "objective.norm"), dropped=(r"^objective\.(generator|generator_head|enter)\.",),
-)  # fmt: skip
+    "electra",
+    ("electra",),
+    "ElectraForPreTraining",
+    "electra.",
+    read,
+    write,
+    names,
+    ignored=(r"\.position_ids$",),
+    heads=("discriminator_predictions.", "generator_"),
+    auto="AutoModelForPreTraining",
+    varies=("objective.generator", "objective.norm"),
+    dropped=(r"^objective\.(generator|generator_head|enter)\.",),
+)

@@ -13,7 +13,12 @@ from ._mapping import Family, Held, Section, same
 def read(config: Mapping[str, Any]) -> tuple[Section, int]:
     """Recipe model section and sequence length."""
     section, sequence = electra.stem(config, "electra_generator")
-    objective = {"name": "masked_lm", "transform": section["encoder"]["norm"] | {"eps": 1e-12}, "tied": config.get("tie_word_embeddings", True), "bias": True}
+    objective = {
+        "name": "masked_lm",
+        "transform": section["encoder"]["norm"] | {"eps": 1e-12},
+        "tied": config.get("tie_word_embeddings", True),
+        "bias": True,
+    }
     return section | {"objective": objective}, sequence
 
 
@@ -31,6 +36,14 @@ def names(section: Section) -> list[Held]:
 
 
 FAMILY = Family(
-    "electra_generator", ("electra",), "ElectraForMaskedLM", "electra.", read, write, names, ignored=(r"\.position_ids$",),
-    twins={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"}, heads=("discriminator_predictions.", "generator_"),
-)  # fmt: skip
+    "electra_generator",
+    ("electra",),
+    "ElectraForMaskedLM",
+    "electra.",
+    read,
+    write,
+    names,
+    ignored=(r"\.position_ids$",),
+    twins={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
+    heads=("discriminator_predictions.", "generator_"),
+)

@@ -66,8 +66,12 @@ def names(section: Section) -> list[Held]:
     theirs, ours = "transformer.h.{i}", "encoder.blocks.{i}"
     rules = [Held("transformer.wte.weight", ("embedding.weight",)), Held("transformer.wpe.weight", ("embedding.position.weight",))]
     qkv = ("query", "key", "value")
-    for their_name, our_names in (("attn.c_attn", [f"mixer.{name}" for name in qkv]), ("attn.c_proj", ["mixer.output"]),
-                                  ("mlp.c_fc", ["feedforward.up"]), ("mlp.c_proj", ["feedforward.down"])):  # fmt: skip
+    for their_name, our_names in (
+        ("attn.c_attn", [f"mixer.{name}" for name in qkv]),
+        ("attn.c_proj", ["mixer.output"]),
+        ("mlp.c_fc", ["feedforward.up"]),
+        ("mlp.c_proj", ["feedforward.down"]),
+    ):
         for leaf in ("weight", "bias"):
             rules.append(Held(f"{theirs}.{their_name}.{leaf}", tuple(f"{ours}.{name}.{leaf}" for name in our_names), leaf == "weight"))
     rules += same(f"{theirs}.ln_1", f"{ours}.mixer_norm", "weight", "bias") + same(
@@ -80,6 +84,13 @@ def names(section: Section) -> list[Held]:
 
 
 FAMILY = Family(
-    "gpt2", ("gpt2",), "GPT2LMHeadModel", "transformer.", read, write, names,
-    ignored=(r"\.attn\.(bias|masked_bias)$",), twins={"lm_head.weight": "transformer.wte.weight"},
-)  # fmt: skip
+    "gpt2",
+    ("gpt2",),
+    "GPT2LMHeadModel",
+    "transformer.",
+    read,
+    write,
+    names,
+    ignored=(r"\.attn\.(bias|masked_bias)$",),
+    twins={"lm_head.weight": "transformer.wte.weight"},
+)

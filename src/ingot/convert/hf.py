@@ -22,7 +22,16 @@ from ._section import BEHIND, SLOTS, complete, differences, specs
 
 SHARD_BYTES = 5 * 10**9
 # The least that any family's configuration has to say, for asking what all models of a family have in common.
-PROBE = {"hidden_size": 2, "embedding_size": 2, "intermediate_size": 2, "num_hidden_layers": 1, "num_attention_heads": 1, "n_embd": 2, "n_layer": 1, "n_head": 1}
+PROBE = {
+    "hidden_size": 2,
+    "embedding_size": 2,
+    "intermediate_size": 2,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "n_embd": 2,
+    "n_layer": 1,
+    "n_head": 1,
+}
 
 
 @cache
@@ -146,14 +155,18 @@ def write_folder(
     _fold_output_scale(model, state)
     theirs = scatter(family, complete_section, state)
     vocabulary = int(state["embedding.weight"].shape[0]) if "embedding.weight" in state else int(getattr(model.objective, "letters", 0))
-    vocabulary = vocabulary or next((len(tensor) for name, tensor in state.items() if name.startswith("towers.") and name.endswith(".embedding.weight")), 0)
+    vocabulary = vocabulary or next(
+        (len(tensor) for name, tensor in state.items() if name.startswith("towers.") and name.endswith(".embedding.weight")), 0
+    )
     stored = next(iter(theirs.values())).dtype
     config: dict[str, Any] = {"architectures": [family.architecture]} | family.write(complete_section, sequence, vocabulary)
     config["torch_dtype"] = str(stored).removeprefix("torch.")
     end = getattr(tokenizer, "end", None)
     specials = getattr(tokenizer, "specials", {})
     begin = specials.get("begin", end)
-    config = ({} if tokenizer is None and not vocabulary else {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": specials.get("pad")}) | config
+    config = (
+        {} if tokenizer is None and not vocabulary else {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": specials.get("pad")}
+    ) | config
     if "text_config" in config and end is not None:
         config["text_config"] |= {"eos_token_id": end, "bos_token_id": begin}
     folder.mkdir(parents=True, exist_ok=True)
@@ -193,7 +206,15 @@ def expected_shapes(section: Section, *, sequence: int, vocabulary: int | None) 
     """Name and shape of every parameter of the model that the section describes; nothing is allocated."""
     width = section["width"]
     linear = specs(section, "encoder").knobs["linear"]
-    wiring = {"width": width, "sequence": sequence, "vocabulary": vocabulary, "specials": {"mask": 0, "sentinel_0": 0}, "fields": {}, "linear": linear, "memory_width": width}
+    wiring = {
+        "width": width,
+        "sequence": sequence,
+        "vocabulary": vocabulary,
+        "specials": {"mask": 0, "sentinel_0": 0},
+        "fields": {},
+        "linear": linear,
+        "memory_width": width,
+    }
     towers = section.get("towers") or {}
     with torch.device("meta"):
         parts = {name: specs(section, name).build(**wiring) for name in ("embedding", "encoder", *BEHIND) if section.get(name) is not None}
@@ -201,7 +222,9 @@ def expected_shapes(section: Section, *, sequence: int, vocabulary: int | None) 
             own = wiring | {"width": tower.get("width") or width}
             parts |= {f"towers.{name}.{component}": specs(tower, component).build(**own) for component in ("embedding", "encoder")}
         beside = {"embedding": _Look(parts["embedding"]), "decoder_width": getattr(parts.get("decoder"), "width", width)}
-        parts["objective"] = specs(section, "objective").build(**wiring, **beside, tower_widths={name: tower.get("width") or width for name, tower in towers.items()})
+        parts["objective"] = specs(section, "objective").build(
+            **wiring, **beside, tower_widths={name: tower.get("width") or width for name, tower in towers.items()}
+        )
     return {f"{name}.{path}": tuple(p.shape) for name, module in parts.items() for path, p in module.named_parameters()}
 
 

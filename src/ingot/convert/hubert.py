@@ -7,6 +7,17 @@ from functools import partial
 from ._mapping import Family
 from ._sound import IGNORED, RENAMED, names, read, write
 
-FAMILY = Family("hubert", ("hubert",), "HubertForCTC", "hubert.", partial(read, family="hubert"), lambda section, sequence, vocabulary: write(section, vocabulary, "hubert"),
-                partial(names, prefix="hubert."), ignored=(*IGNORED, r"masked_spec_embed$"), renamed=RENAMED, heads=("lm_head.", "quantizer.", "project_", "label_embeddings", "final_proj."),
-                auto="AutoModelForCTC", varies=("embedding.norm", "embedding.project_norm", "encoder.block"))  # fmt: skip
+FAMILY = Family(
+    "hubert",
+    ("hubert",),
+    "HubertForCTC",
+    "hubert.",
+    partial(read, family="hubert"),
+    lambda section, sequence, vocabulary: write(section, vocabulary, "hubert"),
+    partial(names, prefix="hubert."),
+    ignored=(*IGNORED, r"masked_spec_embed$"),
+    renamed=RENAMED,
+    heads=("lm_head.", "quantizer.", "project_", "label_embeddings", "final_proj."),
+    auto="AutoModelForCTC",
+    varies=("embedding.norm", "embedding.project_norm", "encoder.block"),
+)

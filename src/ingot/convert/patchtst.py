@@ -12,7 +12,16 @@ from typing import Any
 from ..core.errors import UserError
 from ._mapping import Family, Held, Section, leaves, per_block, refuse, same
 
-ONLY = {"channel_attention": False, "norm_type": "layernorm", "share_embedding": True, "use_cls_token": False, "share_projection": True, "pre_norm": True, "activation_function": "gelu", "mask_value": 0}
+ONLY = {
+    "channel_attention": False,
+    "norm_type": "layernorm",
+    "share_embedding": True,
+    "use_cls_token": False,
+    "share_projection": True,
+    "pre_norm": True,
+    "activation_function": "gelu",
+    "mask_value": 0,
+}
 PRETRAINING = "PatchTSTForPretraining"
 SCALINGS = {"std": "std", None: None}
 
@@ -27,8 +36,15 @@ def read(config: Mapping[str, Any]) -> tuple[Section, int]:
         raise UserError(f"a patchtst model with scaling={config.get('scaling')!r} cannot be read; known are 'std' and None")
     bias = config.get("bias", True)
     patch, length = config.get("patch_length", 1), config.get("context_length", 32)
-    embedding = {"name": "series_patch", "patch": patch, "stride": config.get("patch_stride", 1), "length": length, "channels": config.get("num_input_channels", 1),
-                 "normalize": SCALINGS[config.get("scaling", "std")], "position": "learned"}  # fmt: skip
+    embedding = {
+        "name": "series_patch",
+        "patch": patch,
+        "stride": config.get("patch_stride", 1),
+        "length": length,
+        "channels": config.get("num_input_channels", 1),
+        "normalize": SCALINGS[config.get("scaling", "std")],
+        "position": "learned",
+    }
     encoder = {
         "name": "transformer",
         "depth": config.get("num_hidden_layers", 3),
@@ -39,13 +55,20 @@ def read(config: Mapping[str, Any]) -> tuple[Section, int]:
         "final_norm": False,
     }
     width = config.get("d_model", config.get("hidden_size", 128))
-    return {"width": width, "embedding": embedding, "encoder": encoder, "objective": _objective(config)}, (length - patch) // embedding["stride"] + 1
+    return {"width": width, "embedding": embedding, "encoder": encoder, "objective": _objective(config)}, (length - patch) // embedding[
+        "stride"
+    ] + 1
 
 
 def _objective(config: Mapping[str, Any]) -> Section:
     if PRETRAINING in (config.get("architectures") or []):
         refuse("patchtst", mask_type=(config.get("mask_type", "random"), "random"))
-        return {"name": "masked_series", "rate": config.get("random_mask_ratio", 0.5), "hide": "zeros", "consistent": bool(config.get("channel_consistent_masking", False))}
+        return {
+            "name": "masked_series",
+            "rate": config.get("random_mask_ratio", 0.5),
+            "hide": "zeros",
+            "consistent": bool(config.get("channel_consistent_masking", False)),
+        }
     pooling = config.get("pooling_type", "mean")
     if pooling not in ("mean", None):
         raise UserError(f"a patchtst model with pooling_type={pooling!r} cannot be read; known are 'mean' and None")
@@ -101,4 +124,6 @@ def names(section: Section) -> list[Held]:
     return per_block(section, rules)
 
 
-FAMILY = Family("patchtst", ("patchtst",), "PatchTSTForPrediction", "model.", read, write, names, heads=("head.",), auto="PatchTSTForPrediction")
+FAMILY = Family(
+    "patchtst", ("patchtst",), "PatchTSTForPrediction", "model.", read, write, names, heads=("head.",), auto="PatchTSTForPrediction"
+)

@@ -11,33 +11,67 @@ from typing import Any
 from ._image import BOTH, blocks, convolution, patches, sizes, tower
 from ._mapping import Family, Held, Section, refuse, repeated, same
 
-SIDE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+SIDE = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+}
 
 
 def read(config: Mapping[str, Any]) -> tuple[Section, int]:
     """Recipe model section and length of a text."""
     text, image = config.get("text_config") or {}, config.get("vision_config") or {}
     width, other = image.get("hidden_size", 768), text.get("hidden_size", 768)
-    refuse("siglip", vision_use_head=(image.get("vision_use_head", True), True), projection_size=(text.get("projection_size", other), width))
-    refuse("siglip", hidden_act=(image.get("hidden_act", SIDE["hidden_act"]), "gelu_pytorch_tanh"), layer_norm_eps=(image.get("layer_norm_eps", 1e-6), 1e-6))
+    refuse(
+        "siglip", vision_use_head=(image.get("vision_use_head", True), True), projection_size=(text.get("projection_size", other), width)
+    )
+    refuse(
+        "siglip",
+        hidden_act=(image.get("hidden_act", SIDE["hidden_act"]), "gelu_pytorch_tanh"),
+        layer_norm_eps=(image.get("layer_norm_eps", 1e-6), 1e-6),
+    )
     own = SIDE | dict(image)
     return {
         "width": width,
         "embedding": patches("siglip", image, (224, 16)),
         "encoder": tower("siglip", image, **SIDE),
-        "towers": {"text": {"width": other, "embedding": {"name": "token", "position": "learned"}, "encoder": tower("siglip", text, **SIDE)}},
-        "objective": {"name": "siglip", "pooling": "attention", "heads": own["num_attention_heads"], "hidden": own["intermediate_size"], "tower_pooling": "last"},
+        "towers": {
+            "text": {"width": other, "embedding": {"name": "token", "position": "learned"}, "encoder": tower("siglip", text, **SIDE)}
+        },
+        "objective": {
+            "name": "siglip",
+            "pooling": "attention",
+            "heads": own["num_attention_heads"],
+            "hidden": own["intermediate_size"],
+            "tower_pooling": "last",
+        },
     }, text.get("max_position_embeddings", 64)
 
 
 def write(section: Section, sequence: int, vocabulary: int) -> dict[str, Any]:
     """config.json's fields."""
     text, embedding = section["towers"]["text"], section["embedding"]
-    image = {"image_size": embedding["image"] or 224, "patch_size": embedding["patch"], "num_channels": embedding["channels"] or 3, "vision_use_head": True}
+    image = {
+        "image_size": embedding["image"] or 224,
+        "patch_size": embedding["patch"],
+        "num_channels": embedding["channels"] or 3,
+        "vision_use_head": True,
+    }
     length = text["embedding"]["position"]["size"] or sequence
-    return {"model_type": "siglip",
-            "text_config": {"model_type": "siglip_text_model", "vocab_size": vocabulary, "max_position_embeddings": length, "projection_size": section["width"]} | sizes(text["width"], text["encoder"]),
-            "vision_config": {"model_type": "siglip_vision_model"} | image | sizes(section["width"], section["encoder"])}  # fmt: skip
+    return {
+        "model_type": "siglip",
+        "text_config": {
+            "model_type": "siglip_text_model",
+            "vocab_size": vocabulary,
+            "max_position_embeddings": length,
+            "projection_size": section["width"],
+        }
+        | sizes(text["width"], text["encoder"]),
+        "vision_config": {"model_type": "siglip_vision_model"} | image | sizes(section["width"], section["encoder"]),
+    }
 
 
 def names(section: Section) -> list[Held]:
@@ -52,8 +86,12 @@ def names(section: Section) -> list[Held]:
         Held("logit_scale", ("objective.scale.weight",)),
         Held("logit_bias", ("objective.shift.weight",)),
     ]
-    rules += [Held(f"{head}.attention.in_proj_{leaf}", tuple(f"{pool}.{name}.{leaf}" for name in ("query", "key", "value"))) for leaf in BOTH]
-    rules += same(f"{image}.embeddings.patch_embedding", "embedding.project", "bias") + same(f"{image}.post_layernorm", "encoder.norm", *BOTH)
+    rules += [
+        Held(f"{head}.attention.in_proj_{leaf}", tuple(f"{pool}.{name}.{leaf}" for name in ("query", "key", "value"))) for leaf in BOTH
+    ]
+    rules += same(f"{image}.embeddings.patch_embedding", "embedding.project", "bias") + same(
+        f"{image}.post_layernorm", "encoder.norm", *BOTH
+    )
     for name, own in (("attention.out_proj", "output"), ("layernorm", "norm"), ("mlp.fc1", "up"), ("mlp.fc2", "down")):
         rules += same(f"{head}.{name}", f"{pool}.{own}", *BOTH)
     rules += same(f"{text}.head", "objective.other.project", *BOTH) + same(f"{text}.final_layer_norm", f"{ours}.encoder.norm", *BOTH)

@@ -9,8 +9,10 @@ from ..core.errors import UserError
 from ._mapping import Family, Held, Section, repeated, same
 
 FEEDFORWARDS: dict[str, Section] = {
-    "relu": {"name": "relu"}, "gated-gelu": {"name": "geglu", "approximate": "tanh"}, "gated-gelu_new": {"name": "geglu", "approximate": "tanh"},
-}  # fmt: skip
+    "relu": {"name": "relu"},
+    "gated-gelu": {"name": "geglu", "approximate": "tanh"},
+    "gated-gelu_new": {"name": "geglu", "approximate": "tanh"},
+}
 
 
 def read(config: Mapping[str, Any]) -> tuple[Section, int]:
@@ -20,21 +22,32 @@ def read(config: Mapping[str, Any]) -> tuple[Section, int]:
         raise UserError(f"a t5 model with feed_forward_proj={kind!r} cannot be read; known are {', '.join(FEEDFORWARDS)}")
     width, heads = config.get("d_model", 512), config.get("num_heads", 8)
     position = {
-        "name": "relative", "buckets": config.get("relative_attention_num_buckets", 32), "longest": config.get("relative_attention_max_distance", 128), "shared": True,
-    }  # fmt: skip
+        "name": "relative",
+        "buckets": config.get("relative_attention_num_buckets", 32),
+        "longest": config.get("relative_attention_max_distance", 128),
+        "shared": True,
+    }
     attention = {"name": "attention", "heads": heads, "head_dim": config.get("d_kv", 64), "scale": 1.0, "position": position, "bias": False}
     cross = {"name": "cross_attention", "heads": heads, "head_dim": config.get("d_kv", 64), "scale": 1.0, "bias": False}
     stack = {
-        "name": "transformer", "mixer": attention, "feedforward": FEEDFORWARDS[kind] | {"hidden": config.get("d_ff", 2048), "bias": False},
-        "norm": {"name": "rms", "eps": config.get("layer_norm_epsilon", 1e-6)}, "block": "pre",
-    }  # fmt: skip
+        "name": "transformer",
+        "mixer": attention,
+        "feedforward": FEEDFORWARDS[kind] | {"hidden": config.get("d_ff", 2048), "bias": False},
+        "norm": {"name": "rms", "eps": config.get("layer_norm_epsilon", 1e-6)},
+        "block": "pre",
+    }
     depth, tied = config.get("num_layers", 6), config.get("tie_word_embeddings", True)
     return {
         "width": width,
         "embedding": {"name": "token"},
         "encoder": stack | {"depth": depth},
         "decoder": stack | {"depth": config.get("num_decoder_layers") or depth, "cross": cross},
-        "objective": {"name": "span_corruption", "tied": tied, "scaled": config.get("scale_decoder_outputs", tied), "start": config.get("decoder_start_token_id") or 0},
+        "objective": {
+            "name": "span_corruption",
+            "tied": tied,
+            "scaled": config.get("scale_decoder_outputs", tied),
+            "start": config.get("decoder_start_token_id") or 0,
+        },
     }, config.get("n_positions", 512)
 
 
@@ -87,6 +100,18 @@ def _stack(stack: Section, name: str, mixers: tuple[str, ...]) -> list[Held]:
 
 
 FAMILY = Family(
-    "t5", ("t5",), "T5ForConditionalGeneration", "", read, write, names, auto="AutoModelForSeq2SeqLM", varies=("encoder.feedforward", "decoder.feedforward"),
-    twins={"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight", "lm_head.weight": "shared.weight"},
-)  # fmt: skip
+    "t5",
+    ("t5",),
+    "T5ForConditionalGeneration",
+    "",
+    read,
+    write,
+    names,
+    auto="AutoModelForSeq2SeqLM",
+    varies=("encoder.feedforward", "decoder.feedforward"),
+    twins={
+        "encoder.embed_tokens.weight": "shared.weight",
+        "decoder.embed_tokens.weight": "shared.weight",
+        "lm_head.weight": "shared.weight",
+    },
+)

@@ -13,8 +13,15 @@ def read(config: Mapping[str, Any]) -> tuple[Section, int]:
     """Recipe model section and number of positions. Pixels are taken to be brought to mean 0.5, deviation 0.5, as the family's own are."""
     embedding = patches("vit", config, (224, 16)) | {"class_token": True}
     classes = len(config.get("id2label") or {}) or config.get("num_labels", 2)
-    encoder = stack("vit", depth=config["num_hidden_layers"], heads=config["num_attention_heads"], hidden=config["intermediate_size"],
-                    activation=config.get("hidden_act", "gelu"), eps=config.get("layer_norm_eps", 1e-12), bias=config.get("qkv_bias", True))  # fmt: skip
+    encoder = stack(
+        "vit",
+        depth=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        hidden=config["intermediate_size"],
+        activation=config.get("hidden_act", "gelu"),
+        eps=config.get("layer_norm_eps", 1e-12),
+        bias=config.get("qkv_bias", True),
+    )
     return {
         "width": config["hidden_size"],
         "embedding": embedding,
@@ -26,7 +33,10 @@ def read(config: Mapping[str, Any]) -> tuple[Section, int]:
 def write(section: Section, sequence: int, vocabulary: int) -> dict[str, Any]:
     """config.json's fields."""
     classes = range(section["objective"]["classes"] or 2)
-    labels = {"id2label": {str(number): f"LABEL_{number}" for number in classes}, "label2id": {f"LABEL_{number}": number for number in classes}}
+    labels = {
+        "id2label": {str(number): f"LABEL_{number}" for number in classes},
+        "label2id": {f"LABEL_{number}": number for number in classes},
+    }
     return {"model_type": "vit", **vit_config(section, activation_of(section["encoder"], ACTIVATIONS)), **labels}
 
 
@@ -35,5 +45,15 @@ def names(section: Section) -> list[Held]:
     return vit_names(section) + [Held(f"classifier.{leaf}", (f"objective.head.{leaf}",), optional=True) for leaf in BOTH]
 
 
-FAMILY = Family("vit", ("vit",), "ViTForImageClassification", "vit.", read, write, names, ignored=(r"^vit\.pooler\.",), heads=("classifier.",),
-                auto="AutoModelForImageClassification")  # fmt: skip
+FAMILY = Family(
+    "vit",
+    ("vit",),
+    "ViTForImageClassification",
+    "vit.",
+    read,
+    write,
+    names,
+    ignored=(r"^vit\.pooler\.",),
+    heads=("classifier.",),
+    auto="AutoModelForImageClassification",
+)

@@ -7,6 +7,17 @@ from functools import partial
 from ._mapping import Family
 from ._sound import IGNORED, RENAMED, names, read, write
 
-FAMILY = Family("wav2vec2", ("wav2vec2",), "Wav2Vec2ForCTC", "wav2vec2.", partial(read, family="wav2vec2"), lambda section, sequence, vocabulary: write(section, vocabulary, "wav2vec2"),
-                partial(names, prefix="wav2vec2."), ignored=(*IGNORED, r"masked_spec_embed$"), renamed=RENAMED, heads=("lm_head.", "quantizer.", "project_", "label_embeddings", "final_proj."),
-                auto="AutoModelForCTC", varies=("embedding.norm", "embedding.project_norm", "encoder.block"))  # fmt: skip
+FAMILY = Family(
+    "wav2vec2",
+    ("wav2vec2",),
+    "Wav2Vec2ForCTC",
+    "wav2vec2.",
+    partial(read, family="wav2vec2"),
+    lambda section, sequence, vocabulary: write(section, vocabulary, "wav2vec2"),
+    partial(names, prefix="wav2vec2."),
+    ignored=(*IGNORED, r"masked_spec_embed$"),
+    renamed=RENAMED,
+    heads=("lm_head.", "quantizer.", "project_", "label_embeddings", "final_proj."),
+    auto="AutoModelForCTC",
+    varies=("embedding.norm", "embedding.project_norm", "encoder.block"),
+)

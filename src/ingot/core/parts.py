@@ -89,8 +89,11 @@ class Entry:
         if self.entry_point is not None:
             return typing.cast(Callable[..., Any], self.entry_point.load())
         module = importlib.import_module(f"ingot.{self.slot}.{self.name}")
-        found = [value for value in vars(module).values()
-                 if getattr(value, "__ingot_part__", False) and getattr(value, "__module__", "") == module.__name__]  # fmt: skip
+        found = [
+            value
+            for value in vars(module).values()
+            if getattr(value, "__ingot_part__", False) and getattr(value, "__module__", "") == module.__name__
+        ]
         if len(found) != 1:
             raise LookupError(f"{self.path} holds {len(found)} parts, wants exactly one @part")
         return typing.cast(Callable[..., Any], found[0])
@@ -149,7 +152,9 @@ def signature(target: Callable[..., Any]) -> Signature:
     wanted = [name for name, item in inspect.signature(source).parameters.items() if item.kind is item.KEYWORD_ONLY]
     # Only knobs are evaluated: wiring may be annotated with types imported for type checkers alone.
     annotations = {name: value for name, value in inspect.unwrap(source).__annotations__.items() if name in wanted}
-    hints = typing.get_type_hints(SimpleNamespace(__annotations__=annotations), globalns=getattr(source, "__globals__", {}), include_extras=True)
+    hints = typing.get_type_hints(
+        SimpleNamespace(__annotations__=annotations), globalns=getattr(source, "__globals__", {}), include_extras=True
+    )
     wiring, knobs = {}, {}
     for name, parameter in inspect.signature(source).parameters.items():
         if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

@@ -99,7 +99,9 @@ class Moment:
         try:
             return (span.value / self.per_step[span.unit]) / (self.budget.value / self.per_step[self.budget.unit])
         except (KeyError, ZeroDivisionError):
-            raise ValueError(f"a span of {span} cannot be compared with a budget of {self.budget}: use the same unit, or a percentage") from None
+            raise ValueError(
+                f"a span of {span} cannot be compared with a budget of {self.budget}: use the same unit, or a percentage"
+            ) from None
 
 
 def next_moment(progress: Progress, budget: Quantity, per_step: Mapping[str, float]) -> Moment:

@@ -22,11 +22,25 @@ from .errors import shown
 
 _COUNT = {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _NOUN = {
-    "token": "tokens", "row": "rows", "image": "rows", "example": "rows", "sequence": "rows", "clip": "rows", "pair": "rows",
-    "window": "rows", "step": "steps", "epoch": "epochs", "flop": "flops",
-}  # fmt: skip
+    "token": "tokens",
+    "row": "rows",
+    "image": "rows",
+    "example": "rows",
+    "sequence": "rows",
+    "clip": "rows",
+    "pair": "rows",
+    "window": "rows",
+    "step": "steps",
+    "epoch": "epochs",
+    "flop": "flops",
+}
 _SECONDS = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400}
-_BYTES = {"B": 1, "byte": 1} | {f"{p}B": 1000**i for i, p in enumerate("kMGT", 1)} | {"KB": 1000} | {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
+_BYTES = (
+    {"B": 1, "byte": 1}
+    | {f"{p}B": 1000**i for i, p in enumerate("kMGT", 1)}
+    | {"KB": 1000}
+    | {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
+)
 _SHAPE = re.compile(r"^\s*([0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([kKMGBTPE])?\s*([A-Za-z%]*)\s*(audio)?\s*$")
 
 
@@ -96,13 +110,28 @@ def _quantity_type(wanted: str, *units: str) -> Any:
     return Annotated[Quantity, GetPydanticSchema(lambda source, handler: schema)]
 
 
-Budget = _quantity_type("a budget such as '20M tokens', '500 steps', '3e15 flops' or '30 min'",
-                        "tokens", "rows", "steps", "epochs", "flops", "seconds", "audio_seconds")  # fmt: skip
+Budget = _quantity_type(
+    "a budget such as '20M tokens', '500 steps', '3e15 flops' or '30 min'",
+    "tokens",
+    "rows",
+    "steps",
+    "epochs",
+    "flops",
+    "seconds",
+    "audio_seconds",
+)
 Batch = _quantity_type("a global batch such as '32k tokens', '256 images' or '60 s audio'", "tokens", "rows", "audio_seconds")
-Span = _quantity_type("a part of the stage such as '5%' (or 0.05), '200 steps' or '10M tokens'",
-                      "fraction", "tokens", "rows", "steps", "flops", "seconds", "audio_seconds")  # fmt: skip
-Interval = _quantity_type("an interval such as '500 steps', '5%' or '10 min'",
-                          "fraction", "tokens", "rows", "steps", "flops", "seconds")  # fmt: skip
+Span = _quantity_type(
+    "a part of the stage such as '5%' (or 0.05), '200 steps' or '10M tokens'",
+    "fraction",
+    "tokens",
+    "rows",
+    "steps",
+    "flops",
+    "seconds",
+    "audio_seconds",
+)
+Interval = _quantity_type("an interval such as '500 steps', '5%' or '10 min'", "fraction", "tokens", "rows", "steps", "flops", "seconds")
 Every = _quantity_type("an amount of the whole run such as '1000 steps' or '50M tokens'", "tokens", "rows", "steps", "flops", "seconds")
 Bytes = _quantity_type("an amount of memory such as '2 GiB'", "bytes")
 Seconds = _quantity_type("a time such as '30 min'", "seconds")

@@ -66,7 +66,9 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_FLOAT = re.compile(r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf|\.nan)$", re.I)
+_FLOAT = re.compile(
+    r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf|\.nan)$", re.I
+)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$", re.I), list("tTfF"))
 
@@ -246,8 +248,11 @@ def digest(tree: Any) -> str:
 def difference(old: Any, new: Any, path: str = "") -> list[str]:
     """Where two plain trees differ, one line per leaf: ``stages.0.batch: 32k tokens -> 64k tokens``."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return [line for key in sorted(old.keys() | new.keys(), key=str)
-                for line in difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))]  # fmt: skip
+        return [
+            line
+            for key in sorted(old.keys() | new.keys(), key=str)
+            for line in difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+        ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [line for index, pair in enumerate(zip(old, new, strict=True)) for line in difference(*pair, f"{path}.{index}")]
     return [] if old == new else [f"{path}: {old!r} -> {new!r}"]

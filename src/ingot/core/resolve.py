@@ -127,7 +127,12 @@ class _Resolver:
             if name not in expected.knobs:
                 whose = "this section" if owner else expected.target.__name__
                 near = nearest(str(name), expected.knobs)
-                self.fail((*keys, name) if owner else keys, f"{whose} takes no {shown(str(name))}. {near or 'It takes: ' + (', '.join(expected.knobs) or 'nothing')}", hint, "" if owner else str(name))
+                self.fail(
+                    (*keys, name) if owner else keys,
+                    f"{whose} takes no {shown(str(name))}. {near or 'It takes: ' + (', '.join(expected.knobs) or 'nothing')}",
+                    hint,
+                    "" if owner else str(name),
+                )
         resolved = {}
         for name, (annotation, default) in expected.knobs.items():
             if name in given:
@@ -149,7 +154,11 @@ class _Resolver:
             return adapter.validate_python(value)
         except ValidationError as error:
             first = error.errors()[0]
-            inner = (*keys, *(item for item in first["loc"] if isinstance(item, int))) if get_origin(annotation) in (list, dict, tuple) else keys
+            inner = (
+                (*keys, *(item for item in first["loc"] if isinstance(item, int)))
+                if get_origin(annotation) in (list, dict, tuple)
+                else keys
+            )
             if first["type"] == "quantity":
                 return self.fail(inner, str(first["msg"]))
             return self.fail(inner, f"wants {wants(annotation)}, got {shown(value)}")
@@ -176,7 +185,9 @@ def holds_parts(annotation: Any) -> bool:
 
 
 def _admits(annotation: Any, kind: type) -> bool:
-    return annotation in (kind, Any) or any(_admits(item, kind) for item in get_args(annotation) if isinstance(item, type) or get_args(item))
+    return annotation in (kind, Any) or any(
+        _admits(item, kind) for item in get_args(annotation) if isinstance(item, type) or get_args(item)
+    )
 
 
 def nearest(word: Any, known: typing.Iterable[str]) -> str:

@@ -313,28 +313,112 @@ class SlotInfo:
     wiring: Mapping[str, str]
 
 
-_LAYER = {"width": "model width D", "linear": "Spec of nn.linear", "layer": "index of the block", "depth": "number of blocks", "sequence": "longest T"}
+_LAYER = {
+    "width": "model width D",
+    "linear": "Spec of nn.linear",
+    "layer": "index of the block",
+    "depth": "number of blocks",
+    "sequence": "longest T",
+}
 SLOTS: dict[str, SlotInfo] = {
     "data.source": SlotInfo("where rows come from", {"folder": "directory that relative paths start from"}),
-    "data.tokenizer": SlotInfo("text to token ids", {"texts": "callable giving an iterator of sample texts, for trained ones", "folder": "directory that relative paths start from"}),
-    "data.pack": SlotInfo("documents to rows of a fixed length", {"lengths": "(documents,) tokens per document", "sequence": "T", "cache": "folder for a computed index, or None"}),
+    "data.tokenizer": SlotInfo(
+        "text to token ids",
+        {"texts": "callable giving an iterator of sample texts, for trained ones", "folder": "directory that relative paths start from"},
+    ),
+    "data.pack": SlotInfo(
+        "documents to rows of a fixed length",
+        {"lengths": "(documents,) tokens per document", "sequence": "T", "cache": "folder for a computed index, or None"},
+    ),
     "data.annotate": SlotInfo("columns of rows that are found, not given", {}),
     "data.augment": SlotInfo("another look of the same row", {}),
-    "nn.embedding": SlotInfo("values to vectors", {"width": "D", "vocabulary": "number of ids, None without a tokenizer", "sequence": "longest T of text", "linear": "Spec of nn.linear", "fields": "key -> Field of a row", "memory_width": "D of the encoder, for a target embedding"}),
+    "nn.embedding": SlotInfo(
+        "values to vectors",
+        {
+            "width": "D",
+            "vocabulary": "number of ids, None without a tokenizer",
+            "sequence": "longest T of text",
+            "linear": "Spec of nn.linear",
+            "fields": "key -> Field of a row",
+            "memory_width": "D of the encoder, for a target embedding",
+        },
+    ),
     "nn.mixer": SlotInfo("mixes positions", _LAYER | {"memory_width": "D of the encoder that a decoder attends to"}),
     "nn.feedforward": SlotInfo("mixes channels", _LAYER),
-    "nn.router": SlotInfo("which expert computes which position", {"width": "D", "experts": "number of experts E", "layer": "index of the block", "capacity": "most choices of an expert, over the mean load; absent: all"}),
-    "nn.block": SlotInfo("places norms and residuals around mixer and feed-forward", _LAYER | {"mixer": "module", "feedforward": "module", "norm": "Spec of nn.norm", "dropout": "rate on what a layer adds", "cross": "module that attends to the encoder, in a decoder"}),
+    "nn.router": SlotInfo(
+        "which expert computes which position",
+        {
+            "width": "D",
+            "experts": "number of experts E",
+            "layer": "index of the block",
+            "capacity": "most choices of an expert, over the mean load; absent: all",
+        },
+    ),
+    "nn.block": SlotInfo(
+        "places norms and residuals around mixer and feed-forward",
+        _LAYER
+        | {
+            "mixer": "module",
+            "feedforward": "module",
+            "norm": "Spec of nn.norm",
+            "dropout": "rate on what a layer adds",
+            "cross": "module that attends to the encoder, in a decoder",
+        },
+    ),
     "nn.norm": SlotInfo("normalizes vectors", {"width": "features", "axis": "name of the normalized axis"}),
-    "nn.position": SlotInfo("tells positions apart", {"width": "D", "head_dim": "features of a head", "sequence": "longest T", "grid": "how positions are arranged, such as (14, 14)", "leading": "special positions in front", "heads": "H", "layer": "index of the block"}),
-    "nn.linear": SlotInfo("a projection", {"inputs": "in features", "outputs": "out features", "bias": "bool", "axes": "(output axis, input axis)", "role": "Role of the weight"}),
+    "nn.position": SlotInfo(
+        "tells positions apart",
+        {
+            "width": "D",
+            "head_dim": "features of a head",
+            "sequence": "longest T",
+            "grid": "how positions are arranged, such as (14, 14)",
+            "leading": "special positions in front",
+            "heads": "H",
+            "layer": "index of the block",
+        },
+    ),
+    "nn.linear": SlotInfo(
+        "a projection",
+        {
+            "inputs": "in features",
+            "outputs": "out features",
+            "bias": "bool",
+            "axes": "(output axis, input axis)",
+            "role": "Role of the weight",
+        },
+    ),
     "model.encoder": SlotInfo("a stack of blocks", {"width": "D", "sequence": "longest T"}),
-    "model.decoder": SlotInfo("a stack attending to the encoder", {"width": "D", "sequence": "longest T", "memory_width": "D of the encoder"}),
+    "model.decoder": SlotInfo(
+        "a stack attending to the encoder", {"width": "D", "sequence": "longest T", "memory_width": "D of the encoder"}
+    ),
     "model.init": SlotInfo("initial values and per-parameter learning rates", {}),
-    "objective": SlotInfo("heads, corruption, losses", {"width": "D", "vocabulary": "number of ids", "linear": "Spec of nn.linear", "specials": "tokenizer's special ids by name", "fields": "key -> Field of a row", "embedding": "view of the built embedding: grid, lengths, values", "encoder": "view of the built encoder", "tower_widths": "tower -> D", "decoder_width": "D of the decoder", "sequence": "longest T of text"}),
+    "objective": SlotInfo(
+        "heads, corruption, losses",
+        {
+            "width": "D",
+            "vocabulary": "number of ids",
+            "linear": "Spec of nn.linear",
+            "specials": "tokenizer's special ids by name",
+            "fields": "key -> Field of a row",
+            "embedding": "view of the built embedding: grid, lengths, values",
+            "encoder": "view of the built encoder",
+            "tower_widths": "tower -> D",
+            "decoder_width": "D of the decoder",
+            "sequence": "longest T of text",
+        },
+    ),
     "optim": SlotInfo("update rule", {"params": "torch parameter groups; each also holds names, axes, lr_scale"}),
     "schedule": SlotInfo("a factor on a knob, from progress", {"moment": "core.progress.Moment"}),
-    "hook": SlotInfo("acts in the step at one of three moments", {"layout": "the run's layout", "batch_rows": "rows of the stage's batch before its schedule", "sequence": "T", "open_model": "callable: folder of a run or checkpoint -> its model, frozen"}),
+    "hook": SlotInfo(
+        "acts in the step at one of three moments",
+        {
+            "layout": "the run's layout",
+            "batch_rows": "rows of the stage's batch before its schedule",
+            "sequence": "T",
+            "open_model": "callable: folder of a run or checkpoint -> its model, frozen",
+        },
+    ),
     "parallel.layout": SlotInfo("where parameters and rows live", {}),
     "transform": SlotInfo("a state becomes another: growth, upcycling", {}),
     "evaluate": SlotInfo("measures a model", {"layout": "parallel.layout in force"}),

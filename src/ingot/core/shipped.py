@@ -36,5 +36,7 @@ def nearest(path: Path) -> str:
     """A sentence that names the shipped recipe a misspelt name may have meant, or nothing."""
     wanted = path.as_posix().removeprefix("recipes/").removesuffix(".yaml")
     by_stem = {name.rpartition("/")[2]: name for name in names()}
-    near = difflib.get_close_matches(wanted, names(), n=1, cutoff=0.7) or [by_stem[stem] for stem in difflib.get_close_matches(wanted, by_stem, n=1, cutoff=0.8)]
+    near = difflib.get_close_matches(wanted, names(), n=1, cutoff=0.7) or [
+        by_stem[stem] for stem in difflib.get_close_matches(wanted, by_stem, n=1, cutoff=0.8)
+    ]
     return f". Did you mean the shipped recipe {near[0]!r}?" if near else ""

@@ -1,6 +1,6 @@
 """How long the rows of a source are: found from the headers of its files once, and kept by content.
 
-    cache/lengths/<hash of the source and of what its rows are cut to>.npy      (rows,) int64
+cache/lengths/<hash of the source and of what its rows are cut to>.npy      (rows,) int64
 """
 
 from __future__ import annotations

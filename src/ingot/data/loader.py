@@ -28,8 +28,17 @@ class Loader:
     Errors of the stream are raised in the consumer. close() stops the thread.
     """
 
-    def __init__(self, stream: Any, *, start: int, rows_per_step: int | Callable[[int], int], micro_rows: int, rank: int = 0, ranks: int = 1,
-                 prefetch: int = 2):  # fmt: skip
+    def __init__(
+        self,
+        stream: Any,
+        *,
+        start: int,
+        rows_per_step: int | Callable[[int], int],
+        micro_rows: int,
+        rank: int = 0,
+        ranks: int = 1,
+        prefetch: int = 2,
+    ):
         if micro_rows < 1 or not 0 <= rank < ranks:
             raise ValueError("micro_rows wants at least 1, rank a number below ranks")
         self.stream, self.row, self.micro_rows, self.rank, self.ranks = stream, start, micro_rows, rank, ranks

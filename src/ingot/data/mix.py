@@ -122,7 +122,10 @@ class Mixture:
                 self.end = start
                 return used
             pattern = Pattern(live)
-            length = min((_rows_until(pattern, k, cap - int(used[k])) for k, cap in enumerate(self.caps) if cap is not None and live[k] > 0), default=None)
+            length = min(
+                (_rows_until(pattern, k, cap - int(used[k])) for k, cap in enumerate(self.caps) if cap is not None and live[k] > 0),
+                default=None,
+            )
             if stop is not None:
                 length = stop - start if length is None else min(length, stop - start)
             self.starts.append(start)
@@ -137,7 +140,9 @@ class Mixture:
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(B,) source and (B,) ordinal within the source, from any place at once. Raises RunError past the end."""
         if self.end is not None and len(rows) and int(rows.max()) >= self.end:
-            raise RunError(f"the data ends at row {self.end:,}: every source has given all it may (max_epochs); row {int(rows.max()):,} was asked for")
+            raise RunError(
+                f"the data ends at row {self.end:,}: every source has given all it may (max_epochs); row {int(rows.max()):,} was asked for"
+            )
         piece = np.searchsorted(self.starts, rows, side="right") - 1
         source, ordinal = np.empty_like(rows), np.empty_like(rows)
         for p in np.unique(piece):

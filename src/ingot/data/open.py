@@ -64,9 +64,25 @@ class _Plan:
         return [source for source in self.sources.values() if hasattr(source, "texts") and source.texts() is not None]
 
 
-def open_data(*, train: Spec, validation: Spec | None = None, holdout: float = 0.0, tokenizer: Spec | None = None, sequence: int,
-              pack: Spec, cache: Path, folder: Path, seed: int, known: Tokenizer | None = None, progress: ProgressCallback | None = None,
-              only_prepared: bool = False, workers: int | None = None, augment: Sequence[Spec] = (), views: int = 1, bucket: int = 0) -> Data:  # fmt: skip
+def open_data(
+    *,
+    train: Spec,
+    validation: Spec | None = None,
+    holdout: float = 0.0,
+    tokenizer: Spec | None = None,
+    sequence: int,
+    pack: Spec,
+    cache: Path,
+    folder: Path,
+    seed: int,
+    known: Tokenizer | None = None,
+    progress: ProgressCallback | None = None,
+    only_prepared: bool = False,
+    workers: int | None = None,
+    augment: Sequence[Spec] = (),
+    views: int = 1,
+    bucket: int = 0,
+) -> Data:
     """Open the data, preparing what is missing.
 
     augment, views: what training rows go through that are not text; see data/source/_rows.py. bucket: training rows of similar length
@@ -106,8 +122,16 @@ def _plan(spec: Spec, folder: Path) -> _Plan:
     return _Plan(sources, getattr(built, "order", None), shards)
 
 
-def _prepare(plans: list[_Plan], tokenizer: Any, holdout: float, cache: Path, writes: bool, only_prepared: bool,
-             progress: ProgressCallback | None, workers: int | None) -> list[dict[str, Prepared]]:  # fmt: skip
+def _prepare(
+    plans: list[_Plan],
+    tokenizer: Any,
+    holdout: float,
+    cache: Path,
+    writes: bool,
+    only_prepared: bool,
+    progress: ProgressCallback | None,
+    workers: int | None,
+) -> list[dict[str, Prepared]]:
     """Prepared shards of each plan by source; all plans in one go, so that they share the progress and the cores."""
     shares = [holdout if index == 0 else 0.0 for index in range(len(plans))]
     pairs = [(shard, share) for plan, share in zip(plans, shares) for shards in plan.shards.values() for shard in shards]
@@ -118,8 +142,15 @@ def _prepare(plans: list[_Plan], tokenizer: Any, holdout: float, cache: Path, wr
         missing = sum(read_meta(shard_folder(tokens, shard, tokenizer, share)) is None for shard, share in pairs)
         if missing:
             raise UserError(f"{missing} of {len(pairs)} shards of the data are not prepared under {tokens}: run 'ingot prepare' first")
-    done = prepare([shard for shard, _ in pairs], tokenizer, folder=tokens, holdout=[share for _, share in pairs],
-                   workers=workers, progress=progress, may_write=writes)  # fmt: skip
+    done = prepare(
+        [shard for shard, _ in pairs],
+        tokenizer,
+        folder=tokens,
+        holdout=[share for _, share in pairs],
+        workers=workers,
+        progress=progress,
+        may_write=writes,
+    )
     result: list[dict[str, Prepared]] = []
     at = 0
     for plan in plans:
@@ -200,17 +231,33 @@ class _Opener:
         empty = [name for name, item in rows.items() if not len(item)]
         if empty:
             after = f" after holding out {self.holdout:g}" if self.holdout else ""
-            raise UserError([Problem(f"data source {name}", f"{_names(plan.shards.get(name, []))}has nothing to train on{after or ': it is empty'}") for name in empty])
+            raise UserError(
+                [
+                    Problem(f"data source {name}", f"{_names(plan.shards.get(name, []))}has nothing to train on{after or ': it is empty'}")
+                    for name in empty
+                ]
+            )
         mixture = plan.order({name: len(item) for name, item in rows.items()}, self.sequence) if plan.order else None
         stream = Stream(rows, self.seed, mixture, self._lengths(rows), self.bucket)
         held, counts = self._validation(plan, other, train, validation)
         report = [self._describe(name, item, train.get(name), "train") for name, item in rows.items()] + counts
         texts = [[name, [folder.name for folder in prepared.folders]] for name, prepared in train.items()]
-        identity = digest("data", texts, self.pack.data(), self.sequence, {name: [len(item), getattr(item, "identity", "")] for name, item in rows.items()},
-                          stream.mixture.starts, [pattern.fixed.tolist() for pattern in stream.mixture.patterns], *self._looks(), *([["bucket", self.bucket]] if self.bucket else []))  # fmt: skip
+        identity = digest(
+            "data",
+            texts,
+            self.pack.data(),
+            self.sequence,
+            {name: [len(item), getattr(item, "identity", "")] for name, item in rows.items()},
+            stream.mixture.starts,
+            [pattern.fixed.tolist() for pattern in stream.mixture.patterns],
+            *self._looks(),
+            *([["bucket", self.bucket]] if self.bucket else []),
+        )
         return Data(self.tokenizer, stream, held, {name: Stream({name: item}, self.seed) for name, item in plain.items()}, report, identity)
 
-    def _validation(self, plan: _Plan, other: _Plan | None, train: dict[str, Prepared], validation: dict[str, Prepared]) -> tuple[dict[str, Stream], list[dict[str, Any]]]:
+    def _validation(
+        self, plan: _Plan, other: _Plan | None, train: dict[str, Prepared], validation: dict[str, Prepared]
+    ) -> tuple[dict[str, Stream], list[dict[str, Any]]]:
         if other is None and not self.holdout:
             return {}, []
         split, chosen, prepared = ("validation", plan, train) if other is None else ("train", other, validation)
@@ -218,7 +265,9 @@ class _Opener:
         counts = [self._describe(name, item, prepared.get(name), split) | {"split": "validation"} for name, item in rows.items()]
         kept = {name: Stream({name: item}, self.seed) for name, item in rows.items() if len(item)}
         if not kept:
-            raise UserError(f"data.holdout: {self.holdout:g} left no document to validate on; there are too few documents (text_files: document: line or blank_line makes more)")
+            raise UserError(
+                f"data.holdout: {self.holdout:g} left no document to validate on; there are too few documents (text_files: document: line or blank_line makes more)"
+            )
         return kept, counts
 
     def _lengths(self, rows: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -56,7 +56,11 @@ class Prepared:
 
 def held_out(identity: str, holdout: float) -> bool:
     """Whether a document belongs to validation: by its id alone, so that no other document's coming or going moves it."""
-    return holdout > 0 and int.from_bytes(hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8, key=b"split").digest(), "big") < holdout * 2**64
+    return (
+        holdout > 0
+        and int.from_bytes(hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8, key=b"split").digest(), "big")
+        < holdout * 2**64
+    )
 
 
 def shard_folder(folder: Path, shard: Shard, tokenizer: Tokenizer, holdout: float) -> Path:
@@ -64,8 +68,16 @@ def shard_folder(folder: Path, shard: Shard, tokenizer: Tokenizer, holdout: floa
     return folder / digest(FORMAT, shard.identity, tokenizer.identity, holdout)
 
 
-def prepare(shards: Sequence[Shard], tokenizer: Tokenizer, *, folder: Path, holdout: float | Sequence[float] = 0.0, workers: int | None = None,
-            progress: ProgressCallback | None = None, may_write: bool = True) -> Prepared:  # fmt: skip
+def prepare(
+    shards: Sequence[Shard],
+    tokenizer: Tokenizer,
+    *,
+    folder: Path,
+    holdout: float | Sequence[float] = 0.0,
+    workers: int | None = None,
+    progress: ProgressCallback | None = None,
+    may_write: bool = True,
+) -> Prepared:
     """Tokenize what is not there yet and describe all of it.
 
     folder: the cache. holdout: share of documents for validation, of all shards or of each. workers: shards at once (half the cores, at least 2).
@@ -135,8 +147,16 @@ def _run(jobs: Sequence[tuple[Shard, Path, int, float]], tokenizer: Tokenizer, w
             raise
 
 
-def _shard(shard: Shard, final: Path, index: int, holdout: float, tokenizer: Tokenizer, encoders: ThreadPoolExecutor,
-           meter: _Meter, stop: threading.Event) -> None:  # fmt: skip
+def _shard(
+    shard: Shard,
+    final: Path,
+    index: int,
+    holdout: float,
+    tokenizer: Tokenizer,
+    encoders: ThreadPoolExecutor,
+    meter: _Meter,
+    stop: threading.Event,
+) -> None:
     """One shard from start to end, unless another process has it or the work is stopped."""
     try:
         with lock(final) as mine:
@@ -145,7 +165,11 @@ def _shard(shard: Shard, final: Path, index: int, holdout: float, tokenizer: Tok
             for stale in (final, *final.parent.glob(f"{final.name}.aside-*")):
                 shutil.rmtree(stale, ignore_errors=True)
             with ShardWriter(final, token_dtype(tokenizer.vocabulary), tokenizer.end) as writer:
-                encoded = _ordered(encoders, lambda batch: (batch, tokenizer.encode([document.text for document, _ in batch])), _batches(shard.read(), writer))
+                encoded = _ordered(
+                    encoders,
+                    lambda batch: (batch, tokenizer.encode([document.text for document, _ in batch])),
+                    _batches(shard.read(), writer),
+                )
                 for batch, arrays in encoded:
                     if stop.is_set():
                         return

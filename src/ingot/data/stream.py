@@ -20,7 +20,14 @@ class Stream:
     rows of sources that know them, for ``group`` rows of similar length to stand together; windows are then cut behind their longest row.
     """
 
-    def __init__(self, sources: Mapping[str, Any], seed: int, mixture: Mixture | None = None, lengths: Mapping[str, np.ndarray] | None = None, group: int = 0):
+    def __init__(
+        self,
+        sources: Mapping[str, Any],
+        seed: int,
+        mixture: Mixture | None = None,
+        lengths: Mapping[str, np.ndarray] | None = None,
+        group: int = 0,
+    ):
         empty = [name for name, source in sources.items() if not len(source)]
         if empty or not sources:
             raise UserError(f"data source {', '.join(empty) or '(none)'} has no rows")
@@ -58,7 +65,9 @@ class Stream:
                 for key, field in source.fields().items() if hasattr(source, "fields") else ():
                     known = self._fields.setdefault(key, field)
                     if known.shape != field.shape:
-                        raise UserError(f"data source {name} gives {key} of shape {field.shape}, others {known.shape}: they cannot be mixed")
+                        raise UserError(
+                            f"data source {name} gives {key} of shape {field.shape}, others {known.shape}: they cannot be mixed"
+                        )
         return self._fields
 
     @property
@@ -98,7 +107,9 @@ class Stream:
             if key not in result:
                 result[key] = np.zeros((len(result["rows"]), *values.shape[1:]), dtype=values.dtype)
             if result[key].shape[1:] != values.shape[1:]:
-                raise UserError(f"data source {self.source_names[k]} gives {key} of shape {values.shape[1:]}, others {result[key].shape[1:]}: they cannot be mixed")
+                raise UserError(
+                    f"data source {self.source_names[k]} gives {key} of shape {values.shape[1:]}, others {result[key].shape[1:]}: they cannot be mixed"
+                )
             result[key][here] = values
 
     def trimmed(self, batch: dict[str, np.ndarray], start: int, count: int) -> dict[str, np.ndarray]:
@@ -107,7 +118,9 @@ class Stream:
         longest = 0
         for k in np.unique(source).tolist():
             name = self.source_names[k]
-            longest = max(longest, int(self.lengths[name][ids[source == k]].max()) if name in self.lengths else getattr(self.sources[name], "size", 0))
+            longest = max(
+                longest, int(self.lengths[name][ids[source == k]].max()) if name in self.lengths else getattr(self.sources[name], "size", 0)
+            )
         return next(self.sources[name] for name in self.lengths).trimmed(batch, longest)  # type: ignore[no-any-return]
 
     def padding(self) -> dict[str, str]:
@@ -120,7 +133,9 @@ class Stream:
                 sizes = np.array([source.cut_to(longest) for longest in np.maximum.reduceat(real, starts).tolist()])
                 there = np.diff(np.append(starts, len(real)))
                 share, without = 1 - real.sum() / (sizes * there).sum(), 1 - real.mean() / source.size
-                found[name] = f"{share:.1%} of each batch is padding, in groups of {self.group} rows of similar length; {without:.1%} without"
+                found[name] = (
+                    f"{share:.1%} of each batch is padding, in groups of {self.group} rows of similar length; {without:.1%} without"
+                )
         return found
 
     def _order(self, source: int, epoch: int) -> Permutation | Grouped:
@@ -130,7 +145,9 @@ class Stream:
                 del self._orders[next(iter(self._orders))]
             name = self.source_names[source]
             order = Permutation(int(self._lengths[source]), seed_of(self.seed, name, epoch))
-            self._orders[key] = Grouped(order, self.lengths[name], self.group, seed_of(self.seed, name, epoch)) if name in self.lengths else order
+            self._orders[key] = (
+                Grouped(order, self.lengths[name], self.group, seed_of(self.seed, name, epoch)) if name in self.lengths else order
+            )
         return self._orders[key]
 
     def epochs(self, row: int) -> float:

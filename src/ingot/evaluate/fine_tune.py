@@ -37,13 +37,22 @@ class FineTune:
     reads = ("label",)
 
     def __init__(
-        self, layout: Layout, *, rows: Positive[int] | None = None, epochs: Positive[int] = 10, batch: Positive[int] = 64, lr: Positive[float] = 5e-4,
-        weight_decay: NonNegative[float] = 0.05, decay: Fraction = 0.75,
-    ):  # fmt: skip
+        self,
+        layout: Layout,
+        *,
+        rows: Positive[int] | None = None,
+        epochs: Positive[int] = 10,
+        batch: Positive[int] = 64,
+        lr: Positive[float] = 5e-4,
+        weight_decay: NonNegative[float] = 0.05,
+        decay: Fraction = 0.75,
+    ):
         self.layout, self.rows, self.epochs, self.batch = layout, rows, epochs, batch
         self.lr, self.weight_decay, self.decay = lr, weight_decay, decay
 
-    def __call__(self, model: nn.Module, *, windows: Iterable[Any], training: Callable[[int | None], Iterable[Any]], fields: Any, seed: int) -> dict[str, float]:
+    def __call__(
+        self, model: nn.Module, *, windows: Iterable[Any], training: Callable[[int | None], Iterable[Any]], fields: Any, seed: int
+    ) -> dict[str, float]:
         """accuracy on held-out rows, and the last training loss."""
         if self.layout.ranks > 1:
             raise UserError("fine_tune trains a whole copy of the model in one process: use 'ingot evaluate RUN --with fine_tune' on one")
@@ -52,7 +61,9 @@ class FineTune:
         with torch.enable_grad():
             twin, head, loss = self._trained(model, learn, classes, seed)
         with evaluating(twin):
-            scores = torch.cat([head(twin.features(batch).float()) for batch in pieces(judge, torch.arange(len(judge["rows"])), self.batch)])
+            scores = torch.cat(
+                [head(twin.features(batch).float()) for batch in pieces(judge, torch.arange(len(judge["rows"])), self.batch)]
+            )
         real = (judge["label"] >= 0).cpu()
         return {"accuracy": accuracy(scores.argmax(dim=1).cpu()[real], judge["label"].cpu()[real]), "train_loss": loss}
 

@@ -30,10 +30,14 @@ if TYPE_CHECKING:
 class Health:
     """least_rank, least_spread: below these the representation counts as collapsed. rows: of the pairs of views."""
 
-    def __init__(self, layout: Layout, *, least_rank: Positive[float] = 2.0, least_spread: NonNegative[float] = 0.1, rows: Positive[int] = 512):
+    def __init__(
+        self, layout: Layout, *, least_rank: Positive[float] = 2.0, least_spread: NonNegative[float] = 0.1, rows: Positive[int] = 512
+    ):
         self.layout, self.least_rank, self.least_spread, self.rows = layout, least_rank, least_spread, rows
 
-    def __call__(self, model: nn.Module, *, windows: Iterable[Any], looks: Callable[[int], Iterable[Any]] | None = None, fields: Any = None) -> dict[str, float]:
+    def __call__(
+        self, model: nn.Module, *, windows: Iterable[Any], looks: Callable[[int], Iterable[Any]] | None = None, fields: Any = None
+    ) -> dict[str, float]:
         """rank, spread, uniformity; alignment where there are views or classes."""
         labels = ("label",) if "label" in (fields or {}) else ()
         x_ND, *label = features(model, windows, self.layout, *labels)
@@ -79,4 +83,7 @@ def class_alignment(x_ND: Tensor, class_N: Tensor) -> float:
 def _seen(windows: Iterable[list[dict[str, Tensor]]], view: int) -> Iterator[list[dict[str, Tensor]]]:
     """The windows with the wanted view in the place of the first."""
     for window in windows:
-        yield [micro | {key.removesuffix(f"_{view}"): value for key, value in micro.items() if view and key.endswith(f"_{view}")} for micro in window]
+        yield [
+            micro | {key.removesuffix(f"_{view}"): value for key, value in micro.items() if view and key.endswith(f"_{view}")}
+            for micro in window
+        ]

@@ -31,7 +31,9 @@ class KNN:
     def __init__(self, layout: Layout, *, k: Positive[int] = 20, temperature: Positive[float] = 0.07, rows: Positive[int] | None = None):
         self.layout, self.k, self.temperature, self.rows = layout, k, temperature, rows
 
-    def __call__(self, model: nn.Module, *, windows: Iterable[Any], training: Callable[[int | None], Iterable[Any]], fields: Any) -> dict[str, float]:
+    def __call__(
+        self, model: nn.Module, *, windows: Iterable[Any], training: Callable[[int | None], Iterable[Any]], fields: Any
+    ) -> dict[str, float]:
         """accuracy, a share."""
         known_ND, class_N = labeled(*features(model, training(self.rows), self.layout, "label"))
         x_MD, class_M = labeled(*features(model, windows, self.layout, "label"))

@@ -28,10 +28,19 @@ class LinearProbe:
 
     reads = ("label",)
 
-    def __init__(self, layout: Layout, *, l2: list[Positive[float]] = [1e-4, 1e-3, 1e-2, 1e-1], rows: Positive[int] | None = None, steps: Positive[int] = 200):  # noqa: B006
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        l2: list[Positive[float]] = [1e-4, 1e-3, 1e-2, 1e-1],
+        rows: Positive[int] | None = None,
+        steps: Positive[int] = 200,
+    ):
         self.layout, self.l2, self.rows, self.steps = layout, l2, rows, steps
 
-    def __call__(self, model: nn.Module, *, windows: Iterable[Any], training: Callable[[int | None], Iterable[Any]], fields: Any) -> dict[str, float]:
+    def __call__(
+        self, model: nn.Module, *, windows: Iterable[Any], training: Callable[[int | None], Iterable[Any]], fields: Any
+    ) -> dict[str, float]:
         """accuracy on held-out rows, train_accuracy, and the l2 that was chosen."""
         known_ND, class_N = labeled(*features(model, training(self.rows), self.layout, "label"))
         x_MD, class_M = labeled(*features(model, windows, self.layout, "label"))
@@ -40,19 +49,28 @@ class LinearProbe:
         classes = class_count(fields, class_N, class_M)
         l2 = self._chosen(known_ND, class_N, classes)
         weight = self.solved(known_ND, class_N, classes, l2)
-        return {"accuracy": accuracy(_scores(x_MD, weight).argmax(dim=1), class_M), "train_accuracy": accuracy(_scores(known_ND, weight).argmax(dim=1), class_N), "l2": l2}
+        return {
+            "accuracy": accuracy(_scores(x_MD, weight).argmax(dim=1), class_M),
+            "train_accuracy": accuracy(_scores(known_ND, weight).argmax(dim=1), class_N),
+            "l2": l2,
+        }
 
     def _chosen(self, x_ND: Tensor, class_N: Tensor, classes: int) -> float:
         held = torch.arange(len(x_ND)) % 5 == 4
         if len(self.l2) == 1 or not held.any():
             return float(self.l2[0])
-        losses = [float(F.cross_entropy(_scores(x_ND[held], self.solved(x_ND[~held], class_N[~held], classes, l2)), class_N[held])) for l2 in self.l2]
+        losses = [
+            float(F.cross_entropy(_scores(x_ND[held], self.solved(x_ND[~held], class_N[~held], classes, l2)), class_N[held]))
+            for l2 in self.l2
+        ]
         return float(self.l2[losses.index(min(losses))])
 
     def solved(self, x_ND: Tensor, class_N: Tensor, classes: int, l2: float) -> Tensor:
         """(classes, D + 1), the bias last."""
         weight = torch.zeros(classes, x_ND.shape[1] + 1, dtype=x_ND.dtype, requires_grad=True)
-        solver = torch.optim.LBFGS([weight], max_iter=self.steps, tolerance_grad=1e-8, tolerance_change=1e-12, line_search_fn="strong_wolfe")
+        solver = torch.optim.LBFGS(
+            [weight], max_iter=self.steps, tolerance_grad=1e-8, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        )
 
         def closure() -> Tensor:
             solver.zero_grad()

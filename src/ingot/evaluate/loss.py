@@ -30,7 +30,9 @@ class Loss:
     def __init__(self, layout: Layout):
         self.layout = layout
 
-    def __call__(self, model: nn.Module, *, windows: Iterable[list[dict[str, Tensor]]], objective: Any, token_bytes: Tensor | None) -> dict[str, float]:
+    def __call__(
+        self, model: nn.Module, *, windows: Iterable[list[dict[str, Tensor]]], objective: Any, token_bytes: Tensor | None
+    ) -> dict[str, float]:
         """Returns loss (per unit), perplexity (where tokens are scored), bits_per_byte (causal text only), units, rows, and the means
         over scored rows of what the objective's ``scores`` gives."""
         sums, tokens = torch.zeros(5, dtype=torch.float64), False

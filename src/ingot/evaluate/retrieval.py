@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Retrieval:
     """at: the values of k."""
 
-    def __init__(self, layout: Layout, *, at: list[Positive[int]] = [1, 10]):  # noqa: B006
+    def __init__(self, layout: Layout, *, at: list[Positive[int]] = [1, 10]):
         self.layout, self.at = layout, at
 
     def __call__(self, model: nn.Module, *, windows: Iterable[Any], objective: Any, fields: Any) -> dict[str, float]:

@@ -42,12 +42,18 @@ class WER:
                     heard = model(micro, ask="heard")
                     for row, said, found in zip(micro["rows"].tolist(), micro["transcript"].tolist(), heard.tolist(), strict=True):
                         if row >= 0:
-                            sums += torch.tensor(self._errors(self._text(tokenizer, said), self._text(tokenizer, found)), dtype=torch.float64)
+                            sums += torch.tensor(
+                                self._errors(self._text(tokenizer, said), self._text(tokenizer, found)), dtype=torch.float64
+                            )
         words, said, letters, written, exact, rows = self.layout.total(sums).tolist()
         return {"wer": words / max(1.0, said), "cer": letters / max(1.0, written), "exact": exact / max(1.0, rows)}
 
     def _text(self, tokenizer: Any, ids: list[int]) -> str:
-        text = str(tokenizer.decode([item for item in ids if item >= 0])) if tokenizer is not None else " ".join(str(item) for item in ids if item >= 0)
+        text = (
+            str(tokenizer.decode([item for item in ids if item >= 0]))
+            if tokenizer is not None
+            else " ".join(str(item) for item in ids if item >= 0)
+        )
         return text.lower() if self.lower else text
 
     @staticmethod

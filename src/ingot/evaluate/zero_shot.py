@@ -47,7 +47,9 @@ class ZeroShot:
             raise UserError("zero_shot compares rows with texts: it needs an objective such as clip or siglip, and rows with text")
         device = next(model.parameters()).device
         w_CD = self.prompts(model, tokenizer, fields["tokens"].shape[0], device)
-        u_ND, label_N = labeled(*features(model, windows, self.layout, "label", ask=lambda whole, batch: whole.objective.vectors(whole, batch, "main")))
+        u_ND, label_N = labeled(
+            *features(model, windows, self.layout, "label", ask=lambda whole, batch: whole.objective.vectors(whole, batch, "main"))
+        )
         if len(label_N) and int(label_N.max()) >= len(self.classes):
             raise UserError(f"zero_shot: there are rows of class {int(label_N.max())}, but only {len(self.classes)} names")
         return {"accuracy": accuracy((u_ND @ w_CD.T).argmax(dim=1), label_N)}
@@ -58,8 +60,13 @@ class ZeroShot:
         ids = [[*encoded[: sequence - 1].tolist(), tokenizer.end] for encoded in tokenizer.encode(texts)]
         tokens = torch.tensor([[*row, *[tokenizer.end] * (sequence - len(row))] for row in ids], device=device)
         real = torch.arange(sequence, device=device) < torch.tensor([len(row) for row in ids], device=device)[:, None]
-        batch = {"rows": torch.arange(len(ids), device=device), "key": torch.zeros((), dtype=torch.int64, device=device), "tokens": tokens,
-                 "segments": real.int(), "positions": torch.arange(sequence, device=device) * real}  # fmt: skip
+        batch = {
+            "rows": torch.arange(len(ids), device=device),
+            "key": torch.zeros((), dtype=torch.int64, device=device),
+            "tokens": tokens,
+            "segments": real.int(),
+            "positions": torch.arange(sequence, device=device) * real,
+        }
         with evaluating(model):
             v = model(batch, ask=lambda whole, given: whole.objective.vectors(whole, given, "other"))
         return F.normalize(v.double().cpu().view(len(self.classes), len(self.templates), -1).mean(dim=1), dim=1)

@@ -50,7 +50,9 @@ def select(window: Sequence[Micro], scores: Tensor, keep: float, layout: Layout 
     rank = layout.rank if layout is not None else 0
     numbers = torch.cat([micro["rows"] for micro in window]).tolist()
     told = gather([(score if math.isfinite(score) else -math.inf, number) for score, number in zip(scores.tolist(), numbers, strict=True)])
-    every = [(-score, number, owner, place) for owner, pairs in enumerate(told) for place, (score, number) in enumerate(pairs) if number >= 0]
+    every = [
+        (-score, number, owner, place) for owner, pairs in enumerate(told) for place, (score, number) in enumerate(pairs) if number >= 0
+    ]
     count = max(1, round(keep * len(every)))
     kept = sorted(every)[:count]
     mine = sorted(place for _, _, owner, place in kept if owner == rank)
@@ -60,8 +62,11 @@ def select(window: Sequence[Micro], scores: Tensor, keep: float, layout: Layout 
 def deal(window: Sequence[Micro], mine: Sequence[int], layout: Layout | None) -> list[Micro]:
     """The rows at these places of this rank's window, and those that other ranks give, evenly over ranks again."""
     size = window[0]["rows"].shape[0]
-    rows = {name: torch.cat([micro[name] for micro in window])[torch.tensor(mine, dtype=torch.int64, device=value.device)]
-            for name, value in window[0].items() if value.dim()}  # fmt: skip
+    rows = {
+        name: torch.cat([micro[name] for micro in window])[torch.tensor(mine, dtype=torch.int64, device=value.device)]
+        for name, value in window[0].items()
+        if value.dim()
+    }
     if layout is not None and layout.ranks > 1:
         parts = layout.gather({name: value.cpu() for name, value in rows.items()})
         total = sum(len(part["rows"]) for part in parts)

@@ -29,7 +29,9 @@ class EMA:
 
     copies = 1
 
-    def __init__(self, batch_rows: int | None = None, sequence: int = 1, *, decay: Fraction = 0.999, warmup: bool = True, batch: Batch | None = None):
+    def __init__(
+        self, batch_rows: int | None = None, sequence: int = 1, *, decay: Fraction = 0.999, warmup: bool = True, batch: Batch | None = None
+    ):
         self.decay, self.warmup = decay, warmup
         self.rows = float(batch_rows or 0) if batch is None else batch.value / (sequence if batch.unit == "tokens" else 1)
         self.updates = 0
@@ -68,4 +70,6 @@ class EMA:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a saved average; the tensors are copied."""
         self.updates = int(state["updates"])
-        self.average = {key.removeprefix("average."): tensor.detach().clone() for key, tensor in state.items() if key.startswith("average.")}
+        self.average = {
+            key.removeprefix("average."): tensor.detach().clone() for key, tensor in state.items() if key.startswith("average.")
+        }

@@ -39,8 +39,13 @@ class Learnability:
     """keep: share of the rows read that are trained on. reference: folder of a run or of one of its checkpoints."""
 
     def __init__(
-        self, layout: Layout | None = None, open_model: Callable[[str], nn.Module] | None = None, *, keep: Positive[float] = 0.5, reference: str | None = None,
-    ):  # fmt: skip
+        self,
+        layout: Layout | None = None,
+        open_model: Callable[[str], nn.Module] | None = None,
+        *,
+        keep: Positive[float] = 0.5,
+        reference: str | None = None,
+    ):
         self.layout, self.open_model, self.keep, self.reference = layout, open_model, keep, reference
         self.copies = int(reference is None)
         self.model: nn.Module | None = None
@@ -52,7 +57,11 @@ class Learnability:
         if knobs["keep"] > 1:
             yield f"keep is a share of the rows read, {knobs['keep']:g} is more than all of them"
         reference, folder = knobs["reference"], context.get("folder")
-        if reference is not None and folder is not None and not any((folder / Path(reference) / name).is_file() for name in ("recipe.yaml", "manifest.json")):
+        if (
+            reference is not None
+            and folder is not None
+            and not any((folder / Path(reference) / name).is_file() for name in ("recipe.yaml", "manifest.json"))
+        ):
             yield f"no run at {reference!r} to take the reference from; train it first, or set reference to null"
         yield from refusals(context)
 

@@ -69,7 +69,9 @@ class NoiseScale:
         if layout == "single" or (layout == "auto" and int(os.environ.get("WORLD_SIZE", "1")) == 1):
             for index, stage in enumerate(run.stages):
                 rows = stage.batch.value / ((stage.data or run.data).sequence if stage.batch.unit == "tokens" else 1)
-                if any(hook.name == "noise_scale" for hook in stage.hooks) and (rows < 2 or (isinstance(run.micro_rows, int) and run.micro_rows >= rows)):
+                if any(hook.name == "noise_scale" for hook in stage.hooks) and (
+                    rows < 2 or (isinstance(run.micro_rows, int) and run.micro_rows >= rows)
+                ):
                     yield f"one micro-batch on one rank gives no two batch sizes to compare: stage {index} wants micro_rows below {rows:g}, or more ranks"
 
     def select(self, state: Any, window: list[Micro]) -> list[Micro]:
@@ -117,7 +119,9 @@ class NoiseScale:
         local = torch.stack([units.sum(), (squares[there] / units[there]).sum(), there.sum().double(), torch.stack(self._rows).sum()])
         total, scaled, parts, rows = (local if self.layout is None else self.layout.total(local)).tolist()
         if parts < self.parts:
-            raise UserError("noise_scale: one micro-batch on one rank gives no two batch sizes to compare; set micro_rows below the batch, or use more ranks")
+            raise UserError(
+                "noise_scale: one micro-batch on one rank gives no two batch sizes to compare; set micro_rows below the batch, or use more ranks"
+            )
         known = getattr(state, "extra", {}).get("gradient_norm")  # before any hook changed the gradients
         whole = float(total_norm(weight.grad for weight in state.model.parameters() if weight.grad is not None)) if known is None else known
         noise = (total**2 * scaled - total * whole**2) / (parts - 1)

@@ -71,7 +71,11 @@ class ReLoRA:
     def _forget(self, optimizer: Any, weight: Tensor, group: dict[str, Any]) -> None:
         held, powers = optimizer.state.get(weight, {}), getattr(optimizer, "state_powers", {})
         tensors = {key: value for key, value in held.items() if isinstance(value, Tensor) and value.dim()}
-        moments = {key: value for key, value in tensors.items() if powers.get(key) in (1, 2) and value.shape == weight.shape and value.is_floating_point()}
+        moments = {
+            key: value
+            for key, value in tensors.items()
+            if powers.get(key) in (1, 2) and value.shape == weight.shape and value.is_floating_point()
+        }
         if self.prune < 1 and moments.keys() == tensors.keys():
             for values in moments.values():
                 keep_largest(values, 1 - self.prune)

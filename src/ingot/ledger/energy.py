@@ -50,7 +50,13 @@ def _packages(powercap: Path) -> list[Counter]:
             continue
         with contextlib.suppress(OSError, ValueError):
             if (zone / "name").read_text().startswith("package"):
-                found.append(("cpu", lambda path=zone / "energy_uj": int(path.read_text()) / 1e6, int((zone / "max_energy_range_uj").read_text()) / 1e6))  # type: ignore[misc]
+                found.append(
+                    (
+                        "cpu",
+                        lambda path=zone / "energy_uj": int(path.read_text()) / 1e6,
+                        int((zone / "max_energy_range_uj").read_text()) / 1e6,
+                    )
+                )  # type: ignore[misc]
     return found
 
 

@@ -75,14 +75,25 @@ class _Pretended:
     def kinds(self) -> dict[str, int]:
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         state = tensors_in(dict(self.optimizer.state)) if self.optimizer is not None else []
-        return {"weights": storage_bytes([*self.model.parameters(), *self.model.buffers()]), "gradients": storage_bytes(gradients),
-                "optimizer_state": storage_bytes(state), "batch": storage_bytes(self.batch)}  # fmt: skip
+        return {
+            "weights": storage_bytes([*self.model.parameters(), *self.model.buffers()]),
+            "gradients": storage_bytes(gradients),
+            "optimizer_state": storage_bytes(state),
+            "batch": storage_bytes(self.batch),
+        }
 
 
 def forecast(
-    model: nn.Module, batch: Mapping[str, Tensor], make_optimizer: MakeOptimizer, *, micro_batches: int = 1, device: str = "cpu", compiled: bool = False,
-    last_backward: Surround | None = None, copies: int = 0,
-) -> Forecast:  # fmt: skip
+    model: nn.Module,
+    batch: Mapping[str, Tensor],
+    make_optimizer: MakeOptimizer,
+    *,
+    micro_batches: int = 1,
+    device: str = "cpu",
+    compiled: bool = False,
+    last_backward: Surround | None = None,
+    copies: int = 0,
+) -> Forecast:
     """Pretend two optimizer steps of `micro_batches` micro-batches each; nothing is allocated and `model` is left as it is.
 
     model: on the meta device or real; called as ``model(batch)``, giving losses by name. batch: one prepared micro-batch, of any
@@ -93,7 +104,9 @@ def forecast(
     twin = _pretended_model(model, mode, device)
     with mode:
         # Scalars (the seed of row-wise randomness) are read by value and stay what they are.
-        inputs = {name: torch.empty(value.shape, dtype=value.dtype, device=device) if value.dim() else value for name, value in batch.items()}
+        inputs = {
+            name: torch.empty(value.shape, dtype=value.dtype, device=device) if value.dim() else value for name, value in batch.items()
+        }
         held = _Pretended(twin, batch=list(inputs.values()))
         with torch.compiler.set_stance("force_eager"), LiveBytes(held.kinds) as live:
             live.hold([*twin.parameters(), *twin.buffers(), *held.batch])
@@ -113,11 +126,17 @@ def forecast(
     kinds |= {"activations": activations, "workspace": slack} | ({"hooks": kept_by_hooks} if copies else {})
     components = {name: flops * (1.0 if name == "optimizer" else float(micro_batches)) for name, flops in count.by_component.items()}
     return Forecast(
-        peak=live.peak + slack + kept_by_hooks, by_kind=kinds, flops=sum(components.values()), flops_by_component=components, recomputed=count.recomputed * float(micro_batches),
-        micro_rows=next(iter(batch.values())).shape[0] if batch else 0, parameters=sum(parameter.numel() for parameter in model.parameters()),
-        largest_block=max(_block_bytes(model), default=0), active_parameters=active_parameters(model),
+        peak=live.peak + slack + kept_by_hooks,
+        by_kind=kinds,
+        flops=sum(components.values()),
+        flops_by_component=components,
+        recomputed=count.recomputed * float(micro_batches),
+        micro_rows=next(iter(batch.values())).shape[0] if batch else 0,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        largest_block=max(_block_bytes(model), default=0),
+        active_parameters=active_parameters(model),
         gradients=_most_gradients(model, last_backward is not None and micro_batches == 1),
-    )  # fmt: skip
+    )
 
 
 def _pretended_model(model: nn.Module, mode: FakeTensorMode, device: str) -> nn.Module:
@@ -130,7 +149,9 @@ def _pretended_model(model: nn.Module, mode: FakeTensorMode, device: str) -> nn.
     return copy.deepcopy(model, replaced).train(model.training)
 
 
-def _closure(held: _Pretended, batch: dict[str, Tensor] | None, later: bool, phases: list[str], surround: Surround | None) -> Callable[[], Tensor]:
+def _closure(
+    held: _Pretended, batch: dict[str, Tensor] | None, later: bool, phases: list[str], surround: Surround | None
+) -> Callable[[], Tensor]:
     """What the optimizer's step calls: the gradient of the window's last micro-batch. later: earlier ones have left theirs; batch None:
     there is nothing but gradients. phases: the innermost phase comes last."""
 
@@ -179,7 +200,9 @@ def _block_bytes(model: nn.Module) -> Iterable[int]:
             yield from (storage_bytes(block.parameters()) for block in stack)
 
 
-def step_seconds(flops: float, rate: float, *, device: str = "cpu", dtype: torch.dtype = torch.float32, utilization: float | None = None, ranks: int = 1) -> float:
+def step_seconds(
+    flops: float, rate: float, *, device: str = "cpu", dtype: torch.dtype = torch.float32, utilization: float | None = None, ranks: int = 1
+) -> float:
     """Seconds that `flops` (over all ranks) take on ranks that each multiply matrices at `rate` FLOP/s.
 
     utilization: what a probe or an earlier run on this machine measured; without it, a rough table.
@@ -222,7 +245,9 @@ class Change:
     cost: str
 
 
-def changes(now: Forecast, available: int, alternatives: Mapping[str, tuple[Callable[[], Forecast], str]], ranks: Iterable[int] = (2, 4, 8)) -> list[Change]:
+def changes(
+    now: Forecast, available: int, alternatives: Mapping[str, tuple[Callable[[], Forecast], str]], ranks: Iterable[int] = (2, 4, 8)
+) -> list[Change]:
     """Changes that take less, those that fit first, and among them in the order given: the cheapest to the user first.
 
     alternatives: setting -> (its forecast, its cost in words); each is a full forecast of the run with that one change (a smaller

@@ -143,7 +143,11 @@ def read_lines(path: str | Path) -> Iterator[dict[str, Any]]:
                 line = json.loads(text)
             except ValueError:
                 continue
-            if isinstance(line, dict) and isinstance(line.get("kind"), str) and isinstance(line.get("step", None if line["kind"] in STEPPED else 0), int):
+            if (
+                isinstance(line, dict)
+                and isinstance(line.get("kind"), str)
+                and isinstance(line.get("step", None if line["kind"] in STEPPED else 0), int)
+            ):
                 yield line
 
 

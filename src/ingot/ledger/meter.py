@@ -168,8 +168,12 @@ class Meter:
 
     def state_dict(self) -> dict[str, Any]:
         """What was metered so far, as plain data: a resumed run takes the same figures without metering again."""
-        return {"counted": {key: {"by_component": dict(value.by_component), "recomputed": value.recomputed} for key, value in self._cache.items()},
-                "totals": dict(self.totals)}  # fmt: skip
+        return {
+            "counted": {
+                key: {"by_component": dict(value.by_component), "recomputed": value.recomputed} for key, value in self._cache.items()
+            },
+            "totals": dict(self.totals),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave; an empty one changes nothing."""
@@ -184,6 +188,8 @@ class Meter:
 
 def window_key(window: Iterable[Mapping[str, Any]], *more: Hashable) -> Hashable:
     """A key for `counting`: the shapes and types of a window's batches, and whatever else changes the cost (stage, hook phase)."""
-    batches = tuple(tuple((name, tuple(value.shape), str(value.dtype)) for name, value in sorted(batch.items()) if hasattr(value, "shape"))
-                    for batch in window)  # fmt: skip
+    batches = tuple(
+        tuple((name, tuple(value.shape), str(value.dtype)) for name, value in sorted(batch.items()) if hasattr(value, "shape"))
+        for batch in window
+    )
     return (batches, *more)

@@ -14,10 +14,15 @@ from ..core.errors import missing_extra
 Choice = bool | Literal["auto"]
 
 
-def open_viewers(folder: str | Path, *, tensorboard: Choice = "auto", wandb: Choice = False, name: str = "", recipe: Any = None) -> tuple[Any, ...]:
+def open_viewers(
+    folder: str | Path, *, tensorboard: Choice = "auto", wandb: Choice = False, name: str = "", recipe: Any = None
+) -> tuple[Any, ...]:
     """The viewers asked for. Raises UserError naming the extra when one that is set to true is not installed."""
     folder = Path(folder)
-    wanted = [(tensorboard, lambda: TensorBoard(folder / "tensorboard")), (wandb, lambda: WeightsAndBiases(folder, name or folder.name, recipe))]
+    wanted = [
+        (tensorboard, lambda: TensorBoard(folder / "tensorboard")),
+        (wandb, lambda: WeightsAndBiases(folder, name or folder.name, recipe)),
+    ]
     opened = []
     for choice, make in wanted:
         if choice is False:

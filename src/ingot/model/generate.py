@@ -14,9 +14,17 @@ from .graph import Model
 
 
 def generate(
-    model: Model, tokens: Sequence[int], *, max_new: int, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0,
-    seed: int = 0, end: int | None = None, cached: bool = True,
-) -> Iterator[int]:  # fmt: skip
+    model: Model,
+    tokens: Sequence[int],
+    *,
+    max_new: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    seed: int = 0,
+    end: int | None = None,
+    cached: bool = True,
+) -> Iterator[int]:
     """Yield up to max_new ids that follow the prompt; stops before an ``end`` id.
 
     temperature: 0 takes the likeliest id. top_k: only so many likeliest ids. top_p: the fewest likeliest ids that hold this much
@@ -39,9 +47,18 @@ def generate(
 
 
 def answer(
-    model: Model, batch: dict[str, Tensor], *, start: Sequence[int], max_new: int, temperature: float = 0.0, top_k: int | None = None,
-    top_p: float = 1.0, seed: int = 0, end: int | None = None, cached: bool = True,
-) -> Iterator[int]:  # fmt: skip
+    model: Model,
+    batch: dict[str, Tensor],
+    *,
+    start: Sequence[int],
+    max_new: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    seed: int = 0,
+    end: int | None = None,
+    cached: bool = True,
+) -> Iterator[int]:
     """Yield up to max_new ids that the decoder writes after ``start`` for one row of any modality; the row is encoded once.
 
     The other settings are those of ``generate``. Raises UserError for a model without a decoder or without scores.
@@ -70,9 +87,17 @@ def caches(stack: nn.Module) -> bool:
 
 
 def _generate(
-    model: Model, states: Callable[[Tensor], Tensor], tokens: list[int], max_new: int, temperature: float, top_k: int | None, top_p: float,
-    seed: int, end: int | None, cached: bool,
-) -> Iterator[int]:  # fmt: skip
+    model: Model,
+    states: Callable[[Tensor], Tensor],
+    tokens: list[int],
+    max_new: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    seed: int,
+    end: int | None,
+    cached: bool,
+) -> Iterator[int]:
     device = next(model.parameters()).device
     draws = torch.Generator().manual_seed(seed)
     fresh = tokens
@@ -118,7 +143,12 @@ def speculate(model: Model, tokens: Sequence[int], *, max_new: int, end: int | N
     Raises UserError for an empty prompt or a model without further heads or with mixers that keep no past.
     """
     objective: Any = model.objective
-    if len(tokens) == 0 or not hasattr(objective, "ahead") or not caches(model.encoder) or not all(caches(layer) for layer in objective.further):
+    if (
+        len(tokens) == 0
+        or not hasattr(objective, "ahead")
+        or not caches(model.encoder)
+        or not all(caches(layer) for layer in objective.further)
+    ):
         raise UserError("speculation wants a prompt, and a multi_token model whose mixers all keep keys and values")
     held = [Cache(len(tokens) + max_new + len(objective.further)) for _ in range(1 + len(objective.further))]
     fresh, known, given = list(tokens), len(tokens), 0
@@ -154,7 +184,9 @@ def _verified(model: Model, fresh: list[int], held: Sequence[Cache]) -> tuple[li
 
 
 @torch.no_grad()
-def unmask(model: Model, tokens: Sequence[int], *, new: int, steps: int, temperature: float = 1.0, order: str = "random", seed: int = 0) -> list[int]:
+def unmask(
+    model: Model, tokens: Sequence[int], *, new: int, steps: int, temperature: float = 1.0, order: str = "random", seed: int = 0
+) -> list[int]:
     """The prompt with ``new`` further ids, written by a ``masked_diffusion`` model: all begin as mask tokens and are filled in over ``steps``.
 
     order: ``random`` fills each with the same probability (MDLM's ancestral sampling, in equal numbers per step), ``confident`` the surest

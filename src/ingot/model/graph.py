@@ -69,7 +69,13 @@ class Model(nn.Module):
         return cast(Tower, self.towers[name])
 
     def embed(
-        self, batch: dict[str, Tensor], causal: bool, cache: Cache | None = None, *, tower: str | nn.Module | None = None, hide: Tensor | None = None
+        self,
+        batch: dict[str, Tensor],
+        causal: bool,
+        cache: Cache | None = None,
+        *,
+        tower: str | nn.Module | None = None,
+        hide: Tensor | None = None,
     ) -> tuple[Tensor, Context]:
         """The encoder's input, (B, T, D) in compute_dtype, and the context to call it with.
 
@@ -77,7 +83,16 @@ class Model(nn.Module):
         are left.
         """
         embedding = self.tower(tower).embedding
-        context = Context(None, None, causal, batch.get("rows"), batch.get("key"), cache, hidden=None if hide is None else (batch["masked"], hide), dtype=self.compute_dtype)
+        context = Context(
+            None,
+            None,
+            causal,
+            batch.get("rows"),
+            batch.get("key"),
+            cache,
+            hidden=None if hide is None else (batch["masked"], hide),
+            dtype=self.compute_dtype,
+        )
         x_BTD: Tensor = embedding(batch, context).to(self.compute_dtype)
         context.settle(x_BTD)
         if "kept" in batch:
@@ -86,7 +101,13 @@ class Model(nn.Module):
         return x_BTD, context
 
     def encoded(
-        self, batch: dict[str, Tensor], causal: bool, cache: Cache | None = None, *, tower: str | nn.Module | None = None, hide: Tensor | None = None
+        self,
+        batch: dict[str, Tensor],
+        causal: bool,
+        cache: Cache | None = None,
+        *,
+        tower: str | nn.Module | None = None,
+        hide: Tensor | None = None,
     ) -> tuple[Tensor, Context]:
         """The encoder's output, (B, T, D) in compute_dtype, with the context that says where its positions stand and which are padding."""
         x_BTD, context = self.embed(batch, causal, cache, tower=tower, hide=hide)
@@ -96,13 +117,25 @@ class Model(nn.Module):
         return h_BTD, context
 
     def encode(
-        self, batch: dict[str, Tensor], causal: bool, cache: Cache | None = None, *, tower: str | nn.Module | None = None, hide: Tensor | None = None
+        self,
+        batch: dict[str, Tensor],
+        causal: bool,
+        cache: Cache | None = None,
+        *,
+        tower: str | nn.Module | None = None,
+        hide: Tensor | None = None,
     ) -> Tensor:
         """The encoder's output alone."""
         return self.encoded(batch, causal, cache, tower=tower, hide=hide)[0]
 
     def decode(
-        self, batch: dict[str, Tensor], memory_BSD: Tensor, memory: Context | None = None, *, causal: bool = True, cache: Cache | None = None
+        self,
+        batch: dict[str, Tensor],
+        memory_BSD: Tensor,
+        memory: Context | None = None,
+        *,
+        causal: bool = True,
+        cache: Cache | None = None,
     ) -> Tensor:
         """The decoder's output, (B, U, D), over the batch's ``decoder_`` keys and the encoder's output.
 
@@ -117,7 +150,9 @@ class Model(nn.Module):
         if "kept" in batch:
             read["kept"] = batch["kept"]
         segments = None if memory is None else memory.segments_BT
-        context = Context(None, None, causal, batch.get("rows"), batch.get("key"), cache, memory_BSD=memory_BSD, memory_segments_BS=segments)
+        context = Context(
+            None, None, causal, batch.get("rows"), batch.get("key"), cache, memory_BSD=memory_BSD, memory_segments_BS=segments
+        )
         x_BUD: Tensor = embedding(read, context).to(self.compute_dtype)
         context.settle(x_BUD)
         h_BUD: Tensor = self.decoder(x_BUD, context)

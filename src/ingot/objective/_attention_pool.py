@@ -29,7 +29,16 @@ class AttentionPool(nn.Module):
         nn.init.normal_(self.weight, std=0.02)
         label(self, "weight", "width", role="embedding")
         for name in ("query", "key", "value", "output"):
-            self.add_module(name, linear.build(inputs=width, outputs=width, bias=True, axes=("width", "heads") if name == "output" else ("heads", "width"), role="matrix"))
+            self.add_module(
+                name,
+                linear.build(
+                    inputs=width,
+                    outputs=width,
+                    bias=True,
+                    axes=("width", "heads") if name == "output" else ("heads", "width"),
+                    role="matrix",
+                ),
+            )
         self.norm = spec("nn.norm", "layer", eps=1e-6).build(width=width)
         self.up = linear.build(inputs=width, outputs=hidden, bias=True, axes=("hidden", "width"), role="matrix")
         self.down = linear.build(inputs=hidden, outputs=width, bias=True, axes=("width", "hidden"), role="matrix")

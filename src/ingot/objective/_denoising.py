@@ -23,14 +23,29 @@ class Denoising(VocabularyObjective):
     sentinels count anew in each. spare: room of a row for what documents add; rows of very many short ones are cut.
     """
 
-    def __init__(self, width: int, vocabulary: int, specials: Mapping[str, int], *, form: Form, sentinels: list[int] | None, start: int | None, scaled: bool,
-                 tied: bool, bias: bool, softcap: float | None, z_loss: float):  # fmt: skip
+    def __init__(
+        self,
+        width: int,
+        vocabulary: int,
+        specials: Mapping[str, int],
+        *,
+        form: Form,
+        sentinels: list[int] | None,
+        start: int | None,
+        scaled: bool,
+        tied: bool,
+        bias: bool,
+        softcap: float | None,
+        z_loss: float,
+    ):
         super().__init__(width, vocabulary, tied=tied, bias=bias, softcap=softcap, z_loss=z_loss)
         self.form, self.causal = form, form == "causal"
         self.factor = width**-0.5 if scaled else 1.0
         self.sentinels = sentinels if sentinels is not None else sentinels_of(specials)
         if not self.sentinels or max(self.sentinels) >= vocabulary:
-            raise UserError("objective: spans need sentinels; set data.tokenizer.sentinels, or objective.sentinels to ids below the vocabulary's size")
+            raise UserError(
+                "objective: spans need sentinels; set data.tokenizer.sentinels, or objective.sentinels to ids below the vocabulary's size"
+            )
         self.end = specials.get("end", 0)
         self.start = specials.get("pad", self.end) if start is None else start
         self.visible = sorted({*specials.values(), *self.sentinels})  # specials are never hidden
@@ -43,7 +58,9 @@ class Denoising(VocabularyObjective):
         segments = batch.get("segments")
         return segments if segments is not None else (batch["rows"] >= 0).to(torch.int32)[:, None].expand_as(batch["tokens"]).contiguous()
 
-    def corrupted(self, batch: dict[str, Tensor], hidden_BT: Tensor, lengths: tuple[int, int], mode_B1: Tensor | None = None) -> dict[str, Tensor]:
+    def corrupted(
+        self, batch: dict[str, Tensor], hidden_BT: Tensor, lengths: tuple[int, int], mode_B1: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The batch with rows as encoder and decoder read them. lengths: of their rows. mode_B1: id put before every document."""
         tokens_BT, segments_BT = batch["tokens"], self.documents(batch)
         hidden_BT = hidden_BT & (segments_BT > 0) & ~torch.isin(tokens_BT, torch.tensor(self.visible, device=tokens_BT.device))
@@ -57,13 +74,19 @@ class Denoising(VocabularyObjective):
         read = [(starts_BT, sentinel_BT), (~hidden_BT, tokens_BT)]
         read = read if mode_B1 is None else [(first_BT, mode_B1), *read]
         asked = [(starts_BT, sentinel_BT), (hidden_BT, tokens_BT), (last_BT & (number_BT > 0), torch.tensor(self.end))]
-        return self._arranged(batch, assemble(read, segments_BT, lengths[0]), assemble(asked, segments_BT, lengths[1])) | {"spent": (segments_BT > 0).sum(1)}
+        return self._arranged(batch, assemble(read, segments_BT, lengths[0]), assemble(asked, segments_BT, lengths[1])) | {
+            "spent": (segments_BT > 0).sum(1)
+        }
 
     def _arranged(self, batch: dict[str, Tensor], read: tuple[Tensor, Tensor], asked: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         if self.form == "encoder_decoder":
             (tokens, segments), (wanted, documents) = read, asked
             targets = torch.where(documents > 0, wanted, -100)
-            added = {"decoder_tokens": shifted(wanted, documents, self.start), "decoder_segments": documents, "decoder_positions": positions_in(documents)}
+            added = {
+                "decoder_tokens": shifted(wanted, documents, self.start),
+                "decoder_segments": documents,
+                "decoder_positions": positions_in(documents),
+            }
         else:
             tokens, segments, origin = by_document((read[0], asked[0]), (read[1], asked[1]))
             scored = (origin[:, 1:] == 1) & (segments[:, 1:] > 0) & (segments[:, 1:] == segments[:, :-1])
@@ -84,7 +107,9 @@ class Denoising(VocabularyObjective):
 
     def token_losses(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         with torch.no_grad():
-            return token_nll(self.transformed(self.hidden(model, batch)), self.weight(model), batch["targets"], bias_V=self.bias, softcap=self.softcap)
+            return token_nll(
+                self.transformed(self.hidden(model, batch)), self.weight(model), batch["targets"], bias_V=self.bias, softcap=self.softcap
+            )
 
 
 def sentinels_of(specials: Mapping[str, int]) -> list[int]:
@@ -112,6 +137,8 @@ def refusals(knobs: dict[str, Any], context: dict[str, Any], spans: int) -> Iter
     if knobs["form"] == "causal" and run.model.decoder is not None:
         yield "the form causal puts everything into one stack and leaves model.decoder idle; remove it, or set form: encoder_decoder"
     tokenizer = run.data.tokenizer
-    held = len(knobs["sentinels"]) if knobs["sentinels"] is not None else tokenizer.knobs.get("sentinels") if tokenizer is not None else None
+    held = (
+        len(knobs["sentinels"]) if knobs["sentinels"] is not None else tokenizer.knobs.get("sentinels") if tokenizer is not None else None
+    )
     if held is not None and held < spans:
         yield f"rows of {run.data.sequence} tokens have {spans} spans, but there are {held} sentinels; set data.tokenizer.sentinels to at least {spans}"

@@ -36,7 +36,9 @@ class Side(nn.Module):
     def __init__(self, width: int, outputs: int | None, linear: Spec, pooling: Pooling, causal: bool, bias: bool):
         super().__init__()
         self.pooling, self.causal = pooling, causal
-        self.project = linear.build(inputs=width, outputs=outputs, bias=bias, axes=("projection", "width"), role="matrix") if outputs else None
+        self.project = (
+            linear.build(inputs=width, outputs=outputs, bias=bias, axes=("projection", "width"), role="matrix") if outputs else None
+        )
 
     def forward(self, model: Any, batch: dict[str, Tensor], tower: str | None) -> Tensor:
         h_BTD, context = model.encoded(batch, causal=self.causal, tower=tower)

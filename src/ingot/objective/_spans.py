@@ -64,7 +64,11 @@ def assemble(pieces: Sequence[Piece], segments_BT: Tensor, length: int) -> tuple
     """Ids and documents (B, length) of a new row: at every old position the pieces (whether, id) that are there, in order; cut at
     length, padded with document 0."""
     there = torch.stack([whether.expand_as(segments_BT) for whether, _ in pieces], dim=2).flatten(1)
-    ids = torch.stack([torch.as_tensor(value, device=segments_BT.device).expand_as(segments_BT) for _, value in pieces], dim=2).flatten(1).long()
+    ids = (
+        torch.stack([torch.as_tensor(value, device=segments_BT.device).expand_as(segments_BT) for _, value in pieces], dim=2)
+        .flatten(1)
+        .long()
+    )
     documents = segments_BT.repeat_interleave(len(pieces), dim=1)
     there = there & (documents > 0)
     place = there.long().cumsum(1) - 1

@@ -53,4 +53,3 @@ def refuse_one_view(name: str, context: dict[str, Any]) -> Iterable[str]:
     run = context.get("run")
     if run is not None and all(data.views < 2 for data in [run.data, *(stage.data for stage in run.stages if stage.data is not None)]):
         yield f"{name} compares several looks of a row: set data.views to 2, and say in data.augment how they differ"
-

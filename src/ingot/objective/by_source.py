@@ -27,9 +27,20 @@ class BySource(Several):
     """objectives: one for each source of data.train's mixture, by the sources' names and in their order."""
 
     def __init__(
-        self, width: int, vocabulary: int | None, linear: Spec, specials: dict[str, int], fields: Any = None, embedding: Any = None, encoder: Any = None, decoder_width: int = 0, tower_widths: Any = None, sequence: int = 0, *,
+        self,
+        width: int,
+        vocabulary: int | None,
+        linear: Spec,
+        specials: dict[str, int],
+        fields: Any = None,
+        embedding: Any = None,
+        encoder: Any = None,
+        decoder_width: int = 0,
+        tower_widths: Any = None,
+        sequence: int = 0,
+        *,
         objectives: dict[str, Slot["objective"]],
-    ):  # fmt: skip
+    ):
         wiring = wiring_of(locals())
         for message in self.check({"objectives": objectives}, {}):
             raise UserError(f"by_source: {message}")

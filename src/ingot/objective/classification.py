@@ -29,9 +29,16 @@ class Classification(PooledObjective):
     reads = ("label",)
 
     def __init__(
-        self, width: int, fields: Mapping[str, Field] | None = None, *, classes: Positive[int] | None = None, pooling: Pooling = "mean",
-        norm: Slot["nn.norm"] | None = None, smoothing: Fraction = 0.0, causal: bool = False,
-    ):  # fmt: skip
+        self,
+        width: int,
+        fields: Mapping[str, Field] | None = None,
+        *,
+        classes: Positive[int] | None = None,
+        pooling: Pooling = "mean",
+        norm: Slot["nn.norm"] | None = None,
+        smoothing: Fraction = 0.0,
+        causal: bool = False,
+    ):
         known = (fields or {}).get("label")
         found = classes or (known.values if known else None)
         if found is None:

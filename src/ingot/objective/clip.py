@@ -30,10 +30,20 @@ class CLIP(PairObjective):
     tower_causal: whether a side may not look ahead. temperature: what 1 / exp t starts from. most: bound on exp t."""
 
     def __init__(
-        self, width: int, linear: Spec, tower_widths: Mapping[str, int] | None = None, *, outputs: Positive[int] = 512, tower: str = "text",
-        pooling: Pooling = "mean", tower_pooling: Pooling = "last", causal: bool = False, tower_causal: bool = True, temperature: Positive[float] = 0.07,
+        self,
+        width: int,
+        linear: Spec,
+        tower_widths: Mapping[str, int] | None = None,
+        *,
+        outputs: Positive[int] = 512,
+        tower: str = "text",
+        pooling: Pooling = "mean",
+        tower_pooling: Pooling = "last",
+        causal: bool = False,
+        tower_causal: bool = True,
+        temperature: Positive[float] = 0.07,
         most: Positive[float] = 100.0,
-    ):  # fmt: skip
+    ):
         own = Side(width, outputs, linear, pooling, causal, bias=False)
         super().__init__(tower, own, Side(width_of(tower, tower_widths, width), outputs, linear, tower_pooling, tower_causal, bias=False))
         self.scale, self.most = Scalar(-math.log(temperature)), most

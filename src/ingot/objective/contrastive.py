@@ -33,9 +33,17 @@ class Contrastive(nn.Module):
     causal, couples_batch = False, True
 
     def __init__(
-        self, width: int, linear: Spec, *, temperature: Positive[float] = 0.1, hidden: Positive[int] | None = None, outputs: Positive[int] = 128,
-        layers: Positive[int] = 2, norm: Slot["nn.norm"] | None = "layer", pooling: Pooling = "mean",
-    ):  # fmt: skip
+        self,
+        width: int,
+        linear: Spec,
+        *,
+        temperature: Positive[float] = 0.1,
+        hidden: Positive[int] | None = None,
+        outputs: Positive[int] = 128,
+        layers: Positive[int] = 2,
+        norm: Slot["nn.norm"] | None = "layer",
+        pooling: Pooling = "mean",
+    ):
         super().__init__()
         self.temperature, self.pooling = temperature, pooling
         self.head = Projection(width, [*[hidden or width] * (layers - 1), outputs], linear, norm)

@@ -31,9 +31,17 @@ class CTC(nn.Module):
     causal, couples_batch = False, False
 
     def __init__(
-        self, width: int, linear: Spec, vocabulary: int | None = None, embedding: Any = None, *, blank: NonNegative[int] | None = None, hide: Fraction = 0.0,
-        span: NonNegative[int] = 10, dropout: Fraction = 0.0,
-    ):  # fmt: skip
+        self,
+        width: int,
+        linear: Spec,
+        vocabulary: int | None = None,
+        embedding: Any = None,
+        *,
+        blank: NonNegative[int] | None = None,
+        hide: Fraction = 0.0,
+        span: NonNegative[int] = 10,
+        dropout: Fraction = 0.0,
+    ):
         super().__init__()
         if vocabulary is None:
             raise UserError("objective.ctc needs a tokenizer, and a source whose transcript is named")

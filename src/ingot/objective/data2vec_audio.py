@@ -31,9 +31,18 @@ class Data2VecAudio(nn.Module):
     keeps_encoder = True
 
     def __init__(
-        self, width: int, linear: Spec, embedding: Any, encoder: Any, *, share: Fraction = 0.65, span: Positive[int] = 10, layers: Positive[int] = 8,
-        forget: Fraction = 0.001, beta: NonNegative[float] = 0.0,
-    ):  # fmt: skip
+        self,
+        width: int,
+        linear: Spec,
+        embedding: Any,
+        encoder: Any,
+        *,
+        share: Fraction = 0.65,
+        span: Positive[int] = 10,
+        layers: Positive[int] = 8,
+        forget: Fraction = 0.001,
+        beta: NonNegative[float] = 0.0,
+    ):
         super().__init__()
         self.share, self.span, self.layers, self.forget, self.beta, self.embedding = share, span, layers, forget, beta, embedding
         self.hidden = Hidden(width)
@@ -67,7 +76,9 @@ class Data2VecAudio(nn.Module):
             model.embedding.train(was)
         found: list[Tensor] = []
         blocks: Any = self.teacher.encoder.blocks  # type: ignore[union-attr]
-        handles = [block.feedforward.register_forward_hook(lambda module, given, output: found.append(output)) for block in blocks[-self.layers :]]
+        handles = [
+            block.feedforward.register_forward_hook(lambda module, given, output: found.append(output)) for block in blocks[-self.layers :]
+        ]
         try:
             self.teacher.encoder.through(x_BTD, context, 0, len(blocks))  # type: ignore[operator, union-attr]
         finally:

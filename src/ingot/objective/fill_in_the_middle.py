@@ -36,15 +36,31 @@ class FillInTheMiddle(CausalLM):
     """
 
     def __init__(
-        self, width: int, vocabulary: int, specials: dict[str, int], *, rate: Fraction = 0.5, spm: Fraction = 0.5, shortest: Positive[int] = 8,
-        prefix: NonNegative[int] | None = None, suffix: NonNegative[int] | None = None, middle: NonNegative[int] | None = None, tied: bool = True,
-        bias: bool = False, softcap: Positive[float] | None = None, z_loss: NonNegative[float] = 0.0,
-    ):  # fmt: skip
+        self,
+        width: int,
+        vocabulary: int,
+        specials: dict[str, int],
+        *,
+        rate: Fraction = 0.5,
+        spm: Fraction = 0.5,
+        shortest: Positive[int] = 8,
+        prefix: NonNegative[int] | None = None,
+        suffix: NonNegative[int] | None = None,
+        middle: NonNegative[int] | None = None,
+        tied: bool = True,
+        bias: bool = False,
+        softcap: Positive[float] | None = None,
+        z_loss: NonNegative[float] = 0.0,
+    ):
         super().__init__(width, vocabulary, tied=tied, bias=bias, softcap=softcap, z_loss=z_loss)
-        given = {name: specials.get(name) if value is None else value for name, value in zip(MARKERS, (prefix, suffix, middle), strict=True)}
+        given = {
+            name: specials.get(name) if value is None else value for name, value in zip(MARKERS, (prefix, suffix, middle), strict=True)
+        }
         for name, value in given.items():
             if value is None or value >= vocabulary:
-                raise UserError(f"fill_in_the_middle: the tokenizer has no {name!r} token; put {', '.join(MARKERS)} into data.tokenizer.specials, or set objective.{name}")
+                raise UserError(
+                    f"fill_in_the_middle: the tokenizer has no {name!r} token; put {', '.join(MARKERS)} into data.tokenizer.specials, or set objective.{name}"
+                )
         self.rate, self.spm, self.shortest, self.end = rate, spm, max(5, shortest), specials.get("end", 0)
         self.markers = tuple(int(given[name] or 0) for name in MARKERS)
 
@@ -68,12 +84,18 @@ class FillInTheMiddle(CausalLM):
         start_BT = torch.arange(length, device=device) - place_BT
         run_BT = borders(segments_BT).long().cumsum(1) - 1
         size_BT = torch.zeros_like(run_BT).scatter_add_(1, run_BT, torch.ones_like(run_BT)).gather(1, run_BT)
-        draws = [hash_uniform(batch["rows"], length, batch["key"], salt_of(f"fill_in_the_middle/{use}")).to(device) for use in ("move", "order", "one", "other")]
+        draws = [
+            hash_uniform(batch["rows"], length, batch["key"], salt_of(f"fill_in_the_middle/{use}")).to(device)
+            for use in ("move", "order", "one", "other")
+        ]
         move_BT, order_BT, one_BT, other_BT = (draw.gather(1, start_BT) for draw in draws)
         kept_BT = (size_BT - 4).clamp(min=0)
         cuts = [(draw.double() * (kept_BT + 1)).long().minimum(kept_BT) for draw in (one_BT, other_BT)]
         first_BT, second_BT = torch.minimum(*cuts), torch.maximum(*cuts)
-        new_BT = torch.where(order_BT < self.spm, *(self._laid(order, place_BT, kept_BT, first_BT, second_BT, start_BT, tokens_BT) for order in ("spm", "psm")))
+        new_BT = torch.where(
+            order_BT < self.spm,
+            *(self._laid(order, place_BT, kept_BT, first_BT, second_BT, start_BT, tokens_BT) for order in ("spm", "psm")),
+        )
         new_BT = torch.where(place_BT == size_BT - 1, self.end, new_BT)
         return torch.where((move_BT < self.rate) & (size_BT >= self.shortest) & (segments_BT > 0), new_BT, tokens_BT)
 
@@ -83,7 +105,11 @@ class FillInTheMiddle(CausalLM):
         rest = kept - second
         if order == "psm":
             marks = [(place == 0, prefix), (place == first + 1, suffix), (place == first + 2 + rest, middle)]
-            source = torch.where(place <= first, place - 1, torch.where(place <= first + 1 + rest, second + place - first - 2, first + place - (first + 3 + rest)))
+            source = torch.where(
+                place <= first,
+                place - 1,
+                torch.where(place <= first + 1 + rest, second + place - first - 2, first + place - (first + 3 + rest)),
+            )
         else:
             marks = [(place == 0, prefix), (place == 1, suffix), (place == 2 + rest, middle)]
             source = torch.where(place <= 1 + rest, second + place - 2, place - (3 + rest))

@@ -52,9 +52,17 @@ class Forecasting(nn.Module):
     couples_batch = False
 
     def __init__(
-        self, width: int, embedding: Any, fields: Mapping[str, Field] | None = None, *, horizon: Positive[int] | None = None,
-        quantiles: list[Fraction] | None = None, pooling: Literal["mean"] | None = None, dropout: Fraction = 0.0, causal: bool = False,
-    ):  # fmt: skip
+        self,
+        width: int,
+        embedding: Any,
+        fields: Mapping[str, Field] | None = None,
+        *,
+        horizon: Positive[int] | None = None,
+        quantiles: list[Fraction] | None = None,
+        pooling: Literal["mean"] | None = None,
+        dropout: Fraction = 0.0,
+        causal: bool = False,
+    ):
         super().__init__()
         known = (fields or {}).get("future")
         found = horizon or (known.shape[0] if known else None)

@@ -46,9 +46,20 @@ class HuBERT(nn.Module):
     causal, couples_batch = False, False
 
     def __init__(
-        self, width: int, linear: Spec, embedding: Any = None, *, clusters: Positive[int], share: Fraction = 0.8, span: Positive[int] = 10,
-        temperature: Positive[float] = 0.1, masked: NonNegative[float] = 1.0, unmasked: NonNegative[float] = 0.0, units: Positive[int] = 256, dropout: Fraction = 0.0,
-    ):  # fmt: skip
+        self,
+        width: int,
+        linear: Spec,
+        embedding: Any = None,
+        *,
+        clusters: Positive[int],
+        share: Fraction = 0.8,
+        span: Positive[int] = 10,
+        temperature: Positive[float] = 0.1,
+        masked: NonNegative[float] = 1.0,
+        unmasked: NonNegative[float] = 0.0,
+        units: Positive[int] = 256,
+        dropout: Fraction = 0.0,
+    ):
         super().__init__()
         self.clusters, self.share, self.span, self.temperature, self.weights = clusters, share, span, temperature, (masked, unmasked)
         self.embedding = embedding
@@ -80,13 +91,19 @@ class HuBERT(nn.Module):
         masked_BT = stretches(batch, T, length_B, self.share, self.span, 1, "hubert")
         codes_BC, value = batch["codes"], batch[self.embedding.reads[0]]
         place_T = torch.arange(T, device=masked_BT.device)
-        index_T = (place_T * int(getattr(self.embedding, "stride", 1)) * codes_BC.shape[1] // value.shape[1]).clamp(max=codes_BC.shape[1] - 1)
+        index_T = (place_T * int(getattr(self.embedding, "stride", 1)) * codes_BC.shape[1] // value.shape[1]).clamp(
+            max=codes_BC.shape[1] - 1
+        )
         found_BT = torch.where(place_T < length_B[:, None], codes_BC[:, index_T], -100)
         if self.weights[0] and self.weights[1]:
             scored_BT = found_BT >= 0
         else:
             scored_BT = (found_BT >= 0) & (masked_BT if self.weights[0] else ~masked_BT)
-        units = {"units": scored_BT.sum(dim=1), "units/masked": (scored_BT & masked_BT).sum(dim=1), "units/unmasked": (scored_BT & ~masked_BT).sum(dim=1)}
+        units = {
+            "units": scored_BT.sum(dim=1),
+            "units/masked": (scored_BT & masked_BT).sum(dim=1),
+            "units/unmasked": (scored_BT & ~masked_BT).sum(dim=1),
+        }
         return batch | {"masked": masked_BT, "targets": torch.where(scored_BT, found_BT, -100)} | units
 
     def scored(self, h: Tensor) -> Tensor:

@@ -39,9 +39,18 @@ class LatentPrediction(nn.Module):
     keeps_encoder = True
 
     def __init__(
-        self, width: int, linear: Spec, embedding: Any, encoder: Any, decoder_width: int, *, blocks: Positive[int] = 4, size: Fraction = 0.17,
-        momentum: Fraction = 0.996, position: Slot["nn.position"] = "sincos",
-    ):  # fmt: skip
+        self,
+        width: int,
+        linear: Spec,
+        embedding: Any,
+        encoder: Any,
+        decoder_width: int,
+        *,
+        blocks: Positive[int] = 4,
+        size: Fraction = 0.17,
+        momentum: Fraction = 0.996,
+        position: Slot["nn.position"] = "sincos",
+    ):
         super().__init__()
         refuse_padding("latent_prediction", embedding)
         self.embedding, self.blocks, self.size, self.momentum = embedding, blocks, size, momentum
@@ -61,14 +70,20 @@ class LatentPrediction(nn.Module):
         share = self.size ** (1 / len(grid))
         side = tuple(max(1, round(size * share)) for size in grid)
         if self.blocks * prod(side) >= prod(grid):
-            raise UserError(f"objective: {self.blocks} blocks of {' x '.join(map(str, side))} leave nothing to see of {' x '.join(map(str, grid))} positions")
+            raise UserError(
+                f"objective: {self.blocks} blocks of {' x '.join(map(str, side))} leave nothing to see of {' x '.join(map(str, grid))} positions"
+            )
         return side
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds kept (B, K), hidden (B, blocks, area) and units: predicted positions."""
         grid, rows, device = tuple(self.embedding.grid(batch)), batch["rows"], batch["rows"].device
         side, count = self.side_of(grid), positions_of(self.embedding, batch)
-        draws = hash_uniform(rows, self.blocks * len(grid), batch["key"], salt_of("latent_prediction/blocks")).to(device).view(-1, self.blocks, len(grid))
+        draws = (
+            hash_uniform(rows, self.blocks * len(grid), batch["key"], salt_of("latent_prediction/blocks"))
+            .to(device)
+            .view(-1, self.blocks, len(grid))
+        )
         hidden = torch.zeros(len(rows), self.blocks, 1, dtype=torch.int64, device=device)
         for axis, (size, length) in enumerate(zip(grid, side, strict=True)):
             start = (draws[:, :, axis].double() * (size - length + 1)).long().clamp(max=size - length)

@@ -30,7 +30,13 @@ class MaskedColumns(nn.Module):
     causal, couples_batch = False, False
 
     def __init__(
-        self, width: int, embedding: Any, *, rate: Fraction = 0.3, numeric_weight: NonNegative[float] = 1.0, categorical_weight: NonNegative[float] = 1.0
+        self,
+        width: int,
+        embedding: Any,
+        *,
+        rate: Fraction = 0.3,
+        numeric_weight: NonNegative[float] = 1.0,
+        categorical_weight: NonNegative[float] = 1.0,
     ):
         super().__init__()
         self.embedding, self.output_scale = embedding, 1.0
@@ -59,7 +65,9 @@ class MaskedColumns(nn.Module):
             numbers = (h_BTD[:, : self.K] * self.number.weight.to(h_BTD.dtype)).sum(dim=2).to(wide) + self.number.bias.to(wide)
         if self.category is not None:
             weight_JVD = self.category.weight.to(h_BTD.dtype).view(self.J, self.V, -1)
-            scores = torch.einsum("bjd,jvd->bjv", h_BTD[:, self.K :], weight_JVD).to(wide) + self.category.bias.to(wide).view(self.J, self.V)
+            scores = torch.einsum("bjd,jvd->bjv", h_BTD[:, self.K :], weight_JVD).to(wide) + self.category.bias.to(wide).view(
+                self.J, self.V
+            )
         return numbers, scores
 
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -82,5 +90,7 @@ class MaskedColumns(nn.Module):
             found["numbers_mse"] = (((numbers_BK - batch["numbers"]).double() ** 2) * hidden).sum(dim=1) / hidden.sum(dim=1).clamp(min=1)
         if scores_BJV is not None:
             hidden = masked_BT[:, self.K :]
-            found["categories_accuracy"] = ((scores_BJV.argmax(dim=2) == batch["categories"]) & hidden).sum(dim=1).double() / hidden.sum(dim=1).clamp(min=1)
+            found["categories_accuracy"] = ((scores_BJV.argmax(dim=2) == batch["categories"]) & hidden).sum(dim=1).double() / hidden.sum(
+                dim=1
+            ).clamp(min=1)
         return found

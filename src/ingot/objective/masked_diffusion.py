@@ -35,9 +35,19 @@ class MaskedDiffusion(VocabularyObjective):
     causal = False
 
     def __init__(
-        self, width: int, vocabulary: int, specials: dict[str, int], *, least: Fraction = 1e-3, even: bool = True, mask: NonNegative[int] | None = None,
-        tied: bool = True, bias: bool = False, softcap: Positive[float] | None = None, z_loss: NonNegative[float] = 0.0,
-    ):  # fmt: skip
+        self,
+        width: int,
+        vocabulary: int,
+        specials: dict[str, int],
+        *,
+        least: Fraction = 1e-3,
+        even: bool = True,
+        mask: NonNegative[int] | None = None,
+        tied: bool = True,
+        bias: bool = False,
+        softcap: Positive[float] | None = None,
+        z_loss: NonNegative[float] = 0.0,
+    ):
         super().__init__(width, vocabulary, tied=tied, bias=bias, softcap=softcap, z_loss=z_loss)
         found = specials.get("mask") if mask is None else mask
         if found is None or found >= vocabulary:
@@ -61,7 +71,12 @@ class MaskedDiffusion(VocabularyObjective):
         real_BT = batch["segments"] > 0 if "segments" in batch else (batch["rows"] >= 0)[:, None].expand_as(tokens_BT)
         can_BT = real_BT & (tokens_BT != self.mask)
         hidden_BT = can_BT & (draw_BT < time_B[:, None])
-        return batch | {"time": time_B, "inputs": tokens_BT.masked_fill(hidden_BT, self.mask), "hidden": torch.where(hidden_BT, tokens_BT, -100), "units": can_BT.sum(dim=1)}
+        return batch | {
+            "time": time_B,
+            "inputs": tokens_BT.masked_fill(hidden_BT, self.mask),
+            "hidden": torch.where(hidden_BT, tokens_BT, -100),
+            "units": can_BT.sum(dim=1),
+        }
 
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         losses = self.losses(model, model.encode(batch, causal=False), batch["hidden"])  # type: ignore[operator]

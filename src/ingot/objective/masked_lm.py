@@ -53,10 +53,23 @@ class MaskedLM(VocabularyObjective):
     causal = False
 
     def __init__(
-        self, width: int, vocabulary: int, linear: Spec, specials: dict[str, int], *, rate: Fraction = 0.15, masked: Fraction = 0.8, random: Fraction = 0.1,
-        mask: NonNegative[int] | None = None, transform: Slot["nn.norm"] | None = None, late: NonNegative[int] = 0, tied: bool = True, bias: bool = False,
-        softcap: Positive[float] | None = None, z_loss: NonNegative[float] = 0.0,
-    ):  # fmt: skip
+        self,
+        width: int,
+        vocabulary: int,
+        linear: Spec,
+        specials: dict[str, int],
+        *,
+        rate: Fraction = 0.15,
+        masked: Fraction = 0.8,
+        random: Fraction = 0.1,
+        mask: NonNegative[int] | None = None,
+        transform: Slot["nn.norm"] | None = None,
+        late: NonNegative[int] = 0,
+        tied: bool = True,
+        bias: bool = False,
+        softcap: Positive[float] | None = None,
+        z_loss: NonNegative[float] = 0.0,
+    ):
         super().__init__(width, vocabulary, tied=tied, bias=bias, softcap=softcap, z_loss=z_loss)
         found = specials.get("mask") if mask is None else mask
         if found is None or found >= vocabulary:
@@ -111,10 +124,12 @@ class MaskedLM(VocabularyObjective):
         order_BK, there_BK = self._kept(stays_BT)
         index_BKD = order_BK[..., None].expand(-1, -1, x_BTD.shape[2])
         few = replace(
-            context, shared={}, positions_BT=context.positions_BT.gather(1, order_BK),
+            context,
+            shared={},
+            positions_BT=context.positions_BT.gather(1, order_BK),
             segments_BT=segments_BT.gather(1, order_BK).masked_fill(~there_BK, 0),
             ids_BT=None if context.ids_BT is None else context.ids_BT.gather(1, order_BK),
-        )  # fmt: skip
+        )
         start_BKD = x_BTD.gather(1, index_BKD)
         early_BKD = model.encoder.run(start_BKD, few, 0, self.late)  # type: ignore[union-attr, operator]
         x_BTD = x_BTD.scatter(1, index_BKD, torch.where(there_BK[..., None], early_BKD, start_BKD))

@@ -33,14 +33,24 @@ class MaskedPatches(nn.Module):
     causal, couples_batch = False, False
 
     def __init__(
-        self, width: int, linear: Spec, embedding: Any, decoder_width: int, fields: dict[str, Field] | None = None, *, rate: Fraction = 0.75, norm: bool = True,
+        self,
+        width: int,
+        linear: Spec,
+        embedding: Any,
+        decoder_width: int,
+        fields: dict[str, Field] | None = None,
+        *,
+        rate: Fraction = 0.75,
+        norm: bool = True,
         position: Slot["nn.position"] = "sincos",
-    ):  # fmt: skip
+    ):
         super().__init__()
         refuse_padding("masked_patches", embedding)
         self.embedding, self.rate, self.norm = embedding, rate, norm
         self.fill = Filler(decoder_width, embedding, position)
-        self.head = linear.build(inputs=decoder_width, outputs=embedding.channels * embedding.patch**2, bias=True, axes=("patch", "width"), role="head")
+        self.head = linear.build(
+            inputs=decoder_width, outputs=embedding.channels * embedding.patch**2, bias=True, axes=("patch", "width"), role="head"
+        )
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:

@@ -31,7 +31,9 @@ class MaskedSeries(nn.Module):
     reads = ("series",)
     causal, couples_batch = False, False
 
-    def __init__(self, width: int, embedding: Any, *, rate: Fraction = 0.4, hide: Literal["vector", "zeros"] = "vector", consistent: bool = False):
+    def __init__(
+        self, width: int, embedding: Any, *, rate: Fraction = 0.4, hide: Literal["vector", "zeros"] = "vector", consistent: bool = False
+    ):
         super().__init__()
         self.embedding, self.rate, self.consistent, self.output_scale = embedding, rate, consistent, 1.0
         self.channels, self.positions = embedding.size
@@ -44,13 +46,22 @@ class MaskedSeries(nn.Module):
         """Adds masked (B, T) and units: hidden patches of which something was observed."""
         rows, C, N = batch["rows"], self.channels, self.positions
         salt = torch.tensor(self.salt, device=rows.device)
-        hidden = [torch.zeros(len(rows), N, dtype=torch.bool, device=rows.device).scatter(1, draw(N, self.count, rows, batch["key"], salt + c), True) for c in range(1 if self.consistent else C)]
+        hidden = [
+            torch.zeros(len(rows), N, dtype=torch.bool, device=rows.device).scatter(
+                1, draw(N, self.count, rows, batch["key"], salt + c), True
+            )
+            for c in range(1 if self.consistent else C)
+        ]
         masked_BT = torch.cat(hidden * (C if self.consistent else 1), dim=1)
         scored_BT = masked_BT & self.embedding.seen(batch).any(dim=2) & (rows >= 0)[:, None]
         return batch | {"masked": masked_BT, "units": scored_BT.sum(dim=1)}
 
     def forward(self, model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        h_BTD = model.encode(batch, causal=False, hide=self.mask.weight) if self.mask is not None else model.encode(batch | {"blanked": batch["masked"]}, causal=False)
+        h_BTD = (
+            model.encode(batch, causal=False, hide=self.mask.weight)
+            if self.mask is not None
+            else model.encode(batch | {"blanked": batch["masked"]}, causal=False)
+        )
         y_BTP = self.logits(model, h_BTD)
         seen_BTP = self.embedding.seen(batch)
         squared_BTP = (y_BTP - self.embedding.values(batch).to(y_BTP.dtype)) ** 2 * seen_BTP

@@ -29,9 +29,14 @@ from ._spans import span_mask
 
 # mode, share hidden, tokens of a span (none: all in one, at the end)
 DENOISERS: tuple[tuple[str, float, float | None], ...] = (
-    ("regular", 0.15, 3.0), ("regular", 0.15, 8.0), ("sequential", 0.25, None),
-    ("extreme", 0.5, 3.0), ("extreme", 0.5, 8.0), ("extreme", 0.15, 64.0), ("extreme", 0.5, 64.0),
-)  # fmt: skip
+    ("regular", 0.15, 3.0),
+    ("regular", 0.15, 8.0),
+    ("sequential", 0.25, None),
+    ("extreme", 0.5, 3.0),
+    ("extreme", 0.5, 8.0),
+    ("extreme", 0.15, 64.0),
+    ("extreme", 0.5, 64.0),
+)
 MODES = ("regular", "sequential", "extreme")
 
 
@@ -42,12 +47,35 @@ class MixtureOfDenoisers(Denoising):
     """
 
     def __init__(
-        self, width: int, vocabulary: int, specials: dict[str, int], *, shares: dict[str, NonNegative[float]] | None = None,
-        modes: dict[str, NonNegative[int]] | None = None, form: Form = "encoder_decoder", sentinels: list[NonNegative[int]] | None = None,
-        start: NonNegative[int] | None = None, scaled: bool = False, tied: bool = True, bias: bool = False, softcap: Positive[float] | None = None,
+        self,
+        width: int,
+        vocabulary: int,
+        specials: dict[str, int],
+        *,
+        shares: dict[str, NonNegative[float]] | None = None,
+        modes: dict[str, NonNegative[int]] | None = None,
+        form: Form = "encoder_decoder",
+        sentinels: list[NonNegative[int]] | None = None,
+        start: NonNegative[int] | None = None,
+        scaled: bool = False,
+        tied: bool = True,
+        bias: bool = False,
+        softcap: Positive[float] | None = None,
         z_loss: NonNegative[float] = 0.0,
-    ):  # fmt: skip
-        super().__init__(width, vocabulary, specials, form=form, sentinels=sentinels, start=start, scaled=scaled, tied=tied, bias=bias, softcap=softcap, z_loss=z_loss)
+    ):
+        super().__init__(
+            width,
+            vocabulary,
+            specials,
+            form=form,
+            sentinels=sentinels,
+            start=start,
+            scaled=scaled,
+            tied=tied,
+            bias=bias,
+            softcap=softcap,
+            z_loss=z_loss,
+        )
         if problem := next(iter(_problems(shares, modes)), None):
             raise UserError(f"mixture_of_denoisers: {problem}")
         found: Mapping[str, int] = {mode: specials[mode] for mode in MODES if mode in specials} if modes is None else modes
@@ -55,7 +83,9 @@ class MixtureOfDenoisers(Denoising):
             raise UserError(f"mixture_of_denoisers: mode tokens want all of {', '.join(MODES)}; the tokenizer has {', '.join(found)}")
         self.modes = [found[mode] for mode, _, _ in DENOISERS] if found else None
         self.visible = sorted({*self.visible, *found.values()})
-        weights = [1.0 if shares is None else shares.get(mode, 0.0) / sum(other == mode for other, _, _ in DENOISERS) for mode, _, _ in DENOISERS]
+        weights = [
+            1.0 if shares is None else shares.get(mode, 0.0) / sum(other == mode for other, _, _ in DENOISERS) for mode, _, _ in DENOISERS
+        ]
         self.bounds = [total / sum(weights) for total in accumulate(weights)]
 
     @staticmethod
@@ -79,7 +109,9 @@ class MixtureOfDenoisers(Denoising):
         hidden_BT = span_mask(real_B, length, rate_B, mean_B, batch["rows"], batch["key"], "mixture_of_denoisers")
         rooms = [room(length, rate, mean or 1e9) for _, rate, mean in DENOISERS]
         mode_B1 = None if self.modes is None else torch.tensor(self.modes, device=device)[choice_B][:, None]
-        return self.corrupted(batch, hidden_BT, (max(read for read, _ in rooms), max(asked for _, asked in rooms)), mode_B1) | {"denoiser": choice_B}
+        return self.corrupted(batch, hidden_BT, (max(read for read, _ in rooms), max(asked for _, asked in rooms)), mode_B1) | {
+            "denoiser": choice_B
+        }
 
 
 def _problems(shares: Mapping[str, float] | None, modes: Mapping[str, int] | None) -> Iterable[str]:

@@ -34,9 +34,19 @@ class MultiToken(CausalLM):
     splits_encoder = True  # its losses read the encoder before the last block
 
     def __init__(
-        self, width: int, vocabulary: int, sequence: int = 0, *, heads: Positive[int] = 4, layer: Slot["model.encoder"], weight: Positive[float] = 1.0,
-        tied: bool = True, bias: bool = False, softcap: Positive[float] | None = None, z_loss: NonNegative[float] = 0.0,
-    ):  # fmt: skip
+        self,
+        width: int,
+        vocabulary: int,
+        sequence: int = 0,
+        *,
+        heads: Positive[int] = 4,
+        layer: Slot["model.encoder"],
+        weight: Positive[float] = 1.0,
+        tied: bool = True,
+        bias: bool = False,
+        softcap: Positive[float] | None = None,
+        z_loss: NonNegative[float] = 0.0,
+    ):
         super().__init__(width, vocabulary, tied=tied, bias=bias, softcap=softcap, z_loss=z_loss)
         self.weight_ahead = weight
         self.further = nn.ModuleList(layer.build(width=width, sequence=sequence) for _ in range(heads - 1))
@@ -70,7 +80,9 @@ class MultiToken(CausalLM):
         trunk_BTD, h_BTD, context = self.trunk(model, batch)
         losses = self.losses(model, h_BTD, batch["targets"])
         for ahead, h_ahead in enumerate(self.ahead(trunk_BTD, context), start=2):
-            found = linear_cross_entropy(self.transformed(h_ahead), self.weight(model), batch[f"targets_{ahead}"], bias_V=self.bias, softcap=self.softcap)[0]
+            found = linear_cross_entropy(
+                self.transformed(h_ahead), self.weight(model), batch[f"targets_{ahead}"], bias_V=self.bias, softcap=self.softcap
+            )[0]
             losses[f"ahead_{ahead}"] = self.weight_ahead * found
         return losses
 

@@ -56,9 +56,22 @@ class Nested(nn.Module):
     """objective: what is trained. depths: of sub-networks beside the whole. shares: of hidden layers beside 1."""
 
     def __init__(
-        self, width: int, vocabulary: int | None, linear: Spec, specials: dict[str, int], fields: Any = None, embedding: Any = None, encoder: Any = None, decoder_width: int = 0, tower_widths: Any = None, sequence: int = 0, *,
-        objective: Slot["objective"] = "causal_lm", depths: list[Positive[int]] = [], shares: list[Positive[float]] = [],  # noqa: B006
-    ):  # fmt: skip
+        self,
+        width: int,
+        vocabulary: int | None,
+        linear: Spec,
+        specials: dict[str, int],
+        fields: Any = None,
+        embedding: Any = None,
+        encoder: Any = None,
+        decoder_width: int = 0,
+        tower_widths: Any = None,
+        sequence: int = 0,
+        *,
+        objective: Slot["objective"] = "causal_lm",
+        depths: list[Positive[int]] = [],
+        shares: list[Positive[float]] = [],
+    ):
         super().__init__()
         self.objective = objective.build(**wiring_of(locals()))
         self.depths, self.shares = sorted(set(depths)), sorted({*shares, 1.0})
@@ -218,7 +231,16 @@ class _Part:
 
 def _rows(context: Context, index: Tensor) -> Context:
     """The context of some rows."""
+
     def some(value: Tensor | None) -> Tensor | None:
         return None if value is None else value[index]
 
-    return replace(context, shared={}, positions_BT=some(context.positions_BT), segments_BT=some(context.segments_BT), rows_B=some(context.rows_B), ids_BT=some(context.ids_BT), hidden=None)
+    return replace(
+        context,
+        shared={},
+        positions_BT=some(context.positions_BT),
+        segments_BT=some(context.segments_BT),
+        rows_B=some(context.rows_B),
+        ids_BT=some(context.ids_BT),
+        hidden=None,
+    )

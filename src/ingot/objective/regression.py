@@ -28,10 +28,18 @@ class Regression(PooledObjective):
     reads = ("values",)
 
     def __init__(
-        self, width: int, fields: Mapping[str, Field] | None = None, *, outputs: Positive[int] | None = None, mean: float | list[float] = 0.0,
-        std: Positive[float] | list[float] = 1.0, huber: Positive[float] | None = None, pooling: Pooling = "mean",
-        norm: Slot["nn.norm"] | None = None, causal: bool = False,
-    ):  # fmt: skip
+        self,
+        width: int,
+        fields: Mapping[str, Field] | None = None,
+        *,
+        outputs: Positive[int] | None = None,
+        mean: float | list[float] = 0.0,
+        std: Positive[float] | list[float] = 1.0,
+        huber: Positive[float] | None = None,
+        pooling: Pooling = "mean",
+        norm: Slot["nn.norm"] | None = None,
+        causal: bool = False,
+    ):
         known = (fields or {}).get("values")
         found = outputs or (known.shape[0] if known else None)
         if found is None:

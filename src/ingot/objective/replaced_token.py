@@ -56,10 +56,21 @@ class ReplacedToken(nn.Module):
     allowed: Tensor
 
     def __init__(
-        self, width: int, vocabulary: int, linear: Spec, specials: dict[str, int], sequence: int = 0, *, rate: Fraction = 0.15, weight: Positive[float] = 50.0,
-        generator: Slot["model.encoder"] | None = None, generator_width: Positive[int] | None = None, norm: Slot["nn.norm"] = "layer",
-        contexts: Positive[int] = 1, mask: NonNegative[int] | None = None,
-    ):  # fmt: skip
+        self,
+        width: int,
+        vocabulary: int,
+        linear: Spec,
+        specials: dict[str, int],
+        sequence: int = 0,
+        *,
+        rate: Fraction = 0.15,
+        weight: Positive[float] = 50.0,
+        generator: Slot["model.encoder"] | None = None,
+        generator_width: Positive[int] | None = None,
+        norm: Slot["nn.norm"] = "layer",
+        contexts: Positive[int] = 1,
+        mask: NonNegative[int] | None = None,
+    ):
         super().__init__()
         found = specials.get("mask") if mask is None else mask
         if generator is not None and (found is None or found >= vocabulary):
@@ -76,7 +87,9 @@ class ReplacedToken(nn.Module):
             self.register_buffer("counts", torch.zeros(contexts, vocabulary, dtype=torch.float64))
             return
         inner = generator_width or max(1, width // 3)
-        self.enter = linear.build(inputs=width, outputs=inner, bias=True, axes=("width", "width"), role="matrix") if inner != width else None
+        self.enter = (
+            linear.build(inputs=width, outputs=inner, bias=True, axes=("width", "width"), role="matrix") if inner != width else None
+        )
         self.generator = generator.build(width=inner, sequence=sequence)
         self.generator_head = GeneratorHead(inner, width, vocabulary, linear, norm)
 
@@ -92,7 +105,10 @@ class ReplacedToken(nn.Module):
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds chosen (B, K) positions, wanted (B, K) their tokens or -100, guesses (B, K) uniform draws, units and units/generator."""
         tokens_BT, length = batch["tokens"], batch["tokens"].shape[1]
-        draws = [hash_uniform(batch["rows"], length, batch["key"], salt_of(f"replaced_token/{use}")).to(tokens_BT.device) for use in ("choose", "guess")]
+        draws = [
+            hash_uniform(batch["rows"], length, batch["key"], salt_of(f"replaced_token/{use}")).to(tokens_BT.device)
+            for use in ("choose", "guess")
+        ]
         real_BT = batch["segments"] > 0 if "segments" in batch else (batch["rows"] >= 0)[:, None].expand_as(tokens_BT)
         candidates_BT = real_BT & ~torch.isin(tokens_BT, torch.tensor(self.specials, device=tokens_BT.device))
         there_B = candidates_BT.sum(dim=1)
@@ -100,7 +116,13 @@ class ReplacedToken(nn.Module):
         most = min(length, max(1, math.ceil(length * self.rate)))
         order_BK = draws[0].masked_fill(~candidates_BT, 2.0).argsort(dim=1, stable=True)[:, :most]
         wanted_BK = tokens_BT.gather(1, order_BK).masked_fill(torch.arange(most, device=tokens_BT.device) >= count_B[:, None], -100)
-        return batch | {"chosen": order_BK, "wanted": wanted_BK, "guesses": draws[1][:, :most], "units": real_BT.sum(dim=1), "units/generator": count_B}
+        return batch | {
+            "chosen": order_BK,
+            "wanted": wanted_BK,
+            "guesses": draws[1][:, :most],
+            "units": real_BT.sum(dim=1),
+            "units/generator": count_B,
+        }
 
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return self._losses(model, batch)[0]

@@ -66,10 +66,23 @@ class SelfDistillation(nn.Module):
     center: Tensor
 
     def __init__(
-        self, width: int, linear: Spec, embedding: Any, encoder: Any, *, outputs: Positive[int] = 4096, hidden: Positive[int] | None = None,
-        bottleneck: Positive[int] = 256, layers: Positive[int] = 3, temperature: Positive[float] = 0.1, teacher_temperature: Positive[float] = 0.04,
-        momentum: Fraction = 0.996, center_momentum: Fraction = 0.9, whole: Positive[int] = 2, pooling: Pooling = "mean",
-    ):  # fmt: skip
+        self,
+        width: int,
+        linear: Spec,
+        embedding: Any,
+        encoder: Any,
+        *,
+        outputs: Positive[int] = 4096,
+        hidden: Positive[int] | None = None,
+        bottleneck: Positive[int] = 256,
+        layers: Positive[int] = 3,
+        temperature: Positive[float] = 0.1,
+        teacher_temperature: Positive[float] = 0.04,
+        momentum: Fraction = 0.996,
+        center_momentum: Fraction = 0.9,
+        whole: Positive[int] = 2,
+        pooling: Pooling = "mean",
+    ):
         super().__init__()
         self.temperature, self.teacher_temperature, self.momentum = temperature, teacher_temperature, momentum
         self.center_momentum, self.whole, self.pooling = center_momentum, whole, pooling

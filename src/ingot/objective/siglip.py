@@ -46,12 +46,29 @@ class SigLIP(PairObjective):
     1 / exp t and b start from. tower_causal: whether the tower may not look ahead."""
 
     def __init__(
-        self, width: int, linear: Spec, tower_widths: Mapping[str, int] | None = None, *, outputs: Positive[int] | None = None, tower: str = "text",
-        pooling: Pooling | Literal["attention"] = "mean", tower_pooling: Pooling = "last", heads: Positive[int] = 8, hidden: Positive[int] | None = None,
-        tower_causal: bool = False, temperature: Positive[float] = 0.1, shift: float = -10.0,
-    ):  # fmt: skip
-        own = AttendedSide(width, outputs, linear, heads, hidden) if pooling == "attention" else Side(width, outputs, linear, pooling, False, bias=True)
-        super().__init__(tower, own, Side(width_of(tower, tower_widths, width), outputs or width, linear, tower_pooling, tower_causal, bias=True))
+        self,
+        width: int,
+        linear: Spec,
+        tower_widths: Mapping[str, int] | None = None,
+        *,
+        outputs: Positive[int] | None = None,
+        tower: str = "text",
+        pooling: Pooling | Literal["attention"] = "mean",
+        tower_pooling: Pooling = "last",
+        heads: Positive[int] = 8,
+        hidden: Positive[int] | None = None,
+        tower_causal: bool = False,
+        temperature: Positive[float] = 0.1,
+        shift: float = -10.0,
+    ):
+        own = (
+            AttendedSide(width, outputs, linear, heads, hidden)
+            if pooling == "attention"
+            else Side(width, outputs, linear, pooling, False, bias=True)
+        )
+        super().__init__(
+            tower, own, Side(width_of(tower, tower_widths, width), outputs or width, linear, tower_pooling, tower_causal, bias=True)
+        )
         self.scale, self.shift = Scalar(-math.log(temperature)), Scalar(shift)
 
     @staticmethod

@@ -34,11 +34,35 @@ class SpanCorruption(Denoising):
     """
 
     def __init__(
-        self, width: int, vocabulary: int, specials: dict[str, int], *, rate: Fraction = 0.15, mean: Positive[float] = 3.0, form: Form = "encoder_decoder",
-        sentinels: list[NonNegative[int]] | None = None, start: NonNegative[int] | None = None, scaled: bool = False, tied: bool = True, bias: bool = False,
-        softcap: Positive[float] | None = None, z_loss: NonNegative[float] = 0.0,
-    ):  # fmt: skip
-        super().__init__(width, vocabulary, specials, form=form, sentinels=sentinels, start=start, scaled=scaled, tied=tied, bias=bias, softcap=softcap, z_loss=z_loss)
+        self,
+        width: int,
+        vocabulary: int,
+        specials: dict[str, int],
+        *,
+        rate: Fraction = 0.15,
+        mean: Positive[float] = 3.0,
+        form: Form = "encoder_decoder",
+        sentinels: list[NonNegative[int]] | None = None,
+        start: NonNegative[int] | None = None,
+        scaled: bool = False,
+        tied: bool = True,
+        bias: bool = False,
+        softcap: Positive[float] | None = None,
+        z_loss: NonNegative[float] = 0.0,
+    ):
+        super().__init__(
+            width,
+            vocabulary,
+            specials,
+            form=form,
+            sentinels=sentinels,
+            start=start,
+            scaled=scaled,
+            tied=tied,
+            bias=bias,
+            softcap=softcap,
+            z_loss=z_loss,
+        )
         self.rate, self.mean = rate, mean
 
     @staticmethod

@@ -76,8 +76,11 @@ class Quantizer(nn.Module):
         """Leave what the running average is made of."""
         weight_BT = masked_BT.to(p_BTGV.dtype)
         hits = F.one_hot(codes_BTG, self.entries).to(p_BTGV.dtype)
-        self.side = {"count/usage": torch.einsum("btgv,bt->gv", p_BTGV.detach(), weight_BT), "count/positions": weight_BT.sum(),
-                     "count/codes": torch.einsum("btgv,bt->gv", hits, weight_BT)}  # fmt: skip
+        self.side = {
+            "count/usage": torch.einsum("btgv,bt->gv", p_BTGV.detach(), weight_BT),
+            "count/positions": weight_BT.sum(),
+            "count/codes": torch.einsum("btgv,bt->gv", hits, weight_BT),
+        }
 
     @torch.no_grad()
     def counted(self, totals: Mapping[str, Tensor]) -> dict[str, float]:
@@ -98,10 +101,23 @@ class Wav2Vec2(nn.Module):
     causal, couples_batch = False, False
 
     def __init__(
-        self, width: int, linear: Spec, embedding: Any, *, share: Fraction = 0.65, span: Positive[int] = 10, negatives: Positive[int] = 100,
-        temperature: Positive[float] = 2.0, logit_temperature: Positive[float] = 0.1, groups: Positive[int] = 2, entries: Positive[int] = 320,
-        code: Positive[int] = 256, units: Positive[int] = 256, diversity: NonNegative[float] = 0.1, memory: Fraction = 0.9,
-    ):  # fmt: skip
+        self,
+        width: int,
+        linear: Spec,
+        embedding: Any,
+        *,
+        share: Fraction = 0.65,
+        span: Positive[int] = 10,
+        negatives: Positive[int] = 100,
+        temperature: Positive[float] = 2.0,
+        logit_temperature: Positive[float] = 0.1,
+        groups: Positive[int] = 2,
+        entries: Positive[int] = 320,
+        code: Positive[int] = 256,
+        units: Positive[int] = 256,
+        diversity: NonNegative[float] = 0.1,
+        memory: Fraction = 0.9,
+    ):
         super().__init__()
         if not hasattr(embedding, "channels"):
             raise UserError("objective wav2vec2 quantizes what a waveform stem gives: set model.embedding to waveform")
@@ -146,7 +162,10 @@ class Wav2Vec2(nn.Module):
             self.quantizer.count(p_BTGV, codes_BTG, batch["masked"] & (batch["units"] > 0)[:, None])
         q_BTE, a_BTE, index_BN = unit(self.values(value.to(h_BTD.dtype))), unit(self.head(h_BTD)), batch["negatives"].flatten(1)
         others_BTKE = q_BTE.gather(1, index_BN[..., None].expand(-1, -1, q_BTE.shape[2])).unflatten(1, batch["negatives"].shape[1:])
-        scores = torch.cat([(a_BTE * q_BTE).sum(dim=-1, keepdim=True), torch.einsum("bte,btke->btk", a_BTE, others_BTKE)], dim=2) / self.logit_temperature
+        scores = (
+            torch.cat([(a_BTE * q_BTE).sum(dim=-1, keepdim=True), torch.einsum("bte,btke->btk", a_BTE, others_BTKE)], dim=2)
+            / self.logit_temperature
+        )
         codes_BTKG = codes_BTG.gather(1, index_BN[..., None].expand(-1, -1, codes_BTG.shape[2])).unflatten(1, batch["negatives"].shape[1:])
         alike_BTK = (codes_BTKG == codes_BTG[:, :, None]).all(dim=-1)
         return scores.masked_fill(F.pad(alike_BTK, (1, 0)), float("-inf")), p_BTGV

@@ -25,9 +25,21 @@ class Weighted(Several):
     """objectives: by name. weights: by the same names, 1 when not given."""
 
     def __init__(
-        self, width: int, vocabulary: int | None, linear: Spec, specials: dict[str, int], fields: Any = None, embedding: Any = None, encoder: Any = None, decoder_width: int = 0, tower_widths: Any = None, sequence: int = 0, *,
-        objectives: dict[str, Slot["objective"]], weights: dict[str, NonNegative[float]] = {},  # noqa: B006
-    ):  # fmt: skip
+        self,
+        width: int,
+        vocabulary: int | None,
+        linear: Spec,
+        specials: dict[str, int],
+        fields: Any = None,
+        embedding: Any = None,
+        encoder: Any = None,
+        decoder_width: int = 0,
+        tower_widths: Any = None,
+        sequence: int = 0,
+        *,
+        objectives: dict[str, Slot["objective"]],
+        weights: dict[str, NonNegative[float]] = {},
+    ):
         wiring = wiring_of(locals())
         for message in self.check({"objectives": objectives, "weights": weights}, {}):
             raise UserError(f"weighted: {message}")
@@ -50,7 +62,9 @@ class Weighted(Several):
 
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
-            f"{name}/{loss}": self.weights[name] * value for name, item in self.objectives.items() for loss, value in item(model, self.of(name, batch)).items()
+            f"{name}/{loss}": self.weights[name] * value
+            for name, item in self.objectives.items()
+            for loss, value in item(model, self.of(name, batch)).items()
         }
 
     def scores(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:

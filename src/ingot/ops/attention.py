@@ -51,7 +51,9 @@ def attention(
     if segments_BT is not None and key_segments_BS is None:
         key_segments_BS = segments_BT
     if causal and q_BHTd.shape[2] > k_BKSd.shape[2]:
-        raise ValueError(f"causal attention of {q_BHTd.shape[2]} queries over {k_BKSd.shape[2]} keys: queries are the last positions of the keys")
+        raise ValueError(
+            f"causal attention of {q_BHTd.shape[2]} queries over {k_BKSd.shape[2]} keys: queries are the last positions of the keys"
+        )
     if q_BHTd.device.type == "cpu":
         keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (q_BHTd, k_BKSd, v_BKSd, bias_HTS))
         return torch.ops.ingot.blocked_attention(
@@ -59,14 +61,29 @@ def attention(
         )[0]
     if softcap:
         return attention_reference(
-            q_BHTd, k_BKSd, v_BKSd, causal=causal, segments_BT=segments_BT, key_segments_BS=key_segments_BS, window=window,
-            scale=scale, softcap=softcap, bias_HTS=bias_HTS,
-        )  # fmt: skip
+            q_BHTd,
+            k_BKSd,
+            v_BKSd,
+            causal=causal,
+            segments_BT=segments_BT,
+            key_segments_BS=key_segments_BS,
+            window=window,
+            scale=scale,
+            softcap=softcap,
+            bias_HTS=bias_HTS,
+        )
     return _fused(q_BHTd, k_BKSd, v_BKSd, causal, segments_BT, key_segments_BS, window, scale, bias_HTS)
 
 
 def allowed_pairs(
-    queries: int, keys: int, *, causal: bool, window: int | None, segments_BT: Tensor | None, key_segments_BS: Tensor | None, device: torch.device
+    queries: int,
+    keys: int,
+    *,
+    causal: bool,
+    window: int | None,
+    segments_BT: Tensor | None,
+    key_segments_BS: Tensor | None,
+    device: torch.device,
 ) -> Tensor:
     """The mask, (1 or B, T, S) bool: which pairs may attend. Padding queries see padding keys; their output is zeroed afterwards."""
     i_T1 = torch.arange(queries, device=device)[:, None] + (keys - queries)
@@ -117,9 +134,16 @@ def attention_reference(
 
 
 def _fused(
-    q: Tensor, k: Tensor, v: Tensor, causal: bool, segments_BT: Tensor | None, key_segments_BS: Tensor | None, window: int | None,
-    scale: float, bias_HTS: Tensor | None,
-) -> Tensor:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    causal: bool,
+    segments_BT: Tensor | None,
+    key_segments_BS: Tensor | None,
+    window: int | None,
+    scale: float,
+    bias_HTS: Tensor | None,
+) -> Tensor:
     """torch's fused attention: without a mask tensor where the mask is plain, else with one."""
     grouped = q.shape[1] != k.shape[1]
     square, queries, keys = q.shape[2] == k.shape[2], q.shape[2], k.shape[2]
@@ -172,7 +196,9 @@ def _span(start: int, end: int, queries: int, keys: int, causal: bool, window: i
     return low, max(low, high)
 
 
-def _disallowed(start: int, end: int, low: int, high: int, offset: int, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
+def _disallowed(
+    start: int, end: int, low: int, high: int, offset: int, causal: bool, window: int | None, device: torch.device
+) -> Tensor | None:
     """(queries, keys) bool within a block, True where causality or the window forbids the pair; None where nothing is forbidden."""
     if not causal and not window:
         return None
@@ -189,9 +215,18 @@ class _Blocks:
     """One call's geometry and operands; both passes walk the same blocks of queries."""
 
     def __init__(
-        self, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None, key_segments: Tensor | None, bias: Tensor | None,
-        causal: bool, window: int, scale: float, softcap: float,
-    ):  # fmt: skip
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        segments: Tensor | None,
+        key_segments: Tensor | None,
+        bias: Tensor | None,
+        causal: bool,
+        window: int,
+        scale: float,
+        softcap: float,
+    ):
         self.q, self.segments, self.key_segments, self.bias = q, segments, key_segments, bias
         self.causal, self.window, self.scale, self.softcap = causal, window, scale, softcap
         (self.B, self.H, self.T, self.d), (self.K, self.S) = q.shape, k.shape[1:3]
@@ -221,7 +256,9 @@ class _Blocks:
     def heads(self, x_Nrs: Tensor, rows: int) -> Tensor:
         return x_Nrs.view(self.B, self.H, rows, x_Nrs.shape[-1])
 
-    def probabilities(self, span: tuple[int, int, int, int], q_Nrd: Tensor, p: Tensor | None, tanh: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def probabilities(
+        self, span: tuple[int, int, int, int], q_Nrd: Tensor, p: Tensor | None, tanh: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Softmax of one block's scores (written into p and tanh where given) from its scaled queries."""
         start, end, low, high = span
         score = torch.bmm(q_Nrd, self.k_NSd[:, low:high].mT)
@@ -249,7 +286,12 @@ class _Blocks:
 
 def _same(segments: Tensor | None, key_segments: Tensor | None) -> bool:
     """Whether the keys' segments are the queries' own, not another tensor that may be equal."""
-    return segments is not None and key_segments is not None and segments.data_ptr() == key_segments.data_ptr() and segments.shape == key_segments.shape
+    return (
+        segments is not None
+        and key_segments is not None
+        and segments.data_ptr() == key_segments.data_ptr()
+        and segments.shape == key_segments.shape
+    )
 
 
 def _blank(segments: Tensor | None, key_segments: Tensor | None) -> Tensor | None:
@@ -262,18 +304,25 @@ def _blank(segments: Tensor | None, key_segments: Tensor | None) -> Tensor | Non
     return blank if bool(blank.any()) else None
 
 
-_ARGUMENTS = (
-    "Tensor q, Tensor k, Tensor v, Tensor? segments, Tensor? key_segments, Tensor? bias, bool causal, int window, float scale, float softcap, bool keep"
-)
+_ARGUMENTS = "Tensor q, Tensor k, Tensor v, Tensor? segments, Tensor? key_segments, Tensor? bias, bool causal, int window, float scale, float softcap, bool keep"
 _library = torch.library.Library("ingot", "FRAGMENT")
 _library.define(f"blocked_attention({_ARGUMENTS}) -> (Tensor, Tensor)")
 _library.define(f"blocked_attention_backward(Tensor gradient, Tensor kept, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
 
 
 def _forward(
-    q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None, key_segments: Tensor | None, bias: Tensor | None,
-    causal: bool, window: int, scale: float, softcap: float, keep: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segments: Tensor | None,
+    key_segments: Tensor | None,
+    bias: Tensor | None,
+    causal: bool,
+    window: int,
+    scale: float,
+    softcap: float,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
     """Output and the kept probabilities, flat, block after block (empty where they are recomputed)."""
     b = _Blocks(q, k, v, segments, key_segments, bias, causal, window, scale, softcap)
     out_BTHd = q.new_empty(b.B, b.T, b.H, v.shape[3])
@@ -303,9 +352,20 @@ def _slots(b: _Blocks, kept: Tensor, span: tuple[int, int, int, int], at: int) -
 
 
 def _backward(
-    gradient: Tensor, kept: Tensor, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None, key_segments: Tensor | None,
-    bias: Tensor | None, causal: bool, window: int, scale: float, softcap: float, keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    gradient: Tensor,
+    kept: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segments: Tensor | None,
+    key_segments: Tensor | None,
+    bias: Tensor | None,
+    causal: bool,
+    window: int,
+    scale: float,
+    softcap: float,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and bias (empty without bias)."""
     b = _Blocks(q, k, v, segments, key_segments, bias, causal, window, scale, softcap)
     if b.blank_BT is not None:  # a zero gradient makes every term of a blank query zero
@@ -332,8 +392,19 @@ def _backward(
     return dq_BTHd.transpose(1, 2), dk.view(k.shape), dv.view(v.shape), dbias
 
 
-def _forward_shapes(q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None, key_segments: Tensor | None, bias: Tensor | None,
-                    causal: bool, window: int, scale: float, softcap: float, keep: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _forward_shapes(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segments: Tensor | None,
+    key_segments: Tensor | None,
+    bias: Tensor | None,
+    causal: bool,
+    window: int,
+    scale: float,
+    softcap: float,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
     B, H, T, _ = q.shape
     pairs = 0
     if keep and k.shape[2] <= KEEP:
@@ -344,8 +415,17 @@ def _forward_shapes(q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None, ke
     return q.new_empty(B, T, H, v.shape[3]).transpose(1, 2), q.new_empty(pairs * B * H * (2 if softcap else 1))
 
 
-def _backward_shapes(gradient: Tensor, kept: Tensor, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None, key_segments: Tensor | None,
-                     bias: Tensor | None, *rest: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def _backward_shapes(
+    gradient: Tensor,
+    kept: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segments: Tensor | None,
+    key_segments: Tensor | None,
+    bias: Tensor | None,
+    *rest: object,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     B, H, T, d = q.shape
     dq = q.new_empty(B, T, H, d).transpose(1, 2)
     return dq, k.new_empty(k.shape), v.new_empty(v.shape), q.new_empty(0) if bias is None else bias.new_empty(bias.shape)
@@ -366,9 +446,17 @@ def _derive(ctx, gradient, _):  # type: ignore[no-untyped-def]
     if torch.is_grad_enabled():  # create_graph: a gradient that can be differentiated again
         causal, window, scale, softcap, _ = ctx.settings
         out = attention_reference(
-            q, k, v, causal=causal, segments_BT=segments, key_segments_BS=key_segments, window=window, scale=scale,
-            softcap=softcap, bias_HTS=bias,
-        )  # fmt: skip
+            q,
+            k,
+            v,
+            causal=causal,
+            segments_BT=segments,
+            key_segments_BS=key_segments,
+            window=window,
+            scale=scale,
+            softcap=softcap,
+            bias_HTS=bias,
+        )
         wanted = [t for t, needed in zip((q, k, v, bias), (*ctx.needs_input_grad[:3], ctx.needs_input_grad[5])) if needed]
         found = iter(torch.autograd.grad(out, wanted, gradient, create_graph=True))
         dq, dk, dv = (next(found) if needed else None for needed in ctx.needs_input_grad[:3])

@@ -194,9 +194,18 @@ def _forward(
 
 
 def _backward(
-    gradient: Tensor, z_gradient: Tensor, h: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None,
-    dh: Tensor, dw: Tensor, db: Tensor, softcap: float, z_loss: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    gradient: Tensor,
+    z_gradient: Tensor,
+    h: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    dh: Tensor,
+    dw: Tensor,
+    db: Tensor,
+    softcap: float,
+    z_loss: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of h, W and bias, from those of the plain sum where that is exact and anew where it is not."""
     want_h, want_w = dh.numel() > 0, dw.numel() > 0
     scored_B = (targets != IGNORED).any(1)
@@ -232,10 +241,23 @@ def _forward_shapes(
 
 
 def _backward_shapes(
-    gradient: Tensor, z_gradient: Tensor, h: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None,
-    dh: Tensor, dw: Tensor, db: Tensor, softcap: float, z_loss: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return dh.new_empty(dh.shape), dw.new_empty(dw.shape, dtype=weight.dtype), db.new_empty(db.shape, dtype=db.dtype if bias is None else bias.dtype)
+    gradient: Tensor,
+    z_gradient: Tensor,
+    h: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    dh: Tensor,
+    dw: Tensor,
+    db: Tensor,
+    softcap: float,
+    z_loss: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        dh.new_empty(dh.shape),
+        dw.new_empty(dw.shape, dtype=weight.dtype),
+        db.new_empty(db.shape, dtype=db.dtype if bias is None else bias.dtype),
+    )
 
 
 def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]

@@ -27,9 +27,11 @@ from .grouped import flops_of_matmul, flops_of_outer
 
 _ATEN = torch.ops.aten
 _FUSED = (
-    "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
     "_scaled_dot_product_cudnn_attention",
-)  # fmt: skip
+)
 
 
 def register() -> None:
@@ -93,7 +95,15 @@ def _fused(op: Any, factor: int) -> Callable[..., int]:
 
 
 def _cross_entropy(
-    h: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, softcap: float, z_loss: float, want_h: bool, want_w: bool, out_val: Any = None
+    h: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    softcap: float,
+    z_loss: float,
+    want_h: bool,
+    want_w: bool,
+    out_val: Any = None,
 ) -> int:
     """The gradients' matmuls are counted here, where they run."""
     scored = int((targets != IGNORED).sum()) if _real(targets) else targets.numel()

@@ -191,13 +191,22 @@ def _derive_matmul(ctx, g):  # type: ignore[no-untyped-def]
     x, weight, ends = ctx.saved_tensors
     need_x, need_w, _ = ctx.needs_input_grad
     g = g.contiguous()
-    return grouped_matmul(g, weight.transpose(1, 2), ends) if need_x else None, grouped_outer(g, x, ends, weight.dtype) if need_w else None, None
+    return (
+        grouped_matmul(g, weight.transpose(1, 2), ends) if need_x else None,
+        grouped_outer(g, x, ends, weight.dtype) if need_w else None,
+        None,
+    )
 
 
 def _derive_outer(ctx, g_EOI):  # type: ignore[no-untyped-def]
     gradient, x, ends = ctx.saved_tensors
     need_g, need_x = ctx.needs_input_grad[:2]
-    return (grouped_matmul(x, g_EOI, ends) if need_g else None, grouped_matmul(gradient, g_EOI.transpose(1, 2), ends) if need_x else None, None, None)
+    return (
+        grouped_matmul(x, g_EOI, ends) if need_g else None,
+        grouped_matmul(gradient, g_EOI.transpose(1, 2), ends) if need_x else None,
+        None,
+        None,
+    )
 
 
 _library.impl("grouped_matmul", _matmul, "CompositeExplicitAutograd")

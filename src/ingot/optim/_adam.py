@@ -20,14 +20,35 @@ _PIECE = 2**17  # elements a thread: less, and the calls cost more than the arit
 _LAUNCH = 2**26
 
 
-def adam_(target: Tensor, gradient: Tensor, first: Tensor, second: Tensor, *, betas: tuple[float, float], eps: float, rate: float, decay: float = 0.0) -> None:
+def adam_(
+    target: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    *,
+    betas: tuple[float, float],
+    eps: float,
+    rate: float,
+    decay: float = 0.0,
+) -> None:
     """Update both moments and the target, all of one shape, in place; by torch's fused kernel where there is one."""
     if fusible(target, gradient, first, second):
         late = torch.full((), _LATE, dtype=torch.float32, device=target.device)
         torch._fused_adamw_(
-            [target], [gradient], [first], [second], [], [late], lr=rate, beta1=betas[0], beta2=betas[1],
-            weight_decay=decay / rate if rate else 0.0, eps=eps, amsgrad=False, maximize=False,
-        )  # fmt: skip
+            [target],
+            [gradient],
+            [first],
+            [second],
+            [],
+            [late],
+            lr=rate,
+            beta1=betas[0],
+            beta2=betas[1],
+            weight_decay=decay / rate if rate else 0.0,
+            eps=eps,
+            amsgrad=False,
+            maximize=False,
+        )
         return
     first.lerp_(gradient, 1 - betas[0])
     second.mul_(betas[1]).addcmul_(gradient, gradient, value=1 - betas[1])

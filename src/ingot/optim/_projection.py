@@ -213,7 +213,9 @@ class LowRankAdam(DeclaredOptimizer):
             else:
                 self.move(group, state, to, operand, gradient, own.view(gradient.shape), rate, decay)
 
-    def adam(self, group: Group, state: dict[str, Any], own: Tensor, gradient: Tensor, shape: tuple[int, ...], rate: float, decay: float = 0.0) -> None:
+    def adam(
+        self, group: Group, state: dict[str, Any], own: Tensor, gradient: Tensor, shape: tuple[int, ...], rate: float, decay: float = 0.0
+    ) -> None:
         """Adam's update of a value by a gradient of its shape, without bias corrections; shape: of the whole."""
         kept, chosen = self.kept(shape), {"betas": group["betas"], "eps": group["eps"], "rate": rate, "decay": decay}
         for rows, part in by_rows(state, gradient, kept):

@@ -42,4 +42,6 @@ class QuantizedAdam(DeclaredOptimizer):
             correction = sqrt(1 - beta2**step)
             rate, decay = group["lr"] * correction / (1 - beta1**step), group["lr"] * group["weight_decay"]
             for rows, part in by_rows(state, gradient, kept):
-                adam_rows_(own[rows], gradient[rows], part, kept, betas=(beta1, beta2), eps=group["eps"] * correction, rate=rate, decay=decay)
+                adam_rows_(
+                    own[rows], gradient[rows], part, kept, betas=(beta1, beta2), eps=group["eps"] * correction, rate=rate, decay=decay
+                )

@@ -61,7 +61,11 @@ class Adafactor(DeclaredOptimizer):
             step = number(state["step"], 1)
             share = step ** group["beta2_decay"]
             floor = group["eps"][0] or torch.finfo(weight.dtype).eps
-            factors = _factors(state, weight, gradient, share, floor) if weight.dim() > 1 else [local(state["variance"]).lerp_(gradient.square(), share)]
+            factors = (
+                _factors(state, weight, gradient, share, floor)
+                if weight.dim() > 1
+                else [local(state["variance"]).lerp_(gradient.square(), share)]
+            )
             parts = list(slabs(gradient))
             # whole where it is one part; else worked out twice, which a CPU does sooner than it is given memory for the whole
             updates = [_update(gradient, factors, floor, parts[0])] if len(parts) == 1 else ()
@@ -94,7 +98,9 @@ def _factors(state: dict[str, Any], weight: Tensor, gradient: Tensor, share: flo
         (sums[some] if stacked else sums).add_(squared.sum(-2))
     if stacked:
         column.lerp_(sums.div_(rows), share)
-        return [value.expand(gradient.shape) for value in ((row / row.mean(-1, keepdim=True).clamp(min=floor))[..., None], column[..., None, :])]
+        return [
+            value.expand(gradient.shape) for value in ((row / row.mean(-1, keepdim=True).clamp(min=floor))[..., None], column[..., None, :])
+        ]
     column.lerp_(scattered(sums, weight).div_(rows), share)
     mean = total(row.sum(), weight) / rows
     return [value.expand(gradient.shape) for value in ((row / mean.clamp(min=floor))[:, None], gathered(column, columns, weight)[None])]

@@ -57,5 +57,20 @@ class AdamW(torch.optim.AdamW, StatefulOptimizer):
         steps, first, second = ([self.state[weight][key] for weight in weights] for key in ("step", "exp_avg", "exp_avg_sq"))
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         beta1, beta2 = group["betas"]
-        adamw(weights, gradients, first, second, [], steps, fused=group["fused"], foreach=group["foreach"], amsgrad=False, beta1=beta1, beta2=beta2,
-              lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"], maximize=False)  # fmt: skip
+        adamw(
+            weights,
+            gradients,
+            first,
+            second,
+            [],
+            steps,
+            fused=group["fused"],
+            foreach=group["foreach"],
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )

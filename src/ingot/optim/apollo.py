@@ -50,9 +50,17 @@ class Apollo(LowRankAdam):
         weight_decay: NonNegative[float] = 0.0,
     ):
         super().__init__(
-            params, lr=lr, weight_decay=weight_decay, rank=rank, refresh=refresh, scaling=scaling, scale=scale, growth=growth,
-            betas=betas, eps=eps,
-        )  # fmt: skip
+            params,
+            lr=lr,
+            weight_decay=weight_decay,
+            rank=rank,
+            refresh=refresh,
+            scaling=scaling,
+            scale=scale,
+            growth=growth,
+            betas=betas,
+            eps=eps,
+        )
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:

@@ -50,9 +50,18 @@ class GaLore(LowRankAdam):
         weight_decay: NonNegative[float] = 0.0,
     ):
         super().__init__(
-            params, lr=lr, weight_decay=weight_decay, rank=rank, refresh=refresh, scale=scale, subspace=subspace,
-            state_bits=state_bits, smallest=smallest, betas=betas, eps=eps,
-        )  # fmt: skip
+            params,
+            lr=lr,
+            weight_decay=weight_decay,
+            rank=rank,
+            refresh=refresh,
+            scale=scale,
+            subspace=subspace,
+            state_bits=state_bits,
+            smallest=smallest,
+            betas=betas,
+            eps=eps,
+        )
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:

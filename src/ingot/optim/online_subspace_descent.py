@@ -54,9 +54,18 @@ class OnlineSubspaceDescent(LowRankAdam):
         weight_decay: NonNegative[float] = 0.0,
     ):
         super().__init__(
-            params, lr=lr, weight_decay=weight_decay, rank=rank, scale=scale, projection_lr=projection_lr, projection_rule=projection_rule,
-            projection_weight_decay=projection_weight_decay, orthogonality=orthogonality, betas=betas, eps=eps,
-        )  # fmt: skip
+            params,
+            lr=lr,
+            weight_decay=weight_decay,
+            rank=rank,
+            scale=scale,
+            projection_lr=projection_lr,
+            projection_rule=projection_rule,
+            projection_weight_decay=projection_weight_decay,
+            orthogonality=orthogonality,
+            betas=betas,
+            eps=eps,
+        )
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:

@@ -41,7 +41,13 @@ class SAM(StatefulOptimizer):
     closure_calls = 2
 
     def __init__(
-        self, params: Iterable[Any], *, rho: Positive[float] = 0.05, adaptive: bool = False, eta: NonNegative[float] = 0.01, inner: Slot["optim"] = INNER
+        self,
+        params: Iterable[Any],
+        *,
+        rho: Positive[float] = 0.05,
+        adaptive: bool = False,
+        eta: NonNegative[float] = 0.01,
+        inner: Slot["optim"] = INNER,
     ):
         self.inner: Any = resolve(Recipe(inner), Slot["optim"]).build(params=normal_groups(params))
         super().__init__(self.inner.param_groups, {"rho": rho, "adaptive": adaptive, "eta": eta})
@@ -99,9 +105,16 @@ class SAM(StatefulOptimizer):
 
     def _ascend(self) -> list[tuple[Tensor, Tensor]]:
         """Move to w + e; returns the weights moved, each with a copy of this rank's piece as it was."""
-        found = [(group, axes, weight) for group in self.param_groups for axes, weight in zip(group["axes"], group["params"]) if weight.grad is not None]
+        found = [
+            (group, axes, weight)
+            for group in self.param_groups
+            for axes, weight in zip(group["axes"], group["params"])
+            if weight.grad is not None
+        ]
         steps = [local_gradient(weight) for _, _, weight in found]
-        scales = [local(weight).abs() + group["eta"] if group["adaptive"] and scaled(axes, weight) else None for group, axes, weight in found]
+        scales = [
+            local(weight).abs() + group["eta"] if group["adaptive"] and scaled(axes, weight) else None for group, axes, weight in found
+        ]
         steps = [gradient if scale is None else gradient * scale for gradient, scale in zip(steps, scales)]
         norm = whole_norm([weight for _, _, weight in found], steps)
         moved = []
@@ -123,7 +136,9 @@ def whole_norm(weights: list[Tensor], pieces: list[Tensor]) -> Tensor:
     for weight, piece in zip(weights, pieces):
         square = torch.linalg.vector_norm(piece).double().square()
         if isinstance(weight, DTensor):
-            whole = DTensor.from_local(piece, weight.device_mesh, weight.placements, run_check=False, shape=weight.shape, stride=weight.stride())
+            whole = DTensor.from_local(
+                piece, weight.device_mesh, weight.placements, run_check=False, shape=weight.shape, stride=weight.stride()
+            )
             norm = torch.linalg.vector_norm(whole)
             square = (norm.full_tensor() if isinstance(norm, DTensor) else norm).double().square()
         total = total + square

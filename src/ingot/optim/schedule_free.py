@@ -69,7 +69,9 @@ class ScheduleFree(StatefulOptimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update; the closure finds the model at y, and whatever becomes of it the model holds x afterwards."""
-        begun = [(group, weight) for group in self.param_groups for weight in group["params"] if closure is not None and self.state.get(weight)]
+        begun = [
+            (group, weight) for group in self.param_groups for weight in group["params"] if closure is not None and self.state.get(weight)
+        ]
         try:
             for group, weight in begun:
                 local(weight).lerp_(local(self.state[weight]["z"]), 1 - group["betas"][0])

@@ -46,7 +46,9 @@ def start(device: torch.device | str = "cpu", *, timeout: timedelta | None = Non
     device = torch.device(device)
     if device.type == "cuda":
         if local >= torch.cuda.device_count():
-            raise UserError(f"process {local} of this machine has no GPU of its own: there are {torch.cuda.device_count()}; start fewer processes, or use the CPU")
+            raise UserError(
+                f"process {local} of this machine has no GPU of its own: there are {torch.cuda.device_count()}; start fewer processes, or use the CPU"
+            )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     if not dist.is_initialized():

@@ -38,7 +38,12 @@ def trial_tree(race: Race, arm: str, *, seed: int, factor: float = 1.0, share: f
     tree |= {key: copy.deepcopy(base[key]) for key in OF_THE_MACHINE if key in base and key not in entrant.arm.set}
     if section.memory is not None:
         tree |= {"memory": str(section.memory), "micro_rows": "auto"}
-    return tree | {"name": "run", "seed": seed, "checkpoint": {"every": "25%", "keep_last": 1, "keep_best": 0}, "log": {"tensorboard": False}}
+    return tree | {
+        "name": "run",
+        "seed": seed,
+        "checkpoint": {"every": "25%", "keep_last": 1, "keep_best": 0},
+        "log": {"tensorboard": False},
+    }
 
 
 def stage_shares(entrant: Entrant, budget: Quantity) -> list[float]:
@@ -46,7 +51,9 @@ def stage_shares(entrant: Entrant, budget: Quantity) -> list[float]:
     stages = entrant.tree["stages"]
     if entrant.arm.shares:
         if len(entrant.arm.shares) != len(stages) or not math.isclose(sum(entrant.arm.shares), 1.0, abs_tol=1e-6):
-            raise UserError([Problem(f"{entrant.name}.shares", f"wants {len(stages)} shares, one a stage, with sum 1; got {entrant.arm.shares}")])
+            raise UserError(
+                [Problem(f"{entrant.name}.shares", f"wants {len(stages)} shares, one a stage, with sum 1; got {entrant.arm.shares}")]
+            )
         return list(entrant.arm.shares)
     if len(stages) == 1:
         return [1.0]
@@ -56,7 +63,9 @@ def stage_shares(entrant: Entrant, budget: Quantity) -> list[float]:
         raise UserError([Problem(f"{entrant.name}.stages", f"a budget {error}")]) from None
     total = sum(quantity.value for quantity in own)
     if len({quantity.unit for quantity in own}) > 1 or total <= 0:
-        raise UserError([Problem(f"{entrant.name}.shares", "the stages' budgets have different units: say the shares of the race's budget")])
+        raise UserError(
+            [Problem(f"{entrant.name}.shares", "the stages' budgets have different units: say the shares of the race's budget")]
+        )
     return [quantity.value / total for quantity in own]
 
 
@@ -77,7 +86,12 @@ def section_of(race: Race, arm: str, **trial: Any) -> RunSection:
     """The checked recipe of a trial. Raises UserError with every problem, the arm named."""
     section, problems = check(Recipe(trial_tree(race, arm, **trial)))
     if problems or section is None:
-        raise UserError([Problem(f"{arm}: {problem.where}" if problem.where else arm, problem.message, problem.origin, problem.hint) for problem in problems])
+        raise UserError(
+            [
+                Problem(f"{arm}: {problem.where}" if problem.where else arm, problem.message, problem.origin, problem.hint)
+                for problem in problems
+            ]
+        )
     return section
 
 
@@ -117,7 +131,10 @@ def _whole_steps(name: str, section: RunSection) -> Iterator[Problem]:
         wanted += stage.budget.value
         spent += max(1, round(stage.budget.value / step)) * step
     if abs(spent / wanted - 1) > TOLERANCE:
-        yield Problem(f"{name}: budget", f"whole steps spend {spent:.6g} of the {wanted:.6g} {section.stages[0].budget.unit} stated, more than 1 % off: change the budget or the batch")
+        yield Problem(
+            f"{name}: budget",
+            f"whole steps spend {spent:.6g} of the {wanted:.6g} {section.stages[0].budget.unit} stated, more than 1 % off: change the budget or the batch",
+        )
 
 
 def _notes(name: str, section: RunSection, base: RunSection) -> Iterator[str]:

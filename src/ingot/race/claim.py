@@ -40,14 +40,34 @@ def card(verdict: dict[str, Any]) -> dict[str, Any]:
     effect = arm.get("effect")
     machine = verdict.get("machine") or {}
     return {
-        "method": claim["method"], "verdict": overall, "paper": claim["paper"], "says": claim["says"], "parts": parts,
-        "effect": {"on": verdict["metric"], "verdict": arm.get("verdict"), **({key: effect[key] for key in ("mean", "low", "high", "n")} if effect else {})},
-        "sentence": verdict["sentence"], "pair": verdict["pairs"].get(claim["contender"], []),
-        "scale": {"budget": verdict["budget"], "parameters": base.get("parameters"), "seeds": verdict["seeds"], "tuning trials": verdict["tuning"]["trials"], "tokens": base["spent"]["tokens"], "flops": base["spent"]["flops"],
-                  "wall-clock seconds of a run": base["spent"]["seconds"]},
-        "notes": verdict["notes"], "tiny": verdict["tiny"], "race": verdict["race"], "date": (verdict.get("time") or "")[:10], "commit": verdict.get("commit"),
+        "method": claim["method"],
+        "verdict": overall,
+        "paper": claim["paper"],
+        "says": claim["says"],
+        "parts": parts,
+        "effect": {
+            "on": verdict["metric"],
+            "verdict": arm.get("verdict"),
+            **({key: effect[key] for key in ("mean", "low", "high", "n")} if effect else {}),
+        },
+        "sentence": verdict["sentence"],
+        "pair": verdict["pairs"].get(claim["contender"], []),
+        "scale": {
+            "budget": verdict["budget"],
+            "parameters": base.get("parameters"),
+            "seeds": verdict["seeds"],
+            "tuning trials": verdict["tuning"]["trials"],
+            "tokens": base["spent"]["tokens"],
+            "flops": base["spent"]["flops"],
+            "wall-clock seconds of a run": base["spent"]["seconds"],
+        },
+        "notes": verdict["notes"],
+        "tiny": verdict["tiny"],
+        "race": verdict["race"],
+        "date": (verdict.get("time") or "")[:10],
+        "commit": verdict.get("commit"),
         "machine": {key: machine.get(key) for key in ("cpu", "cores", "memory", "device", "torch")},
-    }  # fmt: skip
+    }
 
 
 def judge_part(part: dict[str, Any], arm: dict[str, Any], base: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +92,12 @@ def _loss(part: dict[str, Any], arm: dict[str, Any], verdict: dict[str, Any]) ->
     found = f"{percent(effect['mean'], True)} ({span(effect)})"
     if part["wants"] == "equal":
         within = by or verdict["margin"]
-        inside = effect["inner_low"] is not None and effect["inner_high"] is not None and -within <= effect["inner_low"] and effect["inner_high"] <= within
+        inside = (
+            effect["inner_low"] is not None
+            and effect["inner_high"] is not None
+            and -within <= effect["inner_low"]
+            and effect["inner_high"] <= within
+        )
         return {"verdict": SEEN if inside or arm["verdict"] == "better" else NOT, "found": found}
     sign = -1 if part["wants"] == "lower" else 1
     seen = arm["verdict"] == ("better" if sign < 0 else "worse")
@@ -92,7 +117,11 @@ def _ratio(part: dict[str, Any], ratio: float, low: float, high: float) -> dict[
 
 
 def _cost(arm: dict[str, Any], what: str) -> float | None:
-    value = {"optimizer state": arm["memory"].get("optimizer_state"), "peak memory": arm["peak_memory"], "wall-clock": arm["spent"].get("seconds")}[what]
+    value = {
+        "optimizer state": arm["memory"].get("optimizer_state"),
+        "peak memory": arm["peak_memory"],
+        "wall-clock": arm["spent"].get("seconds"),
+    }[what]
     return None if value is None else float(value)
 
 
@@ -139,8 +168,10 @@ def cards_page(cards: list[dict[str, Any]]) -> str:
     order = [SEEN, PART, NOT]
     cards = sorted(cards, key=lambda one: (order.index(one["verdict"]) if one["verdict"] in order else 3, one["method"]))
     tally = " · ".join(f"{sum(one['verdict'] == word for one in cards)} {word}" for word in order)
-    header = (f'<header><p class="brand">Ingot · claims</p><h1>What papers say, and what was seen</h1><p class="facts">{len(cards)} methods: {tally}</p>'
-              "<p>Each method was raced against its baseline under one budget, at a scale that two processor cores reach. A claim about large models that is not seen here is not refuted.</p></header>")  # fmt: skip
+    header = (
+        f'<header><p class="brand">Ingot · claims</p><h1>What papers say, and what was seen</h1><p class="facts">{len(cards)} methods: {tally}</p>'
+        "<p>Each method was raced against its baseline under one budget, at a scale that two processor cores reach. A claim about large models that is not seen here is not refuted.</p></header>"
+    )
     return page("Claims", header + "".join(map(_card, cards)) or header)
 
 
@@ -148,18 +179,47 @@ def _card(one: dict[str, Any]) -> str:
     kind = {SEEN: "better", PART: "", NOT: "none"}.get(one["verdict"], "")
     rows = "".join(f"<dt>{safe(_said(part))}</dt><dd>{safe(part['verdict'])}: {safe(part['found'])}</dd>" for part in one["parts"])
     scale, machine = one.get("scale", {}), one.get("machine", {})
-    facts = [f"{budget_words(scale['budget'])} a run" if scale.get("budget") else "", f"{count(scale['parameters'])} parameters" if scale.get("parameters") else "", f"{scale.get('seeds')} seeds",
-             f"{duration(scale['wall-clock seconds of a run'])} a run" if scale.get("wall-clock seconds of a run") else ""]  # fmt: skip
-    origin = [one.get("date"), f"commit {one.get('commit')}", f"{machine.get('cores')} cores, {size(machine.get('memory'))}, {machine.get('cpu')}", f"race {one.get('race')}", "tiny twin" if one.get("tiny") else ""]
+    facts = [
+        f"{budget_words(scale['budget'])} a run" if scale.get("budget") else "",
+        f"{count(scale['parameters'])} parameters" if scale.get("parameters") else "",
+        f"{scale.get('seeds')} seeds",
+        f"{duration(scale['wall-clock seconds of a run'])} a run" if scale.get("wall-clock seconds of a run") else "",
+    ]
+    origin = [
+        one.get("date"),
+        f"commit {one.get('commit')}",
+        f"{machine.get('cores')} cores, {size(machine.get('memory'))}, {machine.get('cpu')}",
+        f"race {one.get('race')}",
+        "tiny twin" if one.get("tiny") else "",
+    ]
     effect = one["effect"]
-    measured = f"{metric_words(effect['on'])}: {percent(effect['mean'], True)}, 95 % interval {span(effect)}, {effect['n']} pairs: {effect['verdict']}" if effect.get("mean") is not None else f"{metric_words(effect['on'])}: {effect.get('verdict') or digits(None)}"
-    body = (f"<p>{safe(one['says'])} <small>{safe(one['paper'])}</small></p><dl class='pairs'><dt><b>effect here</b></dt><dd>{safe(measured)}</dd>{rows}</dl>"
-            f"<p class='facts'>{safe(' · '.join(filter(None, facts)))}</p><p class='facts'>{safe(' · '.join(filter(None, map(str, filter(None, origin)))))}</p>"
-            + (f"<details><summary>the pair of recipes differs in {len(one['pair'])} place{'s' * (len(one['pair']) != 1)}</summary><pre>{safe(chr(10).join(one['pair']))}</pre></details>" if one.get("pair") else "")
-            + "".join(f"<p class='note'>{safe(note)}</p>" for note in one.get("notes", [])))  # fmt: skip
-    return section(f'{safe(one["method"])} <span class="badge word {kind}">{safe(one["verdict"])}</span>', f'<div class="grid boxes card" data-card="{safe(one["method"])}"><div>{body}</div></div>')
+    measured = (
+        f"{metric_words(effect['on'])}: {percent(effect['mean'], True)}, 95 % interval {span(effect)}, {effect['n']} pairs: {effect['verdict']}"
+        if effect.get("mean") is not None
+        else f"{metric_words(effect['on'])}: {effect.get('verdict') or digits(None)}"
+    )
+    body = (
+        f"<p>{safe(one['says'])} <small>{safe(one['paper'])}</small></p><dl class='pairs'><dt><b>effect here</b></dt><dd>{safe(measured)}</dd>{rows}</dl>"
+        f"<p class='facts'>{safe(' · '.join(filter(None, facts)))}</p><p class='facts'>{safe(' · '.join(filter(None, map(str, filter(None, origin)))))}</p>"
+        + (
+            f"<details><summary>the pair of recipes differs in {len(one['pair'])} place{'s' * (len(one['pair']) != 1)}</summary><pre>{safe(chr(10).join(one['pair']))}</pre></details>"
+            if one.get("pair")
+            else ""
+        )
+        + "".join(f"<p class='note'>{safe(note)}</p>" for note in one.get("notes", []))
+    )
+    return section(
+        f'{safe(one["method"])} <span class="badge word {kind}">{safe(one["verdict"])}</span>',
+        f'<div class="grid boxes card" data-card="{safe(one["method"])}"><div>{body}</div></div>',
+    )
 
 
 def _said(part: dict[str, Any]) -> str:
-    by = f" by at least {percent(part['by'])}" if part.get("by") and part["wants"] != "equal" else f" within {percent(part['by'])}" if part.get("by") else ""
+    by = (
+        f" by at least {percent(part['by'])}"
+        if part.get("by") and part["wants"] != "equal"
+        else f" within {percent(part['by'])}"
+        if part.get("by")
+        else ""
+    )
     return f"{part['what']} {part['wants']}{by}"

@@ -35,7 +35,14 @@ def run_command(folder: Path, trial: dict[str, Any], threads: int) -> None:
     command = shlex.split(what["command"])
     began = time.monotonic()
     try:
-        process = subprocess.Popen(command, cwd=trial["cwd"], env=os.environ | asked(what, place, trial["cwd"]), stdout=subprocess.PIPE, text=True, errors="replace")
+        process = subprocess.Popen(
+            command,
+            cwd=trial["cwd"],
+            env=os.environ | asked(what, place, trial["cwd"]),
+            stdout=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
     except OSError as error:
         raise UserError(f"the command of {trial['arm']} cannot be run: {error.strerror or error}") from None
     lines, peak = follow(process, began)
@@ -44,7 +51,13 @@ def run_command(folder: Path, trial: dict[str, Any], threads: int) -> None:
     if not any("evaluation" in line for line in lines) and status == 0:
         raise UserError(f"the command of {trial['arm']} printed no evaluation: see docs/race.md for the protocol")
     result = told(lines, metric=trial["metric"], seconds=seconds, peak=peak)
-    failure = f"the program ended with status {status}" if status else "the evaluation is not finite" if result["final"] is not None and not math.isfinite(result["final"]) else ""
+    failure = (
+        f"the program ended with status {status}"
+        if status
+        else "the evaluation is not finite"
+        if result["final"] is not None and not math.isfinite(result["final"])
+        else ""
+    )
     if status < 0 and -status in (signal.SIGKILL, signal.SIGTERM):
         raise UserError(f"the command of {trial['arm']} was killed by signal {-status}")
     write_whole(folder / "result.json", result | {"status": "failed" if failure else "done", "reason": failure})
@@ -53,8 +66,16 @@ def run_command(folder: Path, trial: dict[str, Any], threads: int) -> None:
 def asked(what: dict[str, Any], place: Path, cwd: str) -> dict[str, str]:
     """The environment that tells the program what to do."""
     budget = parse_quantity(what["budget"])
-    values = {"protocol": PROTOCOL, "seed": what["seed"], "factor": f"{what['factor']:.12g}", "budget": f"{budget.value:.12g}", "unit": budget.unit, "folder": place.resolve(),
-              "evaluations": what["evaluations"], "data": Path(cwd, what["data"]).resolve()}  # fmt: skip
+    values = {
+        "protocol": PROTOCOL,
+        "seed": what["seed"],
+        "factor": f"{what['factor']:.12g}",
+        "budget": f"{budget.value:.12g}",
+        "unit": budget.unit,
+        "folder": place.resolve(),
+        "evaluations": what["evaluations"],
+        "data": Path(cwd, what["data"]).resolve(),
+    }
     return {f"INGOT_ARM_{name.upper()}": str(value) for name, value in values.items()}
 
 
@@ -96,9 +117,25 @@ def told(lines: list[dict[str, Any]], *, metric: str, seconds: float, peak: int)
             for name in curve:
                 curve[name].append(place.get(name))
     spent = known | {"seconds": known["seconds"] or seconds, "reference_seconds": None}
-    return {"final": metric_of(results, metric) if results else None, "metric": metric_name(results, metric) if results else metric, "results": results, "curve": curve,
-            "training": {}, "spent": spent, "stages": [], "memory": {"process": peak} if peak else {}, "peak_memory": peak, "time": {"program": seconds}, "flops": {}, "parameters": None,
-            "machine": None, "choices": None, "commit": None, "restarts": 0, "declared": True}  # fmt: skip
+    return {
+        "final": metric_of(results, metric) if results else None,
+        "metric": metric_name(results, metric) if results else metric,
+        "results": results,
+        "curve": curve,
+        "training": {},
+        "spent": spent,
+        "stages": [],
+        "memory": {"process": peak} if peak else {},
+        "peak_memory": peak,
+        "time": {"program": seconds},
+        "flops": {},
+        "parameters": None,
+        "machine": None,
+        "choices": None,
+        "commit": None,
+        "restarts": 0,
+        "declared": True,
+    }
 
 
 def export_rows(folder: Path, trial: dict[str, Any], threads: int) -> None:

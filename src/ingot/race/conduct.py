@@ -34,7 +34,15 @@ def default_jobs(race: Race) -> int:
     return wanted if isinstance(wanted, int) else 1 if race.section.budget.unit == "seconds" else max(1, os.cpu_count() or 1)
 
 
-def conduct(race: Race, *, folder: str | Path = "runs/races", results: str | Path | None = "results", jobs: int | None = None, pool: Pool | None = None, say: Say = print) -> dict[str, Any]:
+def conduct(
+    race: Race,
+    *,
+    folder: str | Path = "runs/races",
+    results: str | Path | None = "results",
+    jobs: int | None = None,
+    pool: Pool | None = None,
+    say: Say = print,
+) -> dict[str, Any]:
     """Run the race, or what is left of it, and return its verdict as plain data. A pool that is given stays open. Raises UserError and
     RunError."""
     student()  # scipy is wanted at the end: better to know now
@@ -52,8 +60,15 @@ def conduct(race: Race, *, folder: str | Path = "runs/races", results: str | Pat
         if own:
             pool.close()
     verdict = judge(race, store, course, notes=notes)
-    verdict |= {"machine_rates": rates, "commit": commit(), "version": installed_version(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "identity": race.identity,
-                "jobs": pool.size, "folder": str(place)}  # fmt: skip
+    verdict |= {
+        "machine_rates": rates,
+        "commit": commit(),
+        "version": installed_version(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "identity": race.identity,
+        "jobs": pool.size,
+        "folder": str(place),
+    }
     verdict = dict(plain(verdict))
     write_whole(place / "verdict.json", verdict)
     write_page(verdict, place / "race.html")
@@ -94,7 +109,13 @@ def surveys(race: Race, folder: Path, pool: Pool, *, forecast: bool = False) -> 
 def _run(race: Race, store: Store, identities: dict[str, Any], pool: Pool, folder: Path, say: Say) -> Course:
     """Start what is waiting until nothing is."""
     began, before = time.monotonic(), done_trials(survey_course(race, store, identities), store)
-    ended = run_waiting(lambda: survey_course(race, store, identities).waiting, lambda trial: _prepare(race, store, trial, folder).resolve(), store, pool, say)
+    ended = run_waiting(
+        lambda: survey_course(race, store, identities).waiting,
+        lambda trial: _prepare(race, store, trial, folder).resolve(),
+        store,
+        pool,
+        say,
+    )
     for done, (trial, result) in enumerate(ended, 1):
         tell(trial, result, survey_course(race, store, identities).expected, before + done, (time.monotonic() - began) / done, say)
     return survey_course(race, store, identities)
@@ -102,14 +123,20 @@ def _run(race: Race, store: Store, identities: dict[str, Any], pool: Pool, folde
 
 def tell(trial: Trial, result: dict[str, Any], expected: int, ready: int, pace: float, say: Say) -> None:
     """A progress line: how many trials are done, what this one gave, and when the rest will be."""
-    outcome = f"{result['metric'].replace('_', ' ')} {result['final']:.4f}" if result["status"] == "done" and result["final"] is not None else f"failed: {result['reason']}"
+    outcome = (
+        f"{result['metric'].replace('_', ' ')} {result['final']:.4f}"
+        if result["status"] == "done" and result["final"] is not None
+        else f"failed: {result['reason']}"
+    )
     left = f"; about {duration(pace * (expected - ready))} left" if ready < expected else ""
     say(f"{ready}/{expected}  {trial.label}: {outcome}, {duration(result['spent']['seconds'])}{left}")
 
 
 def done_trials(course: Course, store: Store) -> int:
     """How many of a course's trials have a result."""
-    counted = [one for trials in course.tuning_trials.values() for one in trials] + [one for runs in course.trials.values() for one in runs.values()]
+    counted = [one for trials in course.tuning_trials.values() for one in trials] + [
+        one for runs in course.trials.values() for one in runs.values()
+    ]
     return sum(store.result(one) is not None for one in counted)
 
 
@@ -124,7 +151,13 @@ def _prepare(race: Race, store: Store, trial: Trial, folder: Path) -> Path:
     rows = folder / "rows" / digest([trial.what["rows_of"], trial.what["identity"]])[:20]
     if not (rows / "rows" / "data.json").exists():
         rows.mkdir(parents=True, exist_ok=True)
-        export = {"kind": "export", "arm": trial.arm, "what": {"recipe": trial.what["rows_of"]}, "cwd": os.getcwd(), "rows": rows_wanted(race)}
+        export = {
+            "kind": "export",
+            "arm": trial.arm,
+            "what": {"recipe": trial.what["rows_of"]},
+            "cwd": os.getcwd(),
+            "rows": rows_wanted(race),
+        }
         write_whole(rows / "trial.json", export)
         here = os.getcwd()
         try:
@@ -132,7 +165,10 @@ def _prepare(race: Race, store: Store, trial: Trial, folder: Path) -> Path:
         finally:
             os.chdir(here)
     what = trial.what | {"data": str((rows / "rows").resolve())}
-    write_whole(place / "trial.json", {"kind": "command", "arm": trial.arm, "purpose": trial.purpose, "seed": trial.seed, "factor": trial.factor, "what": what} | extra)
+    write_whole(
+        place / "trial.json",
+        {"kind": "command", "arm": trial.arm, "purpose": trial.purpose, "seed": trial.seed, "factor": trial.factor, "what": what} | extra,
+    )
     return place
 
 
@@ -154,8 +190,14 @@ def _rates(place: Path) -> dict[str, Any]:
 
 def append_result(path: Path, verdict: dict[str, Any]) -> None:
     """A line for the race, unless the last line of the same race says the same."""
-    line = {key: verdict[key] for key in ("race", "sentence", "time", "commit", "version", "identity", "budget", "metric", "seeds", "margin", "machine", "jobs")}
-    line["arms"] = {name: {key: arm[key] for key in ("verdict", "effect", "mean", "spent", "tuning", "factor", "peak_memory") if key in arm} for name, arm in verdict["arms"].items()}
+    line = {
+        key: verdict[key]
+        for key in ("race", "sentence", "time", "commit", "version", "identity", "budget", "metric", "seeds", "margin", "machine", "jobs")
+    }
+    line["arms"] = {
+        name: {key: arm[key] for key in ("verdict", "effect", "mean", "spent", "tuning", "factor", "peak_memory") if key in arm}
+        for name, arm in verdict["arms"].items()
+    }
     before = [one for one in read_lines(path) if one.get("identity") == line["identity"]]
     if before and before[-1].get("arms") == json.loads(json.dumps(line["arms"])):
         return
@@ -190,5 +232,12 @@ def forecast(race: Race, *, folder: str | Path = "runs/races", jobs: int | None 
         done = sum(store.result(trial) is not None for trial in course.trials.get(CONTROL, {}).values())
         arms[CONTROL] = arms[BASELINE] | {"trials": seeds, "done": done}
         total += (arms[BASELINE]["seconds"] or math.nan) * (seeds - done)
-    return {"race": race.name, "arms": arms, "trials": sum(one["trials"] for one in arms.values()), "done": sum(one["done"] for one in arms.values()), "jobs": pool.size,
-            "seconds": total / pool.size if math.isfinite(total) else None, "notes": notes}  # fmt: skip
+    return {
+        "race": race.name,
+        "arms": arms,
+        "trials": sum(one["trials"] for one in arms.values()),
+        "done": sum(one["done"] for one in arms.values()),
+        "jobs": pool.size,
+        "seconds": total / pool.size if math.isfinite(total) else None,
+        "notes": notes,
+    }

@@ -74,11 +74,23 @@ def _maker(race: Race, identities: Mapping[str, Any]) -> Maker:
         entrant = race.entrants[arm]
         shared = trial_tree(race, BASELINE, seed=seed, share=share)
         if entrant.arm.command is not None:
-            what = {"command": entrant.arm.command, "seed": seed, "factor": factor, "budget": str(part_of(section.budget, share)), "evaluations": section.evaluations,
-                    "metric": section.metric, "rows_of": shared, "identity": identities.get(BASELINE)}  # fmt: skip
+            what = {
+                "command": entrant.arm.command,
+                "seed": seed,
+                "factor": factor,
+                "budget": str(part_of(section.budget, share)),
+                "evaluations": section.evaluations,
+                "metric": section.metric,
+                "rows_of": shared,
+                "identity": identities.get(BASELINE),
+            }
         else:
-            what = {"recipe": trial_tree(race, arm, seed=seed, factor=factor, share=share), "shared": {key: shared[key] for key in shared}, "metric": section.metric,
-                    "identity": [identities.get(arm), identities.get(BASELINE)]}  # fmt: skip
+            what = {
+                "recipe": trial_tree(race, arm, seed=seed, factor=factor, share=share),
+                "shared": {key: shared[key] for key in shared},
+                "metric": section.metric,
+                "identity": [identities.get(arm), identities.get(BASELINE)],
+            }
         return make_trial(arm, purpose, seed, factor, what)
 
     return make
@@ -135,7 +147,9 @@ def _final(race: Race, store: Store, course: Course, arm: str, index: int, make:
         known = [course.trials[BASELINE].get(place) for place in range(index)], [runs.get(place) for place in range(index)]
         values = [(metric(ours), metric(theirs)) for ours, theirs in zip(*known) if ours is not None and theirs is not None]
         if len(values) == index and all(a is not None and b is not None and math.isfinite(a + b) for a, b in values):
-            at = stopped([math.log(b) - math.log(a) for a, b in values if a and b], course.seeds or section.pilot, contenders=len(race.contenders))
+            at = stopped(
+                [math.log(b) - math.log(a) for a, b in values if a and b], course.seeds or section.pilot, contenders=len(race.contenders)
+            )
             if at is not None:
                 course.out[arm] = at
     if arm in course.out:

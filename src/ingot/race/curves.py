@@ -42,7 +42,9 @@ def summarize(lines: Sequence[Line], *, metric: str) -> dict[str, Any]:
     curve: dict[str, list[Any]] = {name: [] for name in ("step", *COSTS, "value")}
     for step, line in sorted(evaluations.items()):
         place = {name: float(line.get(name) or 0.0) for name in ("tokens", "flops", "seconds")}
-        for name, value in (place | {"step": step, "reference_seconds": traffic.get(step, 0.0), "value": metric_of(line["results"], metric)}).items():
+        for name, value in (
+            place | {"step": step, "reference_seconds": traffic.get(step, 0.0), "value": metric_of(line["results"], metric)}
+        ).items():
             curve[name].append(value)
     kept = thinned(len(steps), [[number(line.get("loss")) for line in steps]], POINTS // 2)
     final = evaluations.get(last.get("step", -1))
@@ -56,11 +58,16 @@ def summarize(lines: Sequence[Line], *, metric: str) -> dict[str, Any]:
         "training": {name: [number(steps[index].get(name)) for index in kept] for name in ("tokens", "flops", "seconds", "loss")},
         "spent": spent | {"reference_seconds": traffic.get(last.get("step", -1), 0.0)},
         "stages": stage_spending(steps),
-        "memory": memory, "peak_memory": sum(memory.values()),
-        "time": time_by_phase(lines, steps), "flops": flops_by_component(steps),
-        "parameters": start.get("parameters"), "machine": start.get("machine"), "choices": start.get("choices"), "commit": start.get("commit"),
+        "memory": memory,
+        "peak_memory": sum(memory.values()),
+        "time": time_by_phase(lines, steps),
+        "flops": flops_by_component(steps),
+        "parameters": start.get("parameters"),
+        "machine": start.get("machine"),
+        "choices": start.get("choices"),
+        "commit": start.get("commit"),
         "restarts": sum(line["kind"] == "start" for line in lines) - 1,
-    }  # fmt: skip
+    }
 
 
 def reference_curve(steps: Sequence[Line]) -> dict[int, float]:

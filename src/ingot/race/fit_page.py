@@ -24,7 +24,9 @@ POINTS = 400  # drawn of a curve
 def write_fit_page(fits: Mapping[str, Fit], path: str | Path, *, title: str, held: Mapping[str, Any] | None = None) -> Path:
     """One page for a fit, or for a fit of every group. held: per group a table of rows that the fit did not see."""
     path = Path(path)
-    body = [f'<header><p class="brand">Ingot · scaling law</p><h1>{safe(title)}</h1><p class="lead">{safe(_lead(fits, held or {}))}</p></header>']
+    body = [
+        f'<header><p class="brand">Ingot · scaling law</p><h1>{safe(title)}</h1><p class="lead">{safe(_lead(fits, held or {}))}</p></header>'
+    ]
     for name, fit in fits.items():
         body.append(_one(name, fit, (held or {}).get(name)))
     aside = path.with_name(path.name + ".new")
@@ -37,7 +39,11 @@ def _lead(fits: Mapping[str, Fit], held: Mapping[str, Any]) -> str:
     errors = [abs(row["error"]) for name, fit in fits.items() for row in predicted(fit, held.get(name))]
     first = next(iter(fits.values()))
     about = f"{first.form} describes {sum(int(fit.error['n']) for fit in fits.values())} measurements within {np.mean([fit.error['mean'] for fit in fits.values()]):.2%} on average"
-    return about + (f"; {len(errors)} held-out ones were predicted within {np.mean(errors):.2%} on average, {max(errors):.2%} at worst." if errors else ".")
+    return about + (
+        f"; {len(errors)} held-out ones were predicted within {np.mean(errors):.2%} on average, {max(errors):.2%} at worst."
+        if errors
+        else "."
+    )
 
 
 def predicted(fit: Fit, held: Any) -> list[dict[str, Any]]:
@@ -51,8 +57,18 @@ def predicted(fit: Fit, held: Any) -> list[dict[str, Any]]:
         at = {name: float(held[name][row]) for name in fit.law.inputs}
         answer, seen = predict(fit, **at), float(held[fit.law.output][row])
         scale = fit.law.scale({name: np.asarray(column)[[row]] for name, column in held.items()})
-        found.append({"x": None if scale is None else float(scale[0]), "seen": seen, "predicted": answer.value, "low": answer.low, "high": answer.high, "reach": answer.reach,
-                      "error": answer.value / seen - 1, "inside": answer.low <= seen <= answer.high})  # fmt: skip
+        found.append(
+            {
+                "x": None if scale is None else float(scale[0]),
+                "seen": seen,
+                "predicted": answer.value,
+                "low": answer.low,
+                "high": answer.high,
+                "reach": answer.reach,
+                "error": answer.value / seen - 1,
+                "inside": answer.low <= seen <= answer.high,
+            }
+        )
     return found
 
 
@@ -60,26 +76,66 @@ def _one(name: str, fit: Fit, held: Any) -> str:
     """The sections of one fit."""
     rows, words = predicted(fit, held), f" ({safe(name)})" if name else ""
     figures = [_law(fit, rows), _residuals(fit)]
-    parts = [section(f"The law and its points{words}", f'<div class="grid two">{"".join(figures)}</div>'), section("Coefficients", _coefficients(fit))]
+    parts = [
+        section(f"The law and its points{words}", f'<div class="grid two">{"".join(figures)}</div>'),
+        section("Coefficients", _coefficients(fit)),
+    ]
     if rows:
-        cells = [("", (count(row["x"]), f"{row['predicted']:.4f}", f"{row['low']:.4f} to {row['high']:.4f}", f"{row['seen']:.4f}", f"{row['error']:+.2%}", f"{row['reach']:.3g}×" if row["reach"] else "–",
-                       "inside" if row["inside"] else "outside")) for row in rows]  # fmt: skip
-        parts.append(section("Held out", table(("scale", "predicted", f"{fit.level:.0%} interval", "measured", "error", "reach", ""), cells), "rows that the fit has not seen"))
-    parts.append(section("Past predictions", _past(fit), "the law fitted to the smaller part and asked about the larger, by how far it reached"))
+        cells = [
+            (
+                "",
+                (
+                    count(row["x"]),
+                    f"{row['predicted']:.4f}",
+                    f"{row['low']:.4f} to {row['high']:.4f}",
+                    f"{row['seen']:.4f}",
+                    f"{row['error']:+.2%}",
+                    f"{row['reach']:.3g}×" if row["reach"] else "–",
+                    "inside" if row["inside"] else "outside",
+                ),
+            )
+            for row in rows
+        ]
+        parts.append(
+            section(
+                "Held out",
+                table(("scale", "predicted", f"{fit.level:.0%} interval", "measured", "error", "reach", ""), cells),
+                "rows that the fit has not seen",
+            )
+        )
+    parts.append(
+        section("Past predictions", _past(fit), "the law fitted to the smaller part and asked about the larger, by how far it reached")
+    )
     if fit.doubts:
         parts.append(section("Doubts", "<ul class=notes>" + "".join(f"<li>{safe(doubt)}</li>" for doubt in fit.doubts) + "</ul>"))
     return "\n".join(parts)
 
 
 def _coefficients(fit: Fit) -> str:
-    rows = [("", (safe(name), f"{value:.5g}", "fixed" if name in fit.fixed else " to ".join(f"{end:.4g}" for end in fit.intervals.get(name, ())) or "–")) for name, value in fit.estimates.items()]
+    rows = [
+        (
+            "",
+            (
+                safe(name),
+                f"{value:.5g}",
+                "fixed" if name in fit.fixed else " to ".join(f"{end:.4g}" for end in fit.intervals.get(name, ())) or "–",
+            ),
+        )
+        for name, value in fit.estimates.items()
+    ]
     return table(("coefficient", "estimate", f"{fit.level:.0%} interval"), rows)
 
 
 def _past(fit: Fit) -> str:
     if not fit.backtest:
         return '<p class="empty">this fit was never back-tested: too few points, or it was not asked for</p>'
-    rows = [("", (f"{one['from']:g} to {one['to']:.3g}×", f"{one['n']:.0f}", f"{one['mean']:.2%}", f"{one['worst']:.2%}", f"{one['bias']:+.2%}")) for one in fit.backtest]
+    rows = [
+        (
+            "",
+            (f"{one['from']:g} to {one['to']:.3g}×", f"{one['n']:.0f}", f"{one['mean']:.2%}", f"{one['worst']:.2%}", f"{one['bias']:+.2%}"),
+        )
+        for one in fit.backtest
+    ]
     return table(("reach", "predictions", "mean error", "worst", "bias"), rows)
 
 
@@ -89,7 +145,12 @@ def _law(fit: Fit, rows: Sequence[Mapping[str, Any]]) -> str:
     if fit.law.curve:
         return figure("law", "Curves, measured (faint) and by the law", *_curves(fit))
     if len(inputs) == 1:
-        return figure("law", "The law with its interval", _band(fit, inputs[0], rows), caption="open circles: held out, with the interval predicted for them")
+        return figure(
+            "law",
+            "The law with its interval",
+            _band(fit, inputs[0], rows),
+            caption="open circles: held out, with the interval predicted for them",
+        )
     if {"params", "tokens"} <= set(inputs) and len(inputs) == 2:
         return figure("law", "A line for each size", *_sizes(fit, rows))
     return figure("law", "Predicted against measured", _agreement(fit), caption="on the line they agree")
@@ -104,7 +165,9 @@ def _plane(x: Sequence[float], y: Sequence[float], *, logarithmic: bool) -> Plan
 
 def _path(plane: Plane, x: Sequence[float], y: Sequence[float], color: str, more: str = "") -> str:
     places = [f"{plane.x(a):.1f},{plane.y(b):.1f}" for a, b in zip(x, y) if math.isfinite(b)]
-    return f'<path d="M{"L".join(places)}" fill="none" stroke="{color}" stroke-width="1.8" stroke-linejoin="round"{more}/>' if places else ""
+    return (
+        f'<path d="M{"L".join(places)}" fill="none" stroke="{color}" stroke-width="1.8" stroke-linejoin="round"{more}/>' if places else ""
+    )
 
 
 def _dot(plane: Plane, x: float, y: float, color: str, hint: str, *, open_: bool = False) -> str:
@@ -117,8 +180,17 @@ def _held_marks(plane: Plane, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         if row["x"] is not None:
             x = plane.x(row["x"])
-            marks += [line(x, plane.y(row["low"]), x, plane.y(row["high"]), "var(--accent)", ' stroke-width="1.6"'),
-                      _dot(plane, row["x"], row["seen"], "var(--accent)", f"held out: measured {row['seen']:.4f}, predicted {row['predicted']:.4f}", open_=True)]  # fmt: skip
+            marks += [
+                line(x, plane.y(row["low"]), x, plane.y(row["high"]), "var(--accent)", ' stroke-width="1.6"'),
+                _dot(
+                    plane,
+                    row["x"],
+                    row["seen"],
+                    "var(--accent)",
+                    f"held out: measured {row['seen']:.4f}, predicted {row['predicted']:.4f}",
+                    open_=True,
+                ),
+            ]
     return marks
 
 
@@ -133,7 +205,10 @@ def _band(fit: Fit, name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     inside = (x >= seen.min()) & (x <= end)
     plane = _plane([*x], [*middle, *loss, *(value for row in rows for value in (row["low"], row["high"], row["seen"]))], logarithmic=True)
     floor, ceiling = plane.ys
-    edge = [f"{plane.x(a):.1f},{plane.y(float(np.clip(b, floor, ceiling))):.1f}" for a, b in [*zip(x[inside], high[inside]), *zip(x[inside][::-1], low[inside][::-1])]]
+    edge = [
+        f"{plane.x(a):.1f},{plane.y(float(np.clip(b, floor, ceiling))):.1f}"
+        for a, b in [*zip(x[inside], high[inside]), *zip(x[inside][::-1], low[inside][::-1])]
+    ]
     parts = plane.axes(name, count, lambda value: f"{value:.3g}", fit.law.output)
     parts += [f'<path d="M{"L".join(edge)}Z" fill="var(--c0)" fill-opacity=".15"/>', _path(plane, x, middle, "var(--c0)")]
     parts += [_dot(plane, a, b, "var(--c0)", f"{count(a)}: {b:.4f}") for a, b in zip(seen, loss)]
@@ -147,7 +222,11 @@ def _sizes(fit: Fit, rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     C = 6 * N * D if C is None else C
     sizes = np.unique(N)
     shown = sizes[np.unique(np.linspace(0, len(sizes) - 1, min(LINES, len(sizes))).round().astype(int))]
-    plane = _plane([*C, *(row["x"] for row in rows if row["x"])], [*loss, *(value for row in rows for value in (row["low"], row["high"]))], logarithmic=True)
+    plane = _plane(
+        [*C, *(row["x"] for row in rows if row["x"])],
+        [*loss, *(value for row in rows for value in (row["low"], row["high"]))],
+        logarithmic=True,
+    )
     parts, colors = plane.axes("FLOPs", count, lambda value: f"{value:.3g}", fit.law.output), {}
     others = ~np.isin(N, shown)
     parts += [_dot(plane, a, b, "var(--faint)", f"{count(n)} parameters: {b:.4f}") for n, a, b in zip(N[others], C[others], loss[others])]
@@ -156,9 +235,14 @@ def _sizes(fit: Fit, rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
         tokens = np.geomspace(D[rows_].min(), D[rows_].max(), 40)
         x = float(np.median(C[rows_] / (N[rows_] * D[rows_]))) * size * tokens
         parts.append(_path(plane, x, np.clip(fit({"params": np.full(40, size), "tokens": tokens}), *plane.ys), color))
-        parts += [_dot(plane, a, b, color, f"{count(size)} parameters, {count(d)} tokens: {b:.4f}") for d, a, b in zip(D[rows_], C[rows_], loss[rows_])]
+        parts += [
+            _dot(plane, a, b, color, f"{count(size)} parameters, {count(d)} tokens: {b:.4f}")
+            for d, a, b in zip(D[rows_], C[rows_], loss[rows_])
+        ]
         colors[f"{count(size)} parameters"] = color
-    return svg(plane.width, plane.height, f"{fit.law.output} against FLOPs", [*parts, *_held_marks(plane, rows)]), legend(colors, list(colors))
+    return svg(plane.width, plane.height, f"{fit.law.output} against FLOPs", [*parts, *_held_marks(plane, rows)]), legend(
+        colors, list(colors)
+    )
 
 
 def _curves(fit: Fit) -> tuple[str, str]:
@@ -170,7 +254,10 @@ def _curves(fit: Fit) -> tuple[str, str]:
     for index, run in enumerate(list(dict.fromkeys(runs.tolist()))[:LINES]):
         rows = np.flatnonzero((runs == run) & (loss <= plane.ys[1]))
         rows, color = rows[:: max(1, len(rows) // POINTS)], f"var(--c{index})"
-        parts += [_path(plane, step[rows], loss[rows], color, ' stroke-opacity=".35"'), _path(plane, step[rows], np.clip(law[rows], *plane.ys), color, ' stroke-dasharray="5 3"')]
+        parts += [
+            _path(plane, step[rows], loss[rows], color, ' stroke-opacity=".35"'),
+            _path(plane, step[rows], np.clip(law[rows], *plane.ys), color, ' stroke-dasharray="5 3"'),
+        ]
         colors[str(run)] = color
     return svg(plane.width, plane.height, "loss along the schedules", parts), legend(colors, list(colors))
 
@@ -181,7 +268,12 @@ def _agreement(fit: Fit) -> str:
     parts = plane.axes("measured", lambda value: f"{value:.3g}", lambda value: f"{value:.3g}", "predicted")
     ends = [float(seen.min()), float(seen.max())]
     parts.append(_path(plane, ends, ends, "var(--soft)", ' stroke-dasharray="3 4"'))
-    return svg(plane.width, plane.height, "predicted against measured", parts + [_dot(plane, a, b, "var(--c0)", f"{a:.4f}, by the law {b:.4f}") for a, b in list(zip(seen, guess))[:POINTS]])
+    return svg(
+        plane.width,
+        plane.height,
+        "predicted against measured",
+        parts + [_dot(plane, a, b, "var(--c0)", f"{a:.4f}, by the law {b:.4f}") for a, b in list(zip(seen, guess))[:POINTS]],
+    )
 
 
 def _residuals(fit: Fit) -> str:

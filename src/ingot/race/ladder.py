@@ -112,8 +112,14 @@ def read_ladder(path: str | Path, overrides: list[str] | tuple[str, ...] = (), *
     given: LadderSection = resolve(recipe, LadderSection)
     rungs = _lengths(given, recipe)
     base = merge_keys(load(path.parent / given.recipe, tiny=tiny).tree, copy.deepcopy(given.set))
-    trees = [_sized(base, {name: values[index] for name, values in rungs.items()}, given) for index in range(len(next(iter(rungs.values()))))]
-    problems = [Problem(f"rung {index}: {one.where}", one.message, one.origin, one.hint) for index, tree in enumerate(trees) for one in check(Recipe(tree))[1]]
+    trees = [
+        _sized(base, {name: values[index] for name, values in rungs.items()}, given) for index in range(len(next(iter(rungs.values()))))
+    ]
+    problems = [
+        Problem(f"rung {index}: {one.where}", one.message, one.origin, one.hint)
+        for index, tree in enumerate(trees)
+        for one in check(Recipe(tree))[1]
+    ]
     if problems:
         raise UserError(problems)
     found = []
@@ -122,7 +128,9 @@ def read_ladder(path: str | Path, overrides: list[str] | tuple[str, ...] = (), *
         for ratio in given.tokens_per_parameter if isinstance(given.tokens_per_parameter, list) else [given.tokens_per_parameter]:
             spend = ratio * (inner if given.per == "non_embedding" else params)
             tree, spend = _spending(tree, spend)
-            found.append((params * spend, {name: values[index] for name, values in rungs.items()}, float(ratio), params, inner, spend, tree))
+            found.append(
+                (params * spend, {name: values[index] for name, values in rungs.items()}, float(ratio), params, inner, spend, tree)
+            )
     found.sort(key=lambda one: one[0])
     return Ladder(given, [Rung(index, *one[1:]) for index, one in enumerate(found)])
 
@@ -131,11 +139,29 @@ def _lengths(given: LadderSection, recipe: Recipe) -> dict[str, list[Any]]:
     """Values by path, one a rung. Raises UserError."""
     lists = {path: value for path, value in given.sizes.items() if isinstance(value, list)}
     if len({len(value) for value in lists.values()}) != 1:
-        raise UserError([Problem("sizes", f"wants lists of one length; there are {', '.join(f'{path} of {len(value)}' for path, value in lists.items()) or 'none'}", recipe.origin(("sizes",)))])
+        raise UserError(
+            [
+                Problem(
+                    "sizes",
+                    f"wants lists of one length; there are {', '.join(f'{path} of {len(value)}' for path, value in lists.items()) or 'none'}",
+                    recipe.origin(("sizes",)),
+                )
+            ]
+        )
     rungs = len(next(iter(lists.values())))
-    points = (rungs - given.held_out) * (len(given.tokens_per_parameter) if isinstance(given.tokens_per_parameter, list) else 1) * given.seeds
+    points = (
+        (rungs - given.held_out) * (len(given.tokens_per_parameter) if isinstance(given.tokens_per_parameter, list) else 1) * given.seeds
+    )
     if points < LEAST - 1 or given.held_out >= rungs:
-        raise UserError([Problem("sizes", f"leaves {max(points, 0)} points to fit, at least {LEAST - 1} are needed: more sizes, or seeds", recipe.origin(("sizes",)))])
+        raise UserError(
+            [
+                Problem(
+                    "sizes",
+                    f"leaves {max(points, 0)} points to fit, at least {LEAST - 1} are needed: more sizes, or seeds",
+                    recipe.origin(("sizes",)),
+                )
+            ]
+        )
     return {path: value if isinstance(value, list) else [value] * rungs for path, value in given.sizes.items()}
 
 
@@ -153,8 +179,15 @@ def _sized(base: dict[str, Any], sizes: dict[str, Any], given: LadderSection) ->
         tree = merge_keys(tree, _nested(path, value))
     if given.base_width is not None:
         tree = merge_keys(tree, {"model": {"init": {"name": "mup", "base_width": given.base_width}}})
-    tree["evaluate"] = {key: value for key, value in tree.get("evaluate", {}).items() if key not in ("prompts", "prompt_tokens")} | {"every": f"{100 / given.evaluations:.6g}%"}
-    return tree | {"name": "run", "seed": given.first_seed, "checkpoint": {"every": "25%", "keep_last": 1, "keep_best": 0}, "log": {"tensorboard": False}}
+    tree["evaluate"] = {key: value for key, value in tree.get("evaluate", {}).items() if key not in ("prompts", "prompt_tokens")} | {
+        "every": f"{100 / given.evaluations:.6g}%"
+    }
+    return tree | {
+        "name": "run",
+        "seed": given.first_seed,
+        "checkpoint": {"every": "25%", "keep_last": 1, "keep_best": 0},
+        "log": {"tensorboard": False},
+    }
 
 
 def _spending(tree: dict[str, Any], tokens: float) -> tuple[dict[str, Any], float]:
@@ -196,7 +229,9 @@ def trials(ladder: Ladder, identity: Any) -> list[tuple[Rung, Trial]]:
     return found
 
 
-def climb(ladder: Ladder, *, folder: str | Path = "runs/ladders", jobs: int | None = None, pool: Pool | None = None, say: Say = print) -> dict[str, Any]:
+def climb(
+    ladder: Ladder, *, folder: str | Path = "runs/ladders", jobs: int | None = None, pool: Pool | None = None, say: Say = print
+) -> dict[str, Any]:
     """Run what is left of the ladder, fit, and predict what was held out. Returns plain data. Raises UserError and RunError."""
     from .. import scaling  # noqa: F401 - scipy is wanted at the end: better to know now
 
@@ -215,7 +250,13 @@ def climb(ladder: Ladder, *, folder: str | Path = "runs/ladders", jobs: int | No
     rows = [_point(rung, trial, store.result(trial) or {}, rung.index in ladder.held) for rung, trial in reversed(every)]
     write_points(rows, place / "points.csv")
     answer = fitted(ladder, rows, place)
-    answer |= {"rows": rows, "seconds": time.monotonic() - began, "training_seconds": sum(row["seconds"] for row in rows), "jobs": pool.size, "folder": str(place)}
+    answer |= {
+        "rows": rows,
+        "seconds": time.monotonic() - began,
+        "training_seconds": sum(row["seconds"] for row in rows),
+        "jobs": pool.size,
+        "folder": str(place),
+    }
     write_whole(place / "ladder.json", answer)
     return answer
 
@@ -255,9 +296,19 @@ def _point(rung: Rung, trial: Trial, result: dict[str, Any], held: bool) -> dict
     if result.get("status") != "done" or result.get("final") is None:
         raise RunError(f"{rung.label}: {result.get('reason') or 'has no evaluation'}")
     spent = result["spent"]
-    return {**{path.rpartition(".")[2]: value for path, value in rung.sizes.items()}, "seed": trial.seed, "params": result["parameters"] or rung.params,
-            "params_non_embedding": rung.params_non_embedding, "tokens": spent["tokens"], "flop": spent["flops"], "steps": spent["step"], "seconds": spent["seconds"],
-            "loss": result["final"], "held_out": int(held), "trial": trial.key}  # fmt: skip
+    return {
+        **{path.rpartition(".")[2]: value for path, value in rung.sizes.items()},
+        "seed": trial.seed,
+        "params": result["parameters"] or rung.params,
+        "params_non_embedding": rung.params_non_embedding,
+        "tokens": spent["tokens"],
+        "flop": spent["flops"],
+        "steps": spent["step"],
+        "seconds": spent["seconds"],
+        "loss": result["final"],
+        "held_out": int(held),
+        "trial": trial.key,
+    }
 
 
 def write_points(rows: list[dict[str, Any]], path: Path) -> None:
@@ -289,19 +340,45 @@ def fitted(ladder: Ladder, rows: list[dict[str, Any]], place: Path) -> dict[str,
     for row in held:
         inputs = {column: float(row[column]) for column in smaller.law.inputs}
         found = predict(smaller, level=level, **inputs)
-        predictions.append({"params": row["params"], "tokens": row["tokens"], "flop": row["flop"], "seed": row["seed"], "predicted": found.value, "low": found.low, "high": found.high,
-                            "loss": row["loss"], "error": found.value / row["loss"] - 1, "inside": found.low <= row["loss"] <= found.high, "reach": found.reach, "past": found.past["note"]})  # fmt: skip
+        predictions.append(
+            {
+                "params": row["params"],
+                "tokens": row["tokens"],
+                "flop": row["flop"],
+                "seed": row["seed"],
+                "predicted": found.value,
+                "low": found.low,
+                "high": found.high,
+                "loss": row["loss"],
+                "error": found.value / row["loss"] - 1,
+                "inside": found.low <= row["loss"] <= found.high,
+                "reach": found.reach,
+                "past": found.past["note"],
+            }
+        )
     whole: Fit = fit(name, _columns(rows), knobs=knobs, level=level)
     whole.save(place / "fit.json")
     smaller.save(place / "fit_without_largest.json")
-    return {"ladder": ladder.name, "law": name, "level": level, "points": len(rows), "sizes": len({row["params_non_embedding"] for row in rows}),
-            "decades": _decades(rows), "estimates": whole.estimates, "intervals": whole.intervals, "doubts": whole.doubts, "held_out": json.loads(json.dumps(predictions, default=float))}  # fmt: skip
+    return {
+        "ladder": ladder.name,
+        "law": name,
+        "level": level,
+        "points": len(rows),
+        "sizes": len({row["params_non_embedding"] for row in rows}),
+        "decades": _decades(rows),
+        "estimates": whole.estimates,
+        "intervals": whole.intervals,
+        "doubts": whole.doubts,
+        "held_out": json.loads(json.dumps(predictions, default=float)),
+    }
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
     import numpy as np
 
-    return {name: np.array([float(row[name]) for row in rows]) for name in ("params", "params_non_embedding", "tokens", "flop", "steps", "loss")}
+    return {
+        name: np.array([float(row[name]) for row in rows]) for name in ("params", "params_non_embedding", "tokens", "flop", "steps", "loss")
+    }
 
 
 def _decades(rows: list[dict[str, Any]]) -> float:
@@ -313,5 +390,12 @@ def _decades(rows: list[dict[str, Any]]) -> float:
 def forecast(ladder: Ladder, *, folder: str | Path = "runs/ladders") -> Iterator[dict[str, Any]]:
     """Each rung's size, tokens and rough compute (6 N D), before anything is run."""
     for rung in ladder.rungs:
-        yield {"sizes": rung.sizes, "params": rung.params, "params_non_embedding": rung.params_non_embedding, "tokens": rung.tokens, "flop": 6.0 * rung.params * rung.tokens,
-               "runs": ladder.section.seeds, "held_out": rung.index in ladder.held}  # fmt: skip
+        yield {
+            "sizes": rung.sizes,
+            "params": rung.params,
+            "params_non_embedding": rung.params_non_embedding,
+            "tokens": rung.tokens,
+            "flop": 6.0 * rung.params * rung.tokens,
+            "runs": ladder.section.seeds,
+            "held_out": rung.index in ladder.held,
+        }

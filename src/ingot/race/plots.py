@@ -33,7 +33,12 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 def log_ticks(low: float, high: float) -> list[float]:
     """1, 2 and 5 times powers of ten between the two."""
-    return [factor * 10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for factor in (1, 2, 5) if low <= factor * 10.0**power <= high]
+    return [
+        factor * 10.0**power
+        for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for factor in (1, 2, 5)
+        if low <= factor * 10.0**power <= high
+    ]
 
 
 def svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
@@ -57,7 +62,19 @@ def hinted(shape: str, hint: str) -> str:
 class Plane:
     """Axes over a rectangle: x and y turn values into places. logarithmic: the horizontal axis."""
 
-    def __init__(self, width: float, height: float, xs: tuple[float, float], ys: tuple[float, float], *, left: float = 58, right: float = 14, top: float = 12, bottom: float = 42, logarithmic: bool = False):
+    def __init__(
+        self,
+        width: float,
+        height: float,
+        xs: tuple[float, float],
+        ys: tuple[float, float],
+        *,
+        left: float = 58,
+        right: float = 14,
+        top: float = 12,
+        bottom: float = 42,
+        logarithmic: bool = False,
+    ):
         self.width, self.height, self.left, self.right, self.top, self.bottom = width, height, left, right, top, bottom
         self.xs, self.ys, self.logarithmic = xs, ys, logarithmic
 
@@ -75,12 +92,22 @@ class Plane:
         """Grid, labels and names."""
         parts = []
         for value in ticks(*self.ys, 5):
-            parts += [line(self.left, self.y(value), self.width - self.right, self.y(value), "var(--grid)"), text(self.left - 8, self.y(value) + 4, words_y(value), "end")]
+            parts += [
+                line(self.left, self.y(value), self.width - self.right, self.y(value), "var(--grid)"),
+                text(self.left - 8, self.y(value) + 4, words_y(value), "end"),
+            ]
         wanted = max(3, int((self.width - self.left) / 90))
         places = log_ticks(*self.xs) if self.logarithmic else ticks(*self.xs, wanted)
         for value in places[:: -(-len(places) // wanted)]:
-            parts += [line(self.x(value), self.height - self.bottom, self.x(value), self.height - self.bottom + 4, "var(--faint)"),
-                      text(min(self.x(value), self.width - self.right - 2), self.height - self.bottom + 17, words_x(value), "middle" if self.x(value) < self.width - 40 else "end")]  # fmt: skip
+            parts += [
+                line(self.x(value), self.height - self.bottom, self.x(value), self.height - self.bottom + 4, "var(--faint)"),
+                text(
+                    min(self.x(value), self.width - self.right - 2),
+                    self.height - self.bottom + 17,
+                    words_x(value),
+                    "middle" if self.x(value) < self.width - 40 else "end",
+                ),
+            ]
         parts.append(line(self.left, self.height - self.bottom, self.width - self.right, self.height - self.bottom, "var(--faint)"))
         parts.append(text((self.left + self.width - self.right) / 2, self.height - 6, name_x, "middle", ' class="name"'))
         if name_y:
@@ -89,7 +116,17 @@ class Plane:
         return parts
 
 
-def curves(series: Sequence[Mapping[str, Any]], *, name_x: str, name_y: str, words_x: Words, words_y: Words, target: float | None = None, width: float = 548, height: float = 300) -> str:
+def curves(
+    series: Sequence[Mapping[str, Any]],
+    *,
+    name_x: str,
+    name_y: str,
+    words_x: Words,
+    words_y: Words,
+    target: float | None = None,
+    width: float = 548,
+    height: float = 300,
+) -> str:
     """Metric against a cost. series: name, color, x, y, and `runs`, a list of (x, y) of its single runs, drawn faintly. The view starts
     where the first tenth of the way down is done, so that the end can be told apart."""
     drawn = [one for one in series if len([1 for x, y in zip(one["x"], one["y"]) if x is not None and y is not None]) > 1]
@@ -97,16 +134,23 @@ def curves(series: Sequence[Mapping[str, Any]], *, name_x: str, name_y: str, wor
         return EMPTY
     values = [value for one in drawn for value in known([*one["y"], *(y for _, ys in one.get("runs", []) for y in ys)])]
     low, high = min(values), max(values)
-    late = [value for one in drawn for ys in (one["y"], *(ys for _, ys in one.get("runs", []))) for value in known(ys[max(1, len(ys) // 8) :])] or values
+    late = [
+        value for one in drawn for ys in (one["y"], *(ys for _, ys in one.get("runs", []))) for value in known(ys[max(1, len(ys) // 8) :])
+    ] or values
     top = max(late) if max(late) > low else high
     pad = 0.06 * ((top - low) or abs(low) * 0.05 or 1.0)
     furthest = max(value for one in drawn for value in known(one["x"]))
     plane = Plane(width, height, (0.0, furthest or 1.0), (low - pad, top + pad), left=70)
     clip = f"clip-{abs(hash((name_x, width, low, top))) % 10**9}"
-    parts = [f'<defs><clipPath id="{clip}"><rect x="{plane.left - 3}" y="{plane.top - 6}" width="{width - plane.left - plane.right + 8}" height="{height - plane.top - plane.bottom + 8}"/></clipPath></defs>']
+    parts = [
+        f'<defs><clipPath id="{clip}"><rect x="{plane.left - 3}" y="{plane.top - 6}" width="{width - plane.left - plane.right + 8}" height="{height - plane.top - plane.bottom + 8}"/></clipPath></defs>'
+    ]
     parts += plane.axes(name_x, words_x, words_y, name_y)
     if target is not None and plane.ys[0] < target < plane.ys[1]:
-        parts += [line(plane.left, plane.y(target), width - plane.right, plane.y(target), "var(--soft)", ' stroke-dasharray="3 4"'), text(plane.left + 6, plane.y(target) - 5, "target")]
+        parts += [
+            line(plane.left, plane.y(target), width - plane.right, plane.y(target), "var(--soft)", ' stroke-dasharray="3 4"'),
+            text(plane.left + 6, plane.y(target) - 5, "target"),
+        ]
     inside = []
     for one in drawn:
         inside += [_path(x, y, plane, one["color"], 1.0, 0.3) for x, y in one.get("runs", [])]
@@ -135,21 +179,41 @@ def forest(rows: Sequence[Mapping[str, Any]], *, margin: float, words: Words, na
     height = top + row_height * len(shown) + 46
     plane = Plane(width, height, (-reach, reach), (0, 1), left=190, right=250, top=top, bottom=46)
     bottom = height - plane.bottom
-    parts = [f'<rect x="{plane.x(-margin):.1f}" y="{top}" width="{plane.x(margin) - plane.x(-margin):.1f}" height="{bottom - top}" fill="var(--grid)"/>']
+    parts = [
+        f'<rect x="{plane.x(-margin):.1f}" y="{top}" width="{plane.x(margin) - plane.x(-margin):.1f}" height="{bottom - top}" fill="var(--grid)"/>'
+    ]
     for value in ticks(-reach, reach, 7):
-        parts += [line(plane.x(value), bottom, plane.x(value), bottom + 4, "var(--faint)"), text(plane.x(value), bottom + 17, words(value), "middle")]
-    parts += [line(plane.left, bottom, width - plane.right, bottom, "var(--faint)"), line(plane.x(0), top, plane.x(0), bottom, "var(--soft)"), text(plane.x(0), height - 6, name_x, "middle", ' class="name"')]
+        parts += [
+            line(plane.x(value), bottom, plane.x(value), bottom + 4, "var(--faint)"),
+            text(plane.x(value), bottom + 17, words(value), "middle"),
+        ]
+    parts += [
+        line(plane.left, bottom, width - plane.right, bottom, "var(--faint)"),
+        line(plane.x(0), top, plane.x(0), bottom, "var(--soft)"),
+        text(plane.x(0), height - 6, name_x, "middle", ' class="name"'),
+    ]
     for index, row in enumerate(shown):
         y = top + row_height * (index + 0.5)
-        low, high = (max(-reach, -math.inf if row["low"] is None else row["low"]), min(reach, math.inf if row["high"] is None else row["high"]))
+        low, high = (
+            max(-reach, -math.inf if row["low"] is None else row["low"]),
+            min(reach, math.inf if row["high"] is None else row["high"]),
+        )
         mean = min(reach, max(-reach, row["mean"]))
         shape = line(plane.x(low), y, plane.x(high), y, row["color"], ' stroke-width="2.4" stroke-linecap="round"')
         for end, value, sign in ((low, row["low"], -1), (high, row["high"], 1)):
             cut = value is None or abs(value) > reach
-            shape += f'<path d="M{plane.x(end) + 6 * sign:.1f},{y:.1f}l{-8 * sign},-5v10z" fill="{row["color"]}"/>' if cut else line(plane.x(end), y - 5, plane.x(end), y + 5, row["color"], ' stroke-width="2"')
+            shape += (
+                f'<path d="M{plane.x(end) + 6 * sign:.1f},{y:.1f}l{-8 * sign},-5v10z" fill="{row["color"]}"/>'
+                if cut
+                else line(plane.x(end), y - 5, plane.x(end), y + 5, row["color"], ' stroke-width="2"')
+            )
         shape += f'<rect x="{plane.x(mean) - 5:.1f}" y="{y - 5:.1f}" width="10" height="10" rx="2" fill="{row["color"]}"/>'
-        parts += [text(plane.left - 14, y + 4, row["name"], "end", ' class="strong"'), hinted(shape, row["note"]),
-                  text(width - plane.right + 18, y - 3, row["verdict"], "start", ' class="strong"'), text(width - plane.right + 18, y + 12, row["note"])]  # fmt: skip
+        parts += [
+            text(plane.left - 14, y + 4, row["name"], "end", ' class="strong"'),
+            hinted(shape, row["note"]),
+            text(width - plane.right + 18, y - 3, row["verdict"], "start", ' class="strong"'),
+            text(width - plane.right + 18, y + 12, row["note"]),
+        ]
     return svg(width, height, "effects with intervals", parts)
 
 
@@ -166,8 +230,14 @@ def censored(rows: Sequence[Mapping[str, Any]], *, name_x: str, words: Words, wi
     bottom = height - plane.bottom
     parts = []
     for value in ticks(0.0, plane.xs[1], 5):
-        parts += [line(plane.x(value), top, plane.x(value), bottom, "var(--grid)"), text(plane.x(value), bottom + 17, words(value), "middle")]
-    parts += [line(plane.left, bottom, width - plane.right, bottom, "var(--faint)"), text((plane.left + width - plane.right) / 2, height - 6, name_x, "middle", ' class="name"')]
+        parts += [
+            line(plane.x(value), top, plane.x(value), bottom, "var(--grid)"),
+            text(plane.x(value), bottom + 17, words(value), "middle"),
+        ]
+    parts += [
+        line(plane.left, bottom, width - plane.right, bottom, "var(--faint)"),
+        text((plane.left + width - plane.right) / 2, height - 6, name_x, "middle", ' class="name"'),
+    ]
     for index, row in enumerate(shown):
         y = top + row_height * (index + 0.5)
         parts.append(text(plane.left - 10, y + 4, row["name"], "end", ' class="strong"'))
@@ -175,12 +245,18 @@ def censored(rows: Sequence[Mapping[str, Any]], *, name_x: str, words: Words, wi
             parts.append(line(plane.x(row["median"]), y - 10, plane.x(row["median"]), y + 10, row["color"], ' stroke-width="3"'))
         for cost, reached in row["costs"]:
             x = plane.x(cost)
-            shape = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{row["color"]}" fill-opacity=".65"/>' if reached else f'<path d="M{x - 4:.1f},{y - 5:.1f}l9,5l-9,5z" fill="none" stroke="{row["color"]}" stroke-width="1.6"/>'
+            shape = (
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{row["color"]}" fill-opacity=".65"/>'
+                if reached
+                else f'<path d="M{x - 4:.1f},{y - 5:.1f}l9,5l-9,5z" fill="none" stroke="{row["color"]}" stroke-width="1.6"/>'
+            )
             parts.append(hinted(shape, f"{row['name']}: {'' if reached else 'not reached after '}{words(cost)}"))
     return svg(width, height, f"{name_x} to target", parts)
 
 
-def stacked(rows: Sequence[tuple[str, Mapping[str, float]]], *, words: Words, title: str, width: float = 1112) -> tuple[str, dict[str, str]]:
+def stacked(
+    rows: Sequence[tuple[str, Mapping[str, float]]], *, words: Words, title: str, width: float = 1112
+) -> tuple[str, dict[str, str]]:
     """A bar for each arm, its parts in the same colors throughout; the colors by part for the legend."""
     shown = [(name, {part: value for part, value in parts.items() if value > 0}) for name, parts in rows]
     shown = [(name, parts) for name, parts in shown if parts]
@@ -201,13 +277,27 @@ def stacked(rows: Sequence[tuple[str, Mapping[str, float]]], *, words: Words, ti
         for part in order:
             if part in parts:
                 size = parts[part] * scale
-                drawn.append(hinted(f'<rect x="{x:.1f}" y="{y + 2}" width="{max(0.4, size - 1):.1f}" height="20" rx="2" fill="{colors[part]}"/>', f"{name}, {part.replace('_', ' ')}: {words(parts[part])}"))
+                drawn.append(
+                    hinted(
+                        f'<rect x="{x:.1f}" y="{y + 2}" width="{max(0.4, size - 1):.1f}" height="20" rx="2" fill="{colors[part]}"/>',
+                        f"{name}, {part.replace('_', ' ')}: {words(parts[part])}",
+                    )
+                )
                 x += size
         drawn.append(text(x + 8, y + 17, words(sum(parts.values()))))
     return svg(width, height, title, drawn), colors
 
 
-def scatter(points: Sequence[Mapping[str, Any]], *, name_x: str, name_y: str, words_x: Words, words_y: Words, width: float = 548, height: float = 270) -> str:
+def scatter(
+    points: Sequence[Mapping[str, Any]],
+    *,
+    name_x: str,
+    name_y: str,
+    words_x: Words,
+    words_y: Words,
+    width: float = 548,
+    height: float = 270,
+) -> str:
     """Metric against a cost, one point an arm, those on the front joined. points: name, color, x, y, front."""
     shown = [point for point in points if known([point["x"], point["y"]]) and len(known([point["x"], point["y"]])) == 2]
     if not shown:
@@ -220,7 +310,9 @@ def scatter(points: Sequence[Mapping[str, Any]], *, name_x: str, name_y: str, wo
     corners = [place for one, two in pairwise(front) for place in ((two["x"], one["y"]), (two["x"], two["y"]))]
     if corners:
         places = [(front[0]["x"], front[0]["y"]), *corners]
-        parts.append(f'<path d="M{"L".join(f"{plane.x(x):.1f},{plane.y(y):.1f}" for x, y in places)}" fill="none" stroke="var(--soft)" stroke-dasharray="3 4"/>')
+        parts.append(
+            f'<path d="M{"L".join(f"{plane.x(x):.1f},{plane.y(y):.1f}" for x, y in places)}" fill="none" stroke="var(--soft)" stroke-dasharray="3 4"/>'
+        )
     taken: list[tuple[float, float]] = []
     for point in sorted(shown, key=lambda point: point["y"]):
         x, y = plane.x(point["x"]), plane.y(point["y"])
@@ -230,8 +322,13 @@ def scatter(points: Sequence[Mapping[str, Any]], *, name_x: str, name_y: str, wo
         taken.append((x, label))
         end = x > width - 120
         fill = point["color"] if point["front"] else "var(--card)"
-        parts += [hinted(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5.5" fill="{fill}" stroke="{point["color"]}" stroke-width="2"/>', f"{point['name']}: {words_y(point['y'])} at {words_x(point['x'])}"),
-                  text(x - 11 if end else x + 11, label, point["name"], "end" if end else "start", ' class="strong"')]  # fmt: skip
+        parts += [
+            hinted(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5.5" fill="{fill}" stroke="{point["color"]}" stroke-width="2"/>',
+                f"{point['name']}: {words_y(point['y'])} at {words_x(point['x'])}",
+            ),
+            text(x - 11 if end else x + 11, label, point["name"], "end" if end else "start", ' class="strong"'),
+        ]
     return svg(width, height, f"{name_y} against {name_x}", parts)
 
 
@@ -252,5 +349,10 @@ def tuning(series: Sequence[Mapping[str, Any]], *, name_y: str, words_y: Words, 
         parts.append(hinted(_path([x for x, _ in points], [y for _, y in points], plane, one["color"], 1.6, 1.0), one["name"]))
         for factor, value in points:
             chosen = factor == one["chosen"]
-            parts.append(hinted(f'<circle cx="{plane.x(factor):.1f}" cy="{plane.y(value):.1f}" r="{5.5 if chosen else 3}" fill="{one["color"]}"/>', f"{one['name']} ×{factor:g}: {words_y(value)}{', chosen' if chosen else ''}"))
+            parts.append(
+                hinted(
+                    f'<circle cx="{plane.x(factor):.1f}" cy="{plane.y(value):.1f}" r="{5.5 if chosen else 3}" fill="{one["color"]}"/>',
+                    f"{one['name']} ×{factor:g}: {words_y(value)}{', chosen' if chosen else ''}",
+                )
+            )
     return svg(width, height, "tuning", parts)

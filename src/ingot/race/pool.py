@@ -53,7 +53,13 @@ class Processes:
         self._busy[worker] = folder
 
     def _worker(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-m", "ingot.race.worker", str(self.threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(self.threads), start_new_session=True)
+        return subprocess.Popen(
+            [sys.executable, "-m", "ingot.race.worker", str(self.threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment(self.threads),
+            start_new_session=True,
+        )
 
     def wait(self) -> list[tuple[Path, int]]:
         ended = []

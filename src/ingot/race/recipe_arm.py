@@ -127,10 +127,19 @@ def survey(folder: Path, trial: dict[str, Any], threads: int) -> None:
     run = open_trial(NOWHERE, trial["what"]["recipe"])
     share_evaluation(run, trial["what"]["shared"])
     data = [run.data_of(index) for index in range(len(run.section.stages))]
-    found: dict[str, Any] = {"identities": [item.identity for item in data], "parameters": None, "seconds": None, "flops": None, "steps": None}
+    found: dict[str, Any] = {
+        "identities": [item.identity for item in data],
+        "parameters": None,
+        "seconds": None,
+        "flops": None,
+        "steps": None,
+    }
     if trial.get("forecast"):
         answer = plan(run, available_bytes(run))
-        found |= {"parameters": answer["parameters"], "seconds": answer["seconds"], "steps": sum(stage["steps"] for stage in answer["stages"]),
-                  "flops": sum(stage["forecast"]["flops"] * stage["steps"] for stage in answer["stages"])}  # fmt: skip
+        found |= {
+            "parameters": answer["parameters"],
+            "seconds": answer["seconds"],
+            "steps": sum(stage["steps"] for stage in answer["stages"]),
+            "flops": sum(stage["forecast"]["flops"] * stage["steps"] for stage in answer["stages"]),
+        }
     write_whole(folder / "survey.json", found)
-

@@ -16,7 +16,9 @@ MOST = 12
 LEAST = 3
 
 
-def seeds_for(resolution: float, sd: float, pilot: int, *, contenders: int = 1, level: float = LEVEL, power: float = 0.8, most: int = MOST) -> int | None:
+def seeds_for(
+    resolution: float, sd: float, pilot: int, *, contenders: int = 1, level: float = LEVEL, power: float = 0.8, most: int = MOST
+) -> int | None:
     """Pairs needed to find an effect of `resolution` (0.01 is 1 %) with the power; None when that is more than `most`, or unknown."""
     if pilot < 2 or not math.isfinite(sd):
         return None

@@ -15,7 +15,9 @@ Say = Callable[[str], None]
 TRIES = 3  # times that a trial may be killed without a result before all is given up
 
 
-def run_waiting(waiting: Callable[[], Iterable[Trial]], prepare: Callable[[Trial], Path], store: Store, pool: Pool, say: Say) -> Iterator[tuple[Trial, dict[str, Any]]]:
+def run_waiting(
+    waiting: Callable[[], Iterable[Trial]], prepare: Callable[[Trial], Path], store: Store, pool: Pool, say: Say
+) -> Iterator[tuple[Trial, dict[str, Any]]]:
     """Each trial that has ended with its result, until `waiting` names no more.
 
     prepare: writes the trial's folder and returns it, resolved. Trials that were killed are started again. Raises RunError for those that

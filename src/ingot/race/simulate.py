@@ -37,7 +37,9 @@ def verdicts(logs: np.ndarray, *, margin: float, level: float = LEVEL, pilot: in
     return [word(effect, margin, level) for effect in found.values()]
 
 
-def false_verdicts(*, races: int, seeds: int, contenders: int, shape: str, own: float = 0.004, shared: float = 0.01, margin: float = 0.005, seed: int = 0) -> dict[str, float]:
+def false_verdicts(
+    *, races: int, seeds: int, contenders: int, shape: str, own: float = 0.004, shared: float = 0.01, margin: float = 0.005, seed: int = 0
+) -> dict[str, float]:
     """Shares of races without any effect: with at least one false verdict; and of verdicts by word."""
     draw, wrong, words = np.random.default_rng(seed), 0, Counter[str]()
     for _ in range(races):
@@ -47,7 +49,17 @@ def false_verdicts(*, races: int, seeds: int, contenders: int, shape: str, own: 
     return {"false": wrong / races} | {name: count / races / contenders for name, count in sorted(words.items())}
 
 
-def power_at_recommended(*, races: int, pilot: int, shape: str, effect: float = 0.01, own: float = 0.004, shared: float = 0.01, contenders: int = 1, seed: int = 0) -> dict[str, float]:
+def power_at_recommended(
+    *,
+    races: int,
+    pilot: int,
+    shape: str,
+    effect: float = 0.01,
+    own: float = 0.004,
+    shared: float = 0.01,
+    contenders: int = 1,
+    seed: int = 0,
+) -> dict[str, float]:
     """A race with ``seeds: auto``: a pilot gives the noise, the recommended seeds are run, the pilot's among them; one arm has the effect.
 
     agreed: share of pilots for which at most 12 seeds are recommended. Of the races that follow: found, and false (verdicts where
@@ -66,11 +78,18 @@ def power_at_recommended(*, races: int, pilot: int, shape: str, effect: float = 
         wrong += any(one in ("better", "worse") for one in verdicts(logs[:, :wanted], margin=effect / 2, pilot=pilot))
         logs[1] += np.log1p(-effect)
         found += verdicts(logs[:, :wanted], margin=effect / 2, pilot=pilot)[0] == "better"
-    return {"agreed": agreed / races, "found": found / max(1, agreed), "false": wrong / max(1, agreed), "all_false": (wrong + wrong_pilots) / races,
-            "mean_seeds": float(np.mean(seeds)) if seeds else 0.0}  # fmt: skip
+    return {
+        "agreed": agreed / races,
+        "found": found / max(1, agreed),
+        "false": wrong / max(1, agreed),
+        "all_false": (wrong + wrong_pilots) / races,
+        "mean_seeds": float(np.mean(seeds)) if seeds else 0.0,
+    }
 
 
-def stopping_bias(*, races: int, seeds: int, effects_true: list[float], shape: str = "normal", own: float = 0.004, shared: float = 0.01, seed: int = 0) -> dict[str, Any]:
+def stopping_bias(
+    *, races: int, seeds: int, effects_true: list[float], shape: str = "normal", own: float = 0.004, shared: float = 0.01, seed: int = 0
+) -> dict[str, Any]:
     """With early stopping: mean error of each contender's estimate over the races it survived, share stopped, and false verdicts."""
     draw = np.random.default_rng(seed)
     survived: list[list[float]] = [[] for _ in effects_true]
@@ -81,8 +100,14 @@ def stopping_bias(*, races: int, seeds: int, effects_true: list[float], shape: s
         pairs = {str(arm): (logs[arm + 1] - logs[0]).tolist() for arm in range(len(effects_true))}
         out = {name: stopped(values, seeds, contenders=len(pairs)) for name, values in pairs.items()}
         judged = effects({name: values for name, values in pairs.items() if out[name] is None}, 0.9 * LEVEL, compared=len(pairs))
-        words = {name: word(effect, 0.0, 0.9 * LEVEL) for name, effect in judged.items()} | {name: "worse" for name, at in out.items() if at is not None}
+        words = {name: word(effect, 0.0, 0.9 * LEVEL) for name, effect in judged.items()} | {
+            name: "worse" for name, at in out.items() if at is not None
+        }
         wrong += any(words[str(arm)] in ("better", "worse") for arm, effect in enumerate(effects_true) if effect == 0)
         for name in judged:
             survived[int(name)].append(judged[name].mean - float(np.log1p(effects_true[int(name)])))
-    return {"false": wrong / races, "bias": [float(np.mean(errors)) if errors else 0.0 for errors in survived], "stopped": [1 - len(errors) / races for errors in survived]}
+    return {
+        "false": wrong / races,
+        "bias": [float(np.mean(errors)) if errors else 0.0 for errors in survived],
+        "stopped": [1 - len(errors) / races for errors in survived],
+    }

@@ -1,12 +1,12 @@
 """The race file: a baseline, contenders, one budget, seeds, a tuning allowance. Read with the same care as a recipe.
 
-    baseline: {recipe: base.yaml}
-    contenders:
-      muon: {set: {stages: {0: {optimizer: {name: muon, lr: 0.02}}}}}
-      theirs: {command: python their_train.py}
-    budget: 8M tokens
-    seeds: 5
-    tuning: {trials: 3}
+baseline: {recipe: base.yaml}
+contenders:
+  muon: {set: {stages: {0: {optimizer: {name: muon, lr: 0.02}}}}}
+  theirs: {command: python their_train.py}
+budget: 8M tokens
+seeds: 5
+tuning: {trials: 3}
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class ClaimPart:
     """One thing that a paper says. what: loss, or a cost (to reach the baseline's loss, or of the arm). by: how much at least, as a
     share; for ``equal``, how far apart at most."""
 
-    what: Literal["loss", "flops to target", "tokens to target", "reference seconds to target", "optimizer state", "peak memory", "wall-clock"]
+    what: Literal[
+        "loss", "flops to target", "tokens to target", "reference seconds to target", "optimizer state", "peak memory", "wall-clock"
+    ]
     wants: Literal["lower", "equal", "higher"]
     by: Fraction = 0.0
 
@@ -149,8 +151,12 @@ class Race:
     @property
     def identity(self) -> str:
         """Hash of everything that decides the race: arms with their recipes, budget, seeds, tuning."""
-        return digest({"race": {key: value for key, value in self.tree.items() if key not in ("parallel", "question", "claim")},
-                       "arms": {name: entrant.tree for name, entrant in self.entrants.items()}})  # fmt: skip
+        return digest(
+            {
+                "race": {key: value for key, value in self.tree.items() if key not in ("parallel", "question", "claim")},
+                "arms": {name: entrant.tree for name, entrant in self.entrants.items()},
+            }
+        )
 
 
 def read_race(path: str | Path, overrides: list[str] | tuple[str, ...] = (), *, tiny: bool = False) -> Race:
@@ -211,7 +217,11 @@ def tuned_knobs(tree: dict[str, Any], knobs: list[str]) -> list[tuple[str | int,
     """The paths in a recipe tree that a multiplier acts on: those named, or every number called lr inside the stages."""
     if knobs:
         return [tuple(int(word) if word.isdigit() else word for word in path.split(".")) for path in knobs]
-    return [("stages", *keys) for keys, value in _leaves(tree.get("stages", [])) if keys[-1] == "lr" and isinstance(value, int | float) and not isinstance(value, bool)]
+    return [
+        ("stages", *keys)
+        for keys, value in _leaves(tree.get("stages", []))
+        if keys[-1] == "lr" and isinstance(value, int | float) and not isinstance(value, bool)
+    ]
 
 
 def _leaves(value: Any, keys: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:

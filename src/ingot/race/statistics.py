@@ -67,7 +67,9 @@ def differences(baseline: Mapping[int, float], contender: Mapping[int, float]) -
     return [math.log(contender[seed]) - math.log(baseline[seed]) for seed in sorted(baseline.keys() & contender.keys())]
 
 
-def effects(pairs: Mapping[str, Sequence[float]], level: float = LEVEL, compared: int | None = None, pilot: int | None = None) -> dict[str, Effect]:
+def effects(
+    pairs: Mapping[str, Sequence[float]], level: float = LEVEL, compared: int | None = None, pilot: int | None = None
+) -> dict[str, Effect]:
     """The effect of each contender from its differences, in the order of seeds. compared: how many contenders the race began with,
     stopped ones included. pilot: the first pairs, from which the number of seeds was chosen."""
     count = max(compared or 0, len(pairs), 1)
@@ -77,7 +79,18 @@ def effects(pairs: Mapping[str, Sequence[float]], level: float = LEVEL, compared
     for name, values in pairs.items():
         low, high = interval(values, level / count, pilot)
         inner_low, inner_high = interval(values, 2 * level / count, pilot)
-        found[name] = Effect(len(values), mean(values), deviation(values[:pilot]), low, high, inner_low, inner_high, p[name], adjusted[name], sign_flip(values) if len(values) >= 6 else None)
+        found[name] = Effect(
+            len(values),
+            mean(values),
+            deviation(values[:pilot]),
+            low,
+            high,
+            inner_low,
+            inner_high,
+            p[name],
+            adjusted[name],
+            sign_flip(values) if len(values) >= 6 else None,
+        )
     return found
 
 

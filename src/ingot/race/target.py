@@ -40,15 +40,25 @@ def survival_median(costs: Sequence[tuple[float, bool]]) -> float | None:
     return None
 
 
-def cost_to_target(baseline: Mapping[int, tuple[float, bool]], arm: Mapping[int, tuple[float, bool]], level: float = LEVEL, compared: int = 1) -> dict[str, Any]:
+def cost_to_target(
+    baseline: Mapping[int, tuple[float, bool]], arm: Mapping[int, tuple[float, bool]], level: float = LEVEL, compared: int = 1
+) -> dict[str, Any]:
     """The arm's median cost, how many of its runs got there, and the ratio to the baseline's with its interval over pairs of seeds.
 
     ratio: None unless all runs of at least two pairs got there; then `bound` says what is still known: the ratio is above it, from the
     costs of censored runs of the arm (None where the baseline is censored as well).
     """
     costs = list(arm.values())
-    found: dict[str, Any] = {"median": survival_median(costs), "reached": sum(reached for _, reached in costs), "runs": len(costs), "ratio": None, "low": None, "high": None, "bound": None,
-                             "costs": [[cost, reached] for cost, reached in costs]}  # fmt: skip
+    found: dict[str, Any] = {
+        "median": survival_median(costs),
+        "reached": sum(reached for _, reached in costs),
+        "runs": len(costs),
+        "ratio": None,
+        "low": None,
+        "high": None,
+        "bound": None,
+        "costs": [[cost, reached] for cost, reached in costs],
+    }
     pairs = [(baseline[seed], arm[seed]) for seed in sorted(baseline.keys() & arm.keys()) if baseline[seed][0] > 0 and arm[seed][0] > 0]
     logs = [math.log(theirs[0] / ours[0]) for ours, theirs in pairs]
     if len(pairs) >= 2 and all(ours[1] and theirs[1] for ours, theirs in pairs):

@@ -59,7 +59,18 @@ class Store:
         """Put trial.json in place; returns the trial's folder."""
         place = self.place(trial)
         place.mkdir(parents=True, exist_ok=True)
-        write_whole(place / "trial.json", {"kind": "command" if "command" in trial.what else "recipe", "arm": trial.arm, "purpose": trial.purpose, "seed": trial.seed, "factor": trial.factor, "what": trial.what} | extra)
+        write_whole(
+            place / "trial.json",
+            {
+                "kind": "command" if "command" in trial.what else "recipe",
+                "arm": trial.arm,
+                "purpose": trial.purpose,
+                "seed": trial.seed,
+                "factor": trial.factor,
+                "what": trial.what,
+            }
+            | extra,
+        )
         return place
 
     def result(self, trial: Trial) -> dict[str, Any] | None:

@@ -27,7 +27,10 @@ Results = dict[str, dict[int, dict[str, Any]]]
 def judge(race: Race, store: Store, course: Course, *, notes: list[str]) -> dict[str, Any]:
     """Everything a reader may ask of the race. Every trial of the course must be done."""
     section = race.section
-    results = {arm: {index: found for index, trial in runs.items() if (found := store.result(trial)) is not None} for arm, runs in course.trials.items()}
+    results = {
+        arm: {index: found for index, trial in runs.items() if (found := store.result(trial)) is not None}
+        for arm, runs in course.trials.items()
+    }
     seeds = course.seeds or section.pilot
     values = {arm: {index: found["final"] for index, found in runs.items() if found["status"] == "done"} for arm, runs in results.items()}
     arms = {arm: _arm(race, store, course, arm, results[arm], seeds) for arm in results}
@@ -39,13 +42,42 @@ def judge(race: Race, store: Store, course: Course, *, notes: list[str]) -> dict
     metric = next((found["metric"] for runs in results.values() for found in runs.values() if found["status"] == "done"), section.metric)
     machine: dict[str, Any] = next((found["machine"] for runs in results.values() for found in runs.values() if found.get("machine")), {})
     verdict: dict[str, Any] = {
-        "race": race.name, "question": section.question, "tiny": race.tiny, "budget": str(section.budget), "unit": section.budget.unit, "budget_value": section.budget.value, "metric": metric,
-        "seeds": seeds, "first_seed": section.first_seed, "chosen": section.seeds == "auto", "margin": section.margin, "level": LEVEL, "early_stopping": section.early_stopping,
-        "tuning": {"trials": section.tuning.trials, "step": section.tuning.step, "budget": section.tuning.budget, "search": section.tuning.search},
-        "target": target, "arms": arms, "recommend": _recommend(race, judged, seeds), "machine": machine, "memory_cap": section.memory.value if section.memory else None,
-        "claim": plain(section.claim), "pairs": {arm: difference(race.entrants[BASELINE].tree, race.entrants[arm].tree) if race.entrants[arm].arm.command is None else [race.entrants[arm].arm.command or ""] for arm in race.contenders},
-    }  # fmt: skip
-    verdict["pareto"] = {cost: front({arm: (one["mean"], one["costs"].get(cost)) for arm, one in arms.items() if arm != CONTROL}) for cost in ("peak_memory", "reference_seconds", "seconds", "flops")}
+        "race": race.name,
+        "question": section.question,
+        "tiny": race.tiny,
+        "budget": str(section.budget),
+        "unit": section.budget.unit,
+        "budget_value": section.budget.value,
+        "metric": metric,
+        "seeds": seeds,
+        "first_seed": section.first_seed,
+        "chosen": section.seeds == "auto",
+        "margin": section.margin,
+        "level": LEVEL,
+        "early_stopping": section.early_stopping,
+        "tuning": {
+            "trials": section.tuning.trials,
+            "step": section.tuning.step,
+            "budget": section.tuning.budget,
+            "search": section.tuning.search,
+        },
+        "target": target,
+        "arms": arms,
+        "recommend": _recommend(race, judged, seeds),
+        "machine": machine,
+        "memory_cap": section.memory.value if section.memory else None,
+        "claim": plain(section.claim),
+        "pairs": {
+            arm: difference(race.entrants[BASELINE].tree, race.entrants[arm].tree)
+            if race.entrants[arm].arm.command is None
+            else [race.entrants[arm].arm.command or ""]
+            for arm in race.contenders
+        },
+    }
+    verdict["pareto"] = {
+        cost: front({arm: (one["mean"], one["costs"].get(cost)) for arm, one in arms.items() if arm != CONTROL})
+        for cost in ("peak_memory", "reference_seconds", "seconds", "flops")
+    }
     verdict["notes"] = notes + _notes(race, arms)
     verdict["sentence"] = sentence(verdict)
     return verdict
@@ -57,19 +89,41 @@ def _arm(race: Race, store: Store, course: Course, arm: str, runs: Mapping[int, 
     done = [found for found in runs.values() if found["status"] == "done"]
     finals = [found["final"] for found in done]
     spent = {name: mean([found["spent"][name] for found in done if found["spent"].get(name) is not None]) for name in COLUMNS}
-    memory = {kind: mean([found["memory"].get(kind, 0.0) for found in done]) for kind in dict.fromkeys(kind for found in done for kind in found["memory"])}
+    memory = {
+        kind: mean([found["memory"].get(kind, 0.0) for found in done])
+        for kind in dict.fromkeys(kind for found in done for kind in found["memory"])
+    }
     peak = max((found["peak_memory"] or 0.0 for found in done), default=0.0)
     tried = course.tuned.get(recipe, {})
-    tuning_trials = [found for trial in course.tuning_trials.get(recipe, []) if (found := store.result(trial)) is not None] if arm != CONTROL else []
+    tuning_trials = (
+        [found for trial in course.tuning_trials.get(recipe, []) if (found := store.result(trial)) is not None] if arm != CONTROL else []
+    )
     return {
-        "about": race.entrants[recipe].arm.about, "command": race.entrants[recipe].arm.command is not None, "finals": {str(race.section.first_seed + index): found["final"] for index, found in runs.items()},
-        "mean": math.exp(mean([math.log(value) for value in finals])) if finals and min(finals) > 0 else None, "runs": len(runs), "failed": [[index, found["reason"]] for index, found in runs.items() if found["status"] != "done"],
-        "stopped": course.out.get(arm), "factor": course.factors.get(recipe, 1.0), "tuned": sorted([factor, value] for factor, value in tried.items()), "edge": at_the_edge(tried),
-        "spent": spent, "off_budget": _off(race, recipe, runs), "tuning": {name: sum(found["spent"].get(name) or 0.0 for found in tuning_trials) for name in COLUMNS} | {"trials": len(tuning_trials)},
-        "memory": memory, "peak_memory": peak, "costs": spent | {"peak_memory": peak}, "time": _averaged(done, "time"), "flops": _averaged(done, "flops"),
-        "parameters": next((found["parameters"] for found in done if found.get("parameters")), None), "restarts": sum(found.get("restarts") or 0 for found in runs.values()),
-        "curve": _mean_curve(done), "curves": [found["curve"] for found in done], "declared": any(found.get("declared") for found in done),
-    }  # fmt: skip
+        "about": race.entrants[recipe].arm.about,
+        "command": race.entrants[recipe].arm.command is not None,
+        "finals": {str(race.section.first_seed + index): found["final"] for index, found in runs.items()},
+        "mean": math.exp(mean([math.log(value) for value in finals])) if finals and min(finals) > 0 else None,
+        "runs": len(runs),
+        "failed": [[index, found["reason"]] for index, found in runs.items() if found["status"] != "done"],
+        "stopped": course.out.get(arm),
+        "factor": course.factors.get(recipe, 1.0),
+        "tuned": sorted([factor, value] for factor, value in tried.items()),
+        "edge": at_the_edge(tried),
+        "spent": spent,
+        "off_budget": _off(race, recipe, runs),
+        "tuning": {name: sum(found["spent"].get(name) or 0.0 for found in tuning_trials) for name in COLUMNS}
+        | {"trials": len(tuning_trials)},
+        "memory": memory,
+        "peak_memory": peak,
+        "costs": spent | {"peak_memory": peak},
+        "time": _averaged(done, "time"),
+        "flops": _averaged(done, "flops"),
+        "parameters": next((found["parameters"] for found in done if found.get("parameters")), None),
+        "restarts": sum(found.get("restarts") or 0 for found in runs.values()),
+        "curve": _mean_curve(done),
+        "curves": [found["curve"] for found in done],
+        "declared": any(found.get("declared") for found in done),
+    }
 
 
 def _averaged(done: list[dict[str, Any]], key: str) -> dict[str, float]:
@@ -109,7 +163,9 @@ def _mean_curve(done: list[dict[str, Any]]) -> dict[str, list[float | None]]:
     return columns
 
 
-def _effects(race: Race, course: Course, values: Mapping[str, Mapping[int, float]], arms: Mapping[str, dict[str, Any]], seeds: int) -> dict[str, tuple[str, Effect | None]]:
+def _effects(
+    race: Race, course: Course, values: Mapping[str, Mapping[int, float]], arms: Mapping[str, dict[str, Any]], seeds: int
+) -> dict[str, tuple[str, Effect | None]]:
     """Verdict and effect of every contender, and of the control, which is compared alone."""
     section = race.section
     judged: dict[str, tuple[str, Effect | None]] = {}
@@ -135,35 +191,61 @@ def _effects(race: Race, course: Course, values: Mapping[str, Mapping[int, float
 
 def _shown(effect: Effect) -> dict[str, Any]:
     """An effect as shares of the metric: -0.01 is 1 % lower."""
-    percent = {key: math.expm1(value) if math.isfinite(value) and value < 700 else None for key, value in effect.as_dict().items() if key in ("mean", "low", "high", "inner_low", "inner_high")}
-    return percent | {"n": effect.n, "sd": effect.sd if math.isfinite(effect.sd) else None, "p": effect.p, "adjusted": effect.adjusted, "sign_flip": effect.sign_flip}
+    percent = {
+        key: math.expm1(value) if math.isfinite(value) and value < 700 else None
+        for key, value in effect.as_dict().items()
+        if key in ("mean", "low", "high", "inner_low", "inner_high")
+    }
+    return percent | {
+        "n": effect.n,
+        "sd": effect.sd if math.isfinite(effect.sd) else None,
+        "p": effect.p,
+        "adjusted": effect.adjusted,
+        "sign_flip": effect.sign_flip,
+    }
 
 
 def _targets(race: Race, results: Results, arms: dict[str, dict[str, Any]], target: float) -> None:
     """Cost to the target in every currency, for every arm."""
     for cost in COSTS:
-        reached = {arm: {index: at for index, found in runs.items() if (at := reach(found["curve"], cost, target)) is not None} for arm, runs in results.items()}
+        reached = {
+            arm: {index: at for index, found in runs.items() if (at := reach(found["curve"], cost, target)) is not None}
+            for arm, runs in results.items()
+        }
         for arm, found in arms.items():
             found.setdefault("to_target", {})[cost] = cost_to_target(reached[BASELINE], reached[arm], compared=max(1, len(race.contenders)))
 
 
 def _recommend(race: Race, judged: Mapping[str, tuple[str, Effect | None]], seeds: int) -> dict[str, Any]:
     """Seeds for the wanted resolution, from the noisiest contender; and what the seeds there are resolve."""
-    noise = [(effect.sd, effect.n) for arm, (_, effect) in judged.items() if effect is not None and arm != CONTROL and math.isfinite(effect.sd)]
+    noise = [
+        (effect.sd, effect.n) for arm, (_, effect) in judged.items() if effect is not None and arm != CONTROL and math.isfinite(effect.sd)
+    ]
     if not noise:
         return {"resolution": race.section.resolution, "seeds": None, "resolves": None, "sd": None}
     sd, count = max(noise)
     pilot = race.section.pilot if race.section.seeds == "auto" else count
     resolves = resolution_at(seeds, sd, contenders=len(race.contenders))
-    return {"resolution": race.section.resolution, "seeds": seeds_for(race.section.resolution, sd, pilot, contenders=len(race.contenders)), "sd": sd,
-            "resolves": resolves if math.isfinite(resolves) else None}  # fmt: skip
+    return {
+        "resolution": race.section.resolution,
+        "seeds": seeds_for(race.section.resolution, sd, pilot, contenders=len(race.contenders)),
+        "sd": sd,
+        "resolves": resolves if math.isfinite(resolves) else None,
+    }
 
 
 def front(points: Mapping[str, tuple[float | None, float | None]]) -> list[str]:
     """The arms that no other arm beats in both metric and cost."""
-    known = {arm: (metric, cost) for arm, (metric, cost) in points.items() if metric is not None and cost is not None and math.isfinite(metric) and math.isfinite(cost)}
-    return [arm for arm, (metric, cost) in known.items()
-            if not any(other[0] <= metric and other[1] <= cost and other != (metric, cost) for other in known.values())]  # fmt: skip
+    known = {
+        arm: (metric, cost)
+        for arm, (metric, cost) in points.items()
+        if metric is not None and cost is not None and math.isfinite(metric) and math.isfinite(cost)
+    }
+    return [
+        arm
+        for arm, (metric, cost) in known.items()
+        if not any(other[0] <= metric and other[1] <= cost and other != (metric, cost) for other in known.values())
+    ]
 
 
 def _notes(race: Race, arms: Mapping[str, dict[str, Any]]) -> list[str]:
@@ -173,17 +255,28 @@ def _notes(race: Race, arms: Mapping[str, dict[str, Any]]) -> list[str]:
     for arm, one in arms.items():
         found += [f"{arm}: seed {race.section.first_seed + index} failed: {reason}" for index, reason in one["failed"]]
         if one["off_budget"]:
-            found.append(f"{arm}: off the stated budget: " + "; ".join(f"{where} by {off:+.1%}" for where, off in list(one["off_budget"].items())[:4]))
+            found.append(
+                f"{arm}: off the stated budget: "
+                + "; ".join(f"{where} by {off:+.1%}" for where, off in list(one["off_budget"].items())[:4])
+            )
         if one["edge"] and arm != CONTROL:
-            found.append(f"{arm}: the best multiplier, {one['factor']:g}, lies at the edge of those tried: the tuning allowance is too small for it")
+            found.append(
+                f"{arm}: the best multiplier, {one['factor']:g}, lies at the edge of those tried: the tuning allowance is too small for it"
+            )
         if one["stopped"]:
-            found.append(f"{arm}: stopped early, after {one['stopped']} seeds, because it was clearly worse; its interval is of these seeds")
+            found.append(
+                f"{arm}: stopped early, after {one['stopped']} seeds, because it was clearly worse; its interval is of these seeds"
+            )
         ours, theirs = (side["spent"] for side in (base, one))
-        if arm != BASELINE and all(isinstance(side.get(name), float) and side[name] > 0 for side in (ours, theirs) for name in ("seconds", "reference_seconds")):
+        if arm != BASELINE and all(
+            isinstance(side.get(name), float) and side[name] > 0 for side in (ours, theirs) for name in ("seconds", "reference_seconds")
+        ):
             ratio = (theirs["seconds"] / ours["seconds"]) / (theirs["reference_seconds"] / ours["reference_seconds"])
             if not 0.8 <= ratio <= 1.25:
                 found.append(f"{arm}: takes {ratio:.2f} times the wall-clock that its FLOPs and bytes explain, next to the baseline")
     control = arms.get(CONTROL, {})
     if control.get("verdict") in ("better", "worse"):
-        found.append("the control, which is the baseline with other seeds, came out as a difference: one race in twenty does that; more seeds, or a look at the runs, before the others are believed")
+        found.append(
+            "the control, which is the baseline with other seeds, came out as a difference: one race in twenty does that; more seeds, or a look at the runs, before the others are believed"
+        )
     return found

@@ -41,7 +41,11 @@ def clause(name: str, arm: dict[str, Any], metric: str, margin: float) -> str:
     """What is found for one contender."""
     effect, verdict = arm.get("effect"), arm.get("verdict")
     if verdict == "failed":
-        return f"{name} failed in {len(arm['failed'])} of {arm['runs']} runs" if arm["failed"] else f"{name} cannot be judged, because the baseline failed"
+        return (
+            f"{name} failed in {len(arm['failed'])} of {arm['runs']} runs"
+            if arm["failed"]
+            else f"{name} cannot be judged, because the baseline failed"
+        )
     if effect is None:
         return f"{name} was not measured"
     if verdict == "off budget":
@@ -61,5 +65,9 @@ def sentence(verdict: dict[str, Any]) -> str:
     trials = verdict["tuning"]["trials"]
     tuned = f"learning rates tuned with {trials} trials each" if trials > 1 else "learning rates as in the recipes, not tuned"
     who = f"a model of {count(size)} parameters" if size else "the baseline"
-    return (f"At {budget_words(verdict['budget'])}, against {who}: {'; '.join(clauses)}; {verdict['seeds']} paired seeds, {tuned}"
-            + (f", intervals for {len(clauses)} contenders together" if len(clauses) > 1 else "") + (", a tiny twin that shows only that the race runs" if verdict["tiny"] else "") + ".")  # fmt: skip
+    return (
+        f"At {budget_words(verdict['budget'])}, against {who}: {'; '.join(clauses)}; {verdict['seeds']} paired seeds, {tuned}"
+        + (f", intervals for {len(clauses)} contenders together" if len(clauses) > 1 else "")
+        + (", a tiny twin that shows only that the race runs" if verdict["tiny"] else "")
+        + "."
+    )

@@ -125,7 +125,12 @@ def perform(folder: Path, threads: int = 1) -> int:
     from .command_arm import export_rows, run_command
     from .recipe_arm import run_recipe, survey
 
-    kinds = {"recipe": (run_recipe, "result.json"), "command": (run_command, "result.json"), "survey": (survey, "survey.json"), "export": (export_rows, "rows/data.json")}
+    kinds = {
+        "recipe": (run_recipe, "result.json"),
+        "command": (run_command, "result.json"),
+        "survey": (survey, "survey.json"),
+        "export": (export_rows, "rows/data.json"),
+    }
     with open(folder / "lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         trial = read_json(folder / "trial.json")

@@ -11,9 +11,17 @@ from typing import Any
 
 Cell = Mapping[str, Any]
 COLUMNS = {
-    "accumulation": "accumulation", "replicate": "2 ranks", "fsdp": "FSDP2", "compile": "compile", "bf16": "bf16", "resume": "resume", "checkpointing": "activation checkpointing",
-    "wider": "grown wider", "deeper": "grown deeper", "fused_backward": "fused backward",
-}  # fmt: skip
+    "accumulation": "accumulation",
+    "replicate": "2 ranks",
+    "fsdp": "FSDP2",
+    "compile": "compile",
+    "bf16": "bf16",
+    "resume": "resume",
+    "checkpointing": "activation checkpointing",
+    "wider": "grown wider",
+    "deeper": "grown deeper",
+    "fused_backward": "fused backward",
+}
 WORDS = {"equal": "equal", "refused": "refused", "differs": "**differs**", "late": "**refused late**", "crash": "**fails**"}
 HEAD = """\
 # What goes with what
@@ -45,7 +53,11 @@ def words(cell: Cell | None, note: str = "") -> str:
 
 def row(cells: Mapping[str, Cell]) -> str:
     """A part's cells in one sentence, refusals with their reasons."""
-    return "; ".join(f"{title} {words(cells.get(name))}" + (f" ({cells[name]['reason']})" if name in cells and cells[name]["verdict"] == "refused" else "") for name, title in COLUMNS.items())
+    return "; ".join(
+        f"{title} {words(cells.get(name))}"
+        + (f" ({cells[name]['reason']})" if name in cells and cells[name]["verdict"] == "refused" else "")
+        for name, title in COLUMNS.items()
+    )
 
 
 def page(results: Mapping[str, Mapping[str, Cell]], pairs: Mapping[str, Mapping[str, Mapping[str, str]]] | None = None) -> str:
@@ -56,8 +68,12 @@ def page(results: Mapping[str, Mapping[str, Cell]], pairs: Mapping[str, Mapping[
     cells = [cell for found in results.values() for cell in found.values()]
     counted = {verdict: sum(cell["verdict"] == verdict for cell in cells) for verdict in ("equal", "tolerance", "refused")}
     wrong = len(cells) - sum(counted.values())
-    lines = [HEAD, f"{len(results)} parts, {len(cells)} cells measured: {counted['equal']} equal, {counted['tolerance']} equal to rounding, {counted['refused']} refused, {wrong} wrong; "
-             f"{len(results) * len(COLUMNS) - len(cells)} not run.", ""]  # fmt: skip
+    lines = [
+        HEAD,
+        f"{len(results)} parts, {len(cells)} cells measured: {counted['equal']} equal, {counted['tolerance']} equal to rounding, {counted['refused']} refused, {wrong} wrong; "
+        f"{len(results) * len(COLUMNS) - len(cells)} not run.",
+        "",
+    ]
     for slot, parts in slots.items():
         lines += [f"## {slot}", "", *_table(results, parts), ""]
     for title, found in (pairs or {}).items():
@@ -81,5 +97,8 @@ def _table(results: Mapping[str, Mapping[str, Cell]], parts: list[str]) -> list[
 
 def _pairs(found: Mapping[str, Mapping[str, str]]) -> list[str]:
     columns = list(dict.fromkeys(name for cells in found.values() for name in cells))
-    return ["| | " + " | ".join(f"`{name}`" for name in columns) + " |", "|---" * (len(columns) + 1) + "|",
-            *(f"| `{name}` | " + " | ".join(cells.get(other, "not run") for other in columns) + " |" for name, cells in found.items())]  # fmt: skip
+    return [
+        "| | " + " | ".join(f"`{name}`" for name in columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+        *(f"| `{name}` | " + " | ".join(cells.get(other, "not run") for other in columns) + " |" for name, cells in found.items()),
+    ]

@@ -154,8 +154,11 @@ def events(lines: Iterable[Line], steps: Sequence[Line]) -> list[Line]:
         at = number(line.get("step")) or 0.0
         while ahead is not None and (number(ahead.get("step")) or 0.0) <= at:
             place, ahead = _place(ahead), next(places, None)
-        found.append(place | {"step": at, "name": str(line.get("name", "event")), "message": str(line.get("message", ""))}
-                     | ({"replayed": True} if line.get("replayed") else {}))  # fmt: skip
+        found.append(
+            place
+            | {"step": at, "name": str(line.get("name", "event")), "message": str(line.get("message", ""))}
+            | ({"replayed": True} if line.get("replayed") else {})
+        )
     return found
 
 

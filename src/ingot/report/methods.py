@@ -1,6 +1,6 @@
 """A page for every part, from its docstring: equation, cost, state, knobs, composition row, source, and the recipes that use it.
 
-    ingot parts --pages methods
+ingot parts --pages methods
 """
 
 from __future__ import annotations
@@ -47,8 +47,18 @@ def page(entry: Entry, recipes: Sequence[str], composition: Mapping[str, Any] | 
     body = text.partition("\n\n")[2]
     own = inspect.getdoc(target) if target.__doc__ else ""
     cited = sorted(set(ARXIV.findall(text)))
-    knobs = [f"| `{knob}` | {_cell(_wants(annotation))} | {_cell(_default(default))} |" for knob, (annotation, default) in found.knobs.items()]
-    lines = [f"# {name}", "", f"`{entry.slot}/{entry.name}` · {found.where.partition(':')[0]}", "", *([source, ""] if source else []), body, ""]
+    knobs = [
+        f"| `{knob}` | {_cell(_wants(annotation))} | {_cell(_default(default))} |" for knob, (annotation, default) in found.knobs.items()
+    ]
+    lines = [
+        f"# {name}",
+        "",
+        f"`{entry.slot}/{entry.name}` · {found.where.partition(':')[0]}",
+        "",
+        *([source, ""] if source else []),
+        body,
+        "",
+    ]
     lines += [own or "", ""] if own else []
     lines += ["| knob | wants | default |", "|---|---|---|", *knobs, ""] if knobs else []
     lines += [f"**{fact}.** {words}\n" for fact, words in facts(text).items()]
@@ -64,7 +74,12 @@ def pages(used: Mapping[tuple[str, str], Sequence[str]], composition: Mapping[st
     index = ["# Methods", ""]
     for slot, info in SLOTS.items():
         entries = [entry for entry in parts_in(slot).values() if entry.path is not None]
-        index += [f"## {slot}: {info.purpose}", "", *(f"- [{entry.name}]({slot}/{entry.name}.md): {title(entry)[0]}" for entry in entries), ""]
+        index += [
+            f"## {slot}: {info.purpose}",
+            "",
+            *(f"- [{entry.name}]({slot}/{entry.name}.md): {title(entry)[0]}" for entry in entries),
+            "",
+        ]
         for entry in entries:
             yield f"{slot}/{entry.name}.md", page(entry, used.get((slot, entry.name), ()), composition.get(f"{slot}/{entry.name}"))
     yield "index.md", "\n".join(index)

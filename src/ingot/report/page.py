@@ -127,14 +127,18 @@ def _figure(identity: str, title: str, height: int = 190, note: str = "") -> str
 
 def _charts(data: dict[str, Any]) -> str:
     known = {name: any(value is not None for value in column) for name, column in data["curves"].items()}
-    axes = "".join(f'<button type="button" data-axis="{axis}">{label}</button>'
-                   for axis, label in (("tokens", "tokens"), ("flops", "FLOPs"), ("seconds", "time"), ("step", "steps")) if known[axis])  # fmt: skip
+    axes = "".join(
+        f'<button type="button" data-axis="{axis}">{label}</button>'
+        for axis, label in (("tokens", "tokens"), ("flops", "FLOPs"), ("seconds", "time"), ("step", "steps"))
+        if known[axis]
+    )
     bars = [
         _figure("time", "Where the time went", 0) if data["time"] else "",
         _figure("flops", "Where the FLOPs went", 0, "measured; a multiply-add is 2, recomputation left out") if data["flops"] else "",
         _figure("memory", "Where the memory went", 0, "largest seen of each kind; the rest is activations, batches and the program itself")
-        if data["memory"] else "",
-    ]  # fmt: skip
+        if data["memory"]
+        else "",
+    ]
     small = [
         _figure("lr", "Learning rate") if known["lr"] else "",
         _figure("grad_norm", "Gradient norm") if known["grad_norm"] else "",
@@ -145,7 +149,8 @@ def _charts(data: dict[str, Any]) -> str:
     if known["loss"] or data["evaluations"]:
         switch = f'<div class="switch" role="group" aria-label="horizontal axis">{axes}</div>'
         large = (_figure("loss", "Training loss", 320) if known["loss"] else "") + (
-            _figure("evaluations", "Validation", 260) if data["evaluations"] else "")  # fmt: skip
+            _figure("evaluations", "Validation", 260) if data["evaluations"] else ""
+        )
         parts.append(f'<section class="wide"><div class="head"><h2>Learning</h2>{switch}</div>{large}</section>')
     if any(small):
         parts.append(f'<section><h2>The way there</h2><div class="grid two">{"".join(small)}</div></section>')
@@ -166,9 +171,13 @@ def _evaluation_table(data: dict[str, Any]) -> str:
     metrics = sorted({name for entry in data["best"].values() for name in entry["last"]})
     order = [name for name in ("bits_per_byte", "loss", "perplexity") if name in metrics]
     order += [name for name in metrics if name not in order]
-    rows = [[safe(source), *(_metric(entry["last"].get(name)) for name in order), _metric(entry["best"]), f"{entry['best_step']}"]
-            for source, entry in data["best"].items()]  # fmt: skip
-    return _section("Validation, last results", _table(["source", *(safe(name.replace("_", " ")) for name in order), "best", "at step"], rows))
+    rows = [
+        [safe(source), *(_metric(entry["last"].get(name)) for name in order), _metric(entry["best"]), f"{entry['best_step']}"]
+        for source, entry in data["best"].items()
+    ]
+    return _section(
+        "Validation, last results", _table(["source", *(safe(name.replace("_", " ")) for name in order), "best", "at step"], rows)
+    )
 
 
 def _metric(value: Any) -> str:
@@ -184,10 +193,18 @@ def _events(data: dict[str, Any]) -> str:
     if not found:
         return ""
     shown = found if len(found) <= EVENTS else found[: EVENTS // 2] + found[-EVENTS // 2 :]
-    notes = [f"{len(found):,} events; the first and last {EVENTS // 2} are listed" if shown is not found else "",
-             f"{checkpoints:,} checkpoint{'s' * (checkpoints != 1)} written" if checkpoints else ""]  # fmt: skip
-    rows = [[f"{event['step']:.0f}", f'<span class="event {safe(event["name"])}">{safe(event["name"].replace("_", " "))}</span>',
-             safe(event["message"]) + (" <em>(this step was run again after a resume)</em>" if event.get("replayed") else "")] for event in shown]  # fmt: skip
+    notes = [
+        f"{len(found):,} events; the first and last {EVENTS // 2} are listed" if shown is not found else "",
+        f"{checkpoints:,} checkpoint{'s' * (checkpoints != 1)} written" if checkpoints else "",
+    ]
+    rows = [
+        [
+            f"{event['step']:.0f}",
+            f'<span class="event {safe(event["name"])}">{safe(event["name"].replace("_", " "))}</span>',
+            safe(event["message"]) + (" <em>(this step was run again after a resume)</em>" if event.get("replayed") else ""),
+        ]
+        for event in shown
+    ]
     return _section("Events", _table(["step", "what", "message"], rows), note="; ".join(filter(None, notes)))
 
 
@@ -195,9 +212,15 @@ def _samples(data: dict[str, Any]) -> str:
     found = data["samples"]
     if not found:
         return ""
-    chosen = [found[round(index * (len(found) - 1) / max(1, SAMPLES - 1))] for index in range(min(SAMPLES, len(found)))] if len(found) > SAMPLES else found
-    cells = "".join(f'<blockquote><small>step {safe(line.get("step", "–"))}</small><p><b>{safe(line.get("prompt", ""))}</b>{safe(line.get("text", ""))}</p></blockquote>'
-                    for line in chosen)  # fmt: skip
+    chosen = (
+        [found[round(index * (len(found) - 1) / max(1, SAMPLES - 1))] for index in range(min(SAMPLES, len(found)))]
+        if len(found) > SAMPLES
+        else found
+    )
+    cells = "".join(
+        f"<blockquote><small>step {safe(line.get('step', '–'))}</small><p><b>{safe(line.get('prompt', ''))}</b>{safe(line.get('text', ''))}</p></blockquote>"
+        for line in chosen
+    )
     return _section("Samples", f'<div class="samples">{cells}</div>', note="the prompt in bold, what the model wrote after it")
 
 
@@ -218,17 +241,23 @@ def _provenance(folder: Path, data: dict[str, Any], run: dict[str, Any]) -> str:
     checkpoints = sorted(path.name for path in (folder / "checkpoints").glob("step-*") if path.is_dir())
     lineage = {key: run[key] for key in ("parents", "lineage", "from") if run.get(key)}
     if checkpoints:
-        lineage["checkpoints"] = checkpoints if len(checkpoints) <= 6 else [*checkpoints[:2], f"… {len(checkpoints) - 4} more", *checkpoints[-2:]]
+        lineage["checkpoints"] = (
+            checkpoints if len(checkpoints) <= 6 else [*checkpoints[:2], f"… {len(checkpoints) - 4} more", *checkpoints[-2:]]
+        )
     about = {key: start.get(key) or run.get(key) for key in ("version", "commit", "recipe_hash")}
     about["recipe_hash"] = about["recipe_hash"] and str(about["recipe_hash"])[:16]
     about["written"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC") if start else None
     boxes = [("Machine", machine), ("Choices", start.get("choices") or {}), ("Version", about), ("Lineage", lineage)]
-    cells = "".join(f"<div><h3>{title}</h3>{_pairs(values)}</div>" for title, values in boxes if any(value is not None for value in values.values()))
+    cells = "".join(
+        f"<div><h3>{title}</h3>{_pairs(values)}</div>" for title, values in boxes if any(value is not None for value in values.values())
+    )
     return _section("Where it came from", f'<div class="grid boxes">{cells}</div>') if cells else ""
 
 
 def _pairs(values: dict[str, Any]) -> str:
-    rows = "".join(f"<dt>{safe(str(key).replace('_', ' '))}</dt><dd>{_value(value)}</dd>" for key, value in values.items() if value is not None)
+    rows = "".join(
+        f"<dt>{safe(str(key).replace('_', ' '))}</dt><dd>{_value(value)}</dd>" for key, value in values.items() if value is not None
+    )
     return f'<dl class="pairs">{rows}</dl>'
 
 

@@ -19,4 +19,18 @@ from .frontier import envelope, isoflop
 from .learning_curve import extrapolate
 from .predict import best_mixture, continued, crossing, optimum, predict, rate_and_batch, sizes_for
 
-__all__ = ["Fit", "best_mixture", "compare", "continued", "crossing", "envelope", "extrapolate", "fit", "isoflop", "optimum", "predict", "rate_and_batch", "sizes_for"]
+__all__ = [
+    "Fit",
+    "best_mixture",
+    "compare",
+    "continued",
+    "crossing",
+    "envelope",
+    "extrapolate",
+    "fit",
+    "isoflop",
+    "optimum",
+    "predict",
+    "rate_and_batch",
+    "sizes_for",
+]

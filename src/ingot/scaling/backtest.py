@@ -33,8 +33,17 @@ class Held:
             if len(error):
                 size = np.abs(error)
                 last = not (self.reach_m >= high).any()
-                found.append({"from": low, "to": float(self.reach_m.max()) * (1 + 1e-9) if last else high, "n": len(error), "mean": float(size.mean()), "worst": float(size.max()),
-                              "bias": float(error.mean()), "rms": float(np.sqrt((error**2).mean()))})  # fmt: skip
+                found.append(
+                    {
+                        "from": low,
+                        "to": float(self.reach_m.max()) * (1 + 1e-9) if last else high,
+                        "n": len(error),
+                        "mean": float(size.mean()),
+                        "worst": float(size.max()),
+                        "bias": float(error.mean()),
+                        "rms": float(np.sqrt((error**2).mean())),
+                    }
+                )
         return found
 
 
@@ -72,8 +81,11 @@ def _by_group(problem: Problem, groups_n: np.ndarray | None, folds: int = 5) -> 
     names = np.arange(len(problem.y_n)) if groups_n is None else np.unique(groups_n, return_inverse=True)[1]
     fold_n = np.random.default_rng(0).permutation(int(names.max()) + 1)[names] % folds
     least = int(problem.free.sum()) + 1
-    return [(fold_n != fold, fold_n == fold, np.ones(int((fold_n == fold).sum())))
-            for fold in range(folds) if (fold_n != fold).sum() >= least and (fold_n == fold).any()]  # fmt: skip
+    return [
+        (fold_n != fold, fold_n == fold, np.ones(int((fold_n == fold).sum())))
+        for fold in range(folds)
+        if (fold_n != fold).sum() >= least and (fold_n == fold).any()
+    ]
 
 
 def past(bins: list[dict[str, float]], reach: float) -> dict[str, Any]:
@@ -92,7 +104,11 @@ def past(bins: list[dict[str, float]], reach: float) -> dict[str, Any]:
     if reach < bins[-1]["to"]:
         return found | {"note": known}
     stretch = float(np.log(reach) / np.log(max(bins[-1]["to"], 1.05)))
-    return found | {"tested": False, "stretch": max(stretch, 1.0), "note": f"no past prediction reached {reach:.3g} times beyond its data; the farthest, {known}"}
+    return found | {
+        "tested": False,
+        "stretch": max(stretch, 1.0),
+        "note": f"no past prediction reached {reach:.3g} times beyond its data; the farthest, {known}",
+    }
 
 
 def past_groups(bins: list[dict[str, float]]) -> dict[str, Any]:

@@ -16,8 +16,18 @@ from .interval import profile
 from .solve import Problem, from_all_starts, solve
 
 
-def coverage(form: str, table: Mapping[str, Any], truth: Mapping[str, float], *, sigma: float, draws: int = 500, level: float = 0.9,
-             delta: float | None = None, knobs: Mapping[str, Any] | None = None, seed: int = 0) -> dict[str, Any]:  # fmt: skip
+def coverage(
+    form: str,
+    table: Mapping[str, Any],
+    truth: Mapping[str, float],
+    *,
+    sigma: float,
+    draws: int = 500,
+    level: float = 0.9,
+    delta: float | None = None,
+    knobs: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Cover rates by coefficient over `draws` data sets with normal errors of deviation sigma on the residual scale.
 
     delta: as in fit. all_starts_agree: share of 1 % of the data sets for which all starts find no better fit than the one used, which
@@ -36,9 +46,16 @@ def coverage(form: str, table: Mapping[str, Any], truth: Mapping[str, float], *,
     again = [from_all_starts(replace(problem, delta=_at(problem.delta, k)), y_Kn=y_Kn[[k]], keep=3).objective_K[0] for k in check]
     names = [coefficient.name for coefficient in law.coefficients]
     rates = dict(zip(names, inside_KP.mean(0).tolist()))
-    return {"coverage": rates, "overall": float(inside_KP.mean()), "lowest": min(rates.values()), "highest": max(rates.values()), "draws": draws, "level": level,
-            "all_starts_agree": float(np.mean(objective_K[check] <= np.array(again) * (1 + 1e-3))),
-            "width": dict(zip(names, np.median(ends_KP2[..., 1] - ends_KP2[..., 0], axis=0).tolist()))}  # fmt: skip
+    return {
+        "coverage": rates,
+        "overall": float(inside_KP.mean()),
+        "lowest": min(rates.values()),
+        "highest": max(rates.values()),
+        "draws": draws,
+        "level": level,
+        "all_starts_agree": float(np.mean(objective_K[check] <= np.array(again) * (1 + 1e-3))),
+        "width": dict(zip(names, np.median(ends_KP2[..., 1] - ends_KP2[..., 0], axis=0).tolist())),
+    }
 
 
 def _at(delta: Any, k: int) -> float:

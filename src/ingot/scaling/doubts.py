@@ -70,8 +70,15 @@ def _diverged(table: Mapping[str, Any], output: str) -> Iterator[str]:
         yield f"diverged: {many} runs lost more than 1.5 times the best of their setting; leave them out"
 
 
-def of_fit(form: Form, theta_P: np.ndarray, intervals: Mapping[str, tuple[float, float]], fixed: Mapping[str, float], r_n: np.ndarray,
-           scale_n: np.ndarray | None, converged: bool) -> Iterator[str]:  # fmt: skip
+def of_fit(
+    form: Form,
+    theta_P: np.ndarray,
+    intervals: Mapping[str, tuple[float, float]],
+    fixed: Mapping[str, float],
+    r_n: np.ndarray,
+    scale_n: np.ndarray | None,
+    converged: bool,
+) -> Iterator[str]:
     """Sentences about the estimates."""
     if not converged:
         yield "unconverged: the optimizer stopped before the objective settled"
@@ -81,7 +88,9 @@ def of_fit(form: Form, theta_P: np.ndarray, intervals: Mapping[str, tuple[float,
             continue
         if np.isclose(theta_P[index], low[index]) or np.isclose(theta_P[index], high[index]):
             yield f"{coefficient.name} lies at the bound of what it may be ({coefficient.outward(theta_P[index]):.4g})"
-        ends = np.array([coefficient.inward(max(value, 1e-300) if coefficient.log else value) for value in intervals.get(coefficient.name, (0.0, 1.0))])
+        ends = np.array(
+            [coefficient.inward(max(value, 1e-300) if coefficient.log else value) for value in intervals.get(coefficient.name, (0.0, 1.0))]
+        )
         if (coefficient.name in intervals) and (not np.isfinite(ends).all() or (coefficient.log and np.ptp(ends) > np.log(1e3))):
             yield f"{coefficient.name} is not determined by these data"
     center = float(np.median(r_n))

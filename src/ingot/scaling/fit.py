@@ -1,8 +1,8 @@
 """Fit a law to measurements: estimates with intervals, what past extrapolations were worth, and reasons for doubt.
 
-    result = fit("chinchilla", {"params": N, "tokens": D, "loss": L})
-    result.estimates["alpha"], result.intervals["alpha"], result.doubts
-    result.save("fit.json");  Fit.load("fit.json")
+result = fit("chinchilla", {"params": N, "tokens": D, "loss": L})
+result.estimates["alpha"], result.intervals["alpha"], result.doubts
+result.save("fit.json");  Fit.load("fit.json")
 """
 
 from __future__ import annotations
@@ -128,10 +128,20 @@ def as_table(points: Mapping[str, Any]) -> Table:
 
 
 def fit(
-    form: str, data: Mapping[str, Any] | str | Path, *, columns: Mapping[str, str] | None = None, knobs: Mapping[str, Any] | None = None,
-    fixed: Mapping[str, float] | None = None, prior: Mapping[str, tuple[float, float]] | None = None, delta: float | None = None,
-    level: float = 0.9, interval: Literal["profile", "bootstrap", "none"] = "profile", draws: int = 400, backtest: bool = True, seed: int = 0,
-) -> Fit:  # fmt: skip
+    form: str,
+    data: Mapping[str, Any] | str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    knobs: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, float] | None = None,
+    prior: Mapping[str, tuple[float, float]] | None = None,
+    delta: float | None = None,
+    level: float = 0.9,
+    interval: Literal["profile", "bootstrap", "none"] = "profile",
+    draws: int = 400,
+    backtest: bool = True,
+    seed: int = 0,
+) -> Fit:
     """Fit the named form.
 
     data:     columns by name, or a csv file.   columns: names that the form wants, from those that the data have (``{"tokens": "flop/6/params"}``).
@@ -157,14 +167,31 @@ def fit(
     scale_n = law.scale(table)
     held = run_backtest(problem, scale_n, np.asarray(table["run"]) if "run" in table else None) if backtest else None
     r_n = problem.y_n - law.predict(theta_P[None], problem.x)[0]
-    doubts = [*([OWN] if law.by_paper else ()), *of_table(table, law.output), *of_fit(law, theta_P, intervals, fixed or {}, r_n, scale_n, bool(best.converged_K[0])),
-              *(uneven(law, intervals, draws_KP, level) if interval == "profile" else ())]  # fmt: skip
+    doubts = [
+        *([OWN] if law.by_paper else ()),
+        *of_table(table, law.output),
+        *of_fit(law, theta_P, intervals, fixed or {}, r_n, scale_n, bool(best.converged_K[0])),
+        *(uneven(law, intervals, draws_KP, level) if interval == "profile" else ()),
+    ]
     return Fit(
-        form=form, knobs=dict(knobs or {}), estimates=_named(law, law.natural(theta_P)), intervals=intervals, level=level, theta=theta_P, draws=draws_KP,
-        error=_error(problem, theta_P, best), backtest=held.bins() if held else [], doubts=doubts, fixed=dict(fixed or {}),
-        table={name: column for name, column in table.items() if name in (*law.inputs, law.output, "run", "flop", "params", "tokens", "warmup_tokens")},
+        form=form,
+        knobs=dict(knobs or {}),
+        estimates=_named(law, law.natural(theta_P)),
+        intervals=intervals,
+        level=level,
+        theta=theta_P,
+        draws=draws_KP,
+        error=_error(problem, theta_P, best),
+        backtest=held.bins() if held else [],
+        doubts=doubts,
+        fixed=dict(fixed or {}),
+        table={
+            name: column
+            for name, column in table.items()
+            if name in (*law.inputs, law.output, "run", "flop", "params", "tokens", "warmup_tokens")
+        },
         method={"delta": float(problem.delta), "interval": interval, "draws": draws, "bootstrap": agreement, "seed": seed},
-    )  # fmt: skip
+    )
 
 
 def _law(form: str, table: Table, knobs: Mapping[str, Any]) -> Form:
@@ -173,7 +200,9 @@ def _law(form: str, table: Table, knobs: Mapping[str, Any]) -> Form:
     except KeyError as error:
         raise UserError(f"{form} needs a column {error.args[0]!r}; there are {', '.join(table)}. Map others with columns") from None
     if missing := [name for name in (*law.inputs, law.output) if name not in table]:
-        raise UserError(f"{form} needs the column{'s' * (len(missing) > 1)} {', '.join(missing)}; there are {', '.join(table)}. Map others with columns")
+        raise UserError(
+            f"{form} needs the column{'s' * (len(missing) > 1)} {', '.join(missing)}; there are {', '.join(table)}. Map others with columns"
+        )
     return law
 
 
@@ -210,7 +239,9 @@ def _problem(law: Form, table: Table, fixed: Mapping[str, float], prior: Mapping
 
 def _minimize(problem: Problem, delta: float | None) -> tuple[Problem, Solution]:
     """Fit; where no threshold is given, find it from the residuals of a fit that is nearly least absolute deviations."""
-    first = replace(problem, delta=delta if delta is not None else max(1e-4 * float(np.std(problem.y_n)), 1e-9), prior=_scaled_prior(problem, None))
+    first = replace(
+        problem, delta=delta if delta is not None else max(1e-4 * float(np.std(problem.y_n)), 1e-9), prior=_scaled_prior(problem, None)
+    )
     best = from_all_starts(first)
     if delta is None:
         sigma = _sigma(first, best.theta_KP[0])
@@ -262,9 +293,18 @@ def _error(problem: Problem, theta_P: np.ndarray, best: Solution) -> dict[str, f
     off = seen - (np.exp(problem.y_n - r_n) if law.residual == "log" else problem.y_n - r_n)
     relative = np.abs(off) / np.maximum(np.abs(seen), 1e-12)
     # Laplace's likelihood: least absolute deviations is what a small threshold minimizes, and outliers do not decide the comparison.
-    aicc = 2 * n * np.log(2 * np.e * max(float(np.abs(r_n).mean()), 1e-300)) + 2 * P + (2 * P * (P + 1) / (n - P - 1) if n > P + 1 else np.inf)
-    return {"n": n, "r2": float(1 - (off**2).sum() / max(((seen - seen.mean()) ** 2).sum(), 1e-300)), "mean": float(relative.mean()), "worst": float(relative.max()),
-            "sigma": _sigma(problem, theta_P), "objective": float(huber(r_n, problem.delta).sum()), "aicc": float(aicc)}  # fmt: skip
+    aicc = (
+        2 * n * np.log(2 * np.e * max(float(np.abs(r_n).mean()), 1e-300)) + 2 * P + (2 * P * (P + 1) / (n - P - 1) if n > P + 1 else np.inf)
+    )
+    return {
+        "n": n,
+        "r2": float(1 - (off**2).sum() / max(((seen - seen.mean()) ** 2).sum(), 1e-300)),
+        "mean": float(relative.mean()),
+        "worst": float(relative.max()),
+        "sigma": _sigma(problem, theta_P),
+        "objective": float(huber(r_n, problem.delta).sum()),
+        "aicc": float(aicc),
+    }
 
 
 def _named(law: Form, values: np.ndarray) -> dict[str, float]:
@@ -280,7 +320,16 @@ def compare(fits: Mapping[str, Fit]) -> list[dict[str, Any]]:
     if len(set(counts.values())) > 1:
         raise UserError(f"laws can only be compared on the same rows; these have {counts}")
     lowest = min(one.error["aicc"] for one in fits.values())
-    rows = [{"law": name, "aicc": one.error["aicc"] - lowest, "held_out": _held_out(one), "mean": one.error["mean"], "coefficients": len(one.theta)} for name, one in fits.items()]
+    rows = [
+        {
+            "law": name,
+            "aicc": one.error["aicc"] - lowest,
+            "held_out": _held_out(one),
+            "mean": one.error["mean"],
+            "coefficients": len(one.theta),
+        }
+        for name, one in fits.items()
+    ]
     by = "held_out" if all(row["held_out"] is not None for row in rows) else "aicc"
     return sorted(rows, key=lambda row: row[by])
 

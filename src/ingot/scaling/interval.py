@@ -88,7 +88,9 @@ def _covariance(problem: Problem, gradient_KPn: np.ndarray, kappa_K: np.ndarray,
 class _Search:
     """For each (data set, coefficient, side) the value at which the signed root of the rise reaches the quantile: a bracketed secant."""
 
-    def __init__(self, problem: Problem, theta_KP: np.ndarray, cov_KPP: np.ndarray, k: np.ndarray, p: np.ndarray, sign: np.ndarray, quantile: float):
+    def __init__(
+        self, problem: Problem, theta_KP: np.ndarray, cov_KPP: np.ndarray, k: np.ndarray, p: np.ndarray, sign: np.ndarray, quantile: float
+    ):
         self.problem, self.k, self.p, self.quantile = problem, k, p, quantile
         self.center = theta_KP[k, p]
         error = np.sqrt(np.maximum(cov_KPP[k, p, p], 1e-300))
@@ -133,7 +135,9 @@ class _Search:
         inner, outer, low, high = self.inner[i], self.outer[i], self.inner_rise[i], self.outer_rise[i]
         with np.errstate(all="ignore"):
             secant = inner + (outer - inner) * (self.quantile - low) / (high - low)
-            between = np.where(np.isfinite(high), np.clip(secant, inner + 0.05 * (outer - inner), outer - 0.05 * (outer - inner)), (inner + outer) / 2)
+            between = np.where(
+                np.isfinite(high), np.clip(secant, inner + 0.05 * (outer - inner), outer - 0.05 * (outer - inner)), (inner + outer) / 2
+            )
             beyond = self.step[i] * np.clip(1.05 * self.quantile / np.maximum(low, 1e-9), 1.2, 4.0)
         self.step[i] = np.minimum(np.where(np.isfinite(outer), between, beyond), self.room[i])
 
@@ -145,7 +149,9 @@ class _Search:
         return np.where(left, ends, self.found)
 
 
-def draw(problem: Problem, theta_P: np.ndarray, draws: int, rng: np.random.Generator, *, tolerance: float = 1e-7) -> tuple[np.ndarray, dict[str, float]]:
+def draw(
+    problem: Problem, theta_P: np.ndarray, draws: int, rng: np.random.Generator, *, tolerance: float = 1e-7
+) -> tuple[np.ndarray, dict[str, float]]:
     """(draws, P) bootstrap coefficients, and how 1 % of the draws compare with the same draws refitted from all starts.
 
     refitted: how many; agree: share of them whose objective is within 0.1 % of that from all starts, or lower; worst: largest relative excess.
@@ -155,13 +161,23 @@ def draw(problem: Problem, theta_P: np.ndarray, draws: int, rng: np.random.Gener
     drawn = replace(problem, prior=_draw_prior(problem, theta_P, draws, rng))
     found = solve(drawn, np.repeat(theta_P[None], draws, 0), w_Kn=w_Kn, tolerance=tolerance)
     check = rng.choice(draws, max(1, round(draws / 100)), replace=False)
-    again = [from_all_starts(replace(problem, prior=drawn.prior and (drawn.prior[0][row], drawn.prior[1])), w_Kn=w_Kn[[row]], keep=3).objective_K[0] for row in check]
+    again = [
+        from_all_starts(
+            replace(problem, prior=drawn.prior and (drawn.prior[0][row], drawn.prior[1])), w_Kn=w_Kn[[row]], keep=3
+        ).objective_K[0]
+        for row in check
+    ]
     excess = found.objective_K[check] / np.maximum(again, 1e-300) - 1
     P = int(problem.free.sum())
     count = n if problem.w_n is None else int((problem.w_n > 0).sum())
     low, high = problem.form.bounds.T
     spread_KP = theta_P + (found.theta_KP - theta_P) * np.sqrt(count / max(count - P, 1))
-    facts = {"refitted": len(check), "agree": float((excess < 1e-3).mean()), "worst": float(excess.max()), "converged": float(found.converged_K.mean())}
+    facts = {
+        "refitted": len(check),
+        "agree": float((excess < 1e-3).mean()),
+        "worst": float(excess.max()),
+        "converged": float(found.converged_K.mean()),
+    }
     return np.clip(spread_KP, low, high), facts
 
 

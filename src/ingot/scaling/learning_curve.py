@@ -79,7 +79,9 @@ def extrapolate(step: Any, loss: Any, at: float, *, earlier: Sequence[Curve] = (
     if own:
         errors, source = _own_errors(x, y, reach), "this run"
     if not len(errors):
-        raise UserError(f"nothing tells how wrong a prediction {reach:.3g} times ahead is: this run is too short to test it on its own past; give earlier runs, or ask nearer")
+        raise UserError(
+            f"nothing tells how wrong a prediction {reach:.3g} times ahead is: this run is too short to test it on its own past; give earlier runs, or ask nearer"
+        )
     shift = 0.0 if own or len(errors) < 2 else float(errors.mean())
     left = errors - shift
     # Around the mean of n errors a new one spreads by sqrt(1 + 1/n); around 0 the errors are what they are.
@@ -88,11 +90,25 @@ def extrapolate(step: Any, loss: Any, at: float, *, earlier: Sequence[Curve] = (
     low, high = np.quantile(log_K, [0.5 - level / 2, 0.5 + level / 2]) - shift
     off = float(stats.t.ppf(0.5 + level / 2, max(len(left) - (shift != 0), 1))) * spread
     size = np.abs(np.expm1(left))
-    past = {"source": source, "n": len(left), "mean": float(size.mean()), "worst": float(size.max()), "shift": float(np.expm1(shift)),
-            "note": f"{len(left)} predictions that reached {reach:.3g} times ahead, on {source}, were off by {size.mean():.2%} on average, {size.max():.2%} at worst"
-                    + (f", after their common error of {np.expm1(shift):+.2%} was taken out" if shift else "")}  # fmt: skip
-    return Ending(float(np.exp(middle)), float(np.exp(middle - np.hypot(max(middle - low, 0.0), off))), float(np.exp(middle + np.hypot(max(high - middle, 0.0), off))),
-                  level, float(at), reach, weights, past)  # fmt: skip
+    past = {
+        "source": source,
+        "n": len(left),
+        "mean": float(size.mean()),
+        "worst": float(size.max()),
+        "shift": float(np.expm1(shift)),
+        "note": f"{len(left)} predictions that reached {reach:.3g} times ahead, on {source}, were off by {size.mean():.2%} on average, {size.max():.2%} at worst"
+        + (f", after their common error of {np.expm1(shift):+.2%} was taken out" if shift else ""),
+    }
+    return Ending(
+        float(np.exp(middle)),
+        float(np.exp(middle - np.hypot(max(middle - low, 0.0), off))),
+        float(np.exp(middle + np.hypot(max(high - middle, 0.0), off))),
+        level,
+        float(at),
+        reach,
+        weights,
+        past,
+    )
 
 
 def _clean(step: Any, loss: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +138,11 @@ def _predict(x: np.ndarray, y: np.ndarray, at: float, rng: np.random.Generator) 
     if len(x_m) < LEAST:
         return None
     now = float(x_m[-1])
-    fits = {name: one for name, (count, shape) in SHAPES.items() if len(x_m) > count + 2 and (one := _fit(shape, count, x_m / now, np.log(y_m))) is not None}
+    fits = {
+        name: one
+        for name, (count, shape) in SHAPES.items()
+        if len(x_m) > count + 2 and (one := _fit(shape, count, x_m / now, np.log(y_m))) is not None
+    }
     if not fits:
         return None
     scores = np.array([bic for _, _, bic in fits.values()])
@@ -147,12 +167,21 @@ def _fit(shape: Shape, count: int, x: np.ndarray, log_y: np.ndarray) -> tuple[np
             return np.nan_to_num(np.log(shape(p, x)) - log_y, nan=1e3, posinf=1e3, neginf=-1e3)
 
     low, shifted = float(log_y.min()), shape is SHAPES["shifted"][1]
-    last = (-0.9 * float(x.min()), 3.0, 0.0) if shifted else (-12.0, 3.0, np.log(0.1))  # a warm-up counts for less than its steps: s may be below 0
+    last = (
+        (-0.9 * float(x.min()), 3.0, 0.0) if shifted else (-12.0, 3.0, np.log(0.1))
+    )  # a warm-up counts for less than its steps: s may be below 0
     best = None
     for floor, power in ((0.6, 0.3), (0.9, 0.7)):
         start = [np.log(floor) + low, np.log(1 - floor) + low, np.log(power), last[2]][:count]
-        one = optimize.least_squares(residual, start, loss="soft_l1", f_scale=0.01, x_scale="jac", max_nfev=80,
-                                     bounds=([-20.0, -20.0, np.log(0.02), last[0]][:count], [low + 1e-6, 8.0, np.log(4.0), last[1]][:count]))  # fmt: skip
+        one = optimize.least_squares(
+            residual,
+            start,
+            loss="soft_l1",
+            f_scale=0.01,
+            x_scale="jac",
+            max_nfev=80,
+            bounds=([-20.0, -20.0, np.log(0.02), last[0]][:count], [low + 1e-6, 8.0, np.log(4.0), last[1]][:count]),
+        )
         if best is None or one.cost < best.cost:
             best = one
     if best is None:
@@ -164,7 +193,11 @@ def _fit(shape: Shape, count: int, x: np.ndarray, log_y: np.ndarray) -> tuple[np
     # A direction that the curve so far does not determine is not followed for orders of magnitude: half a unit of the logarithm at most.
     size = np.sqrt(np.maximum(np.diag(cov), 1e-300))
     shrink = np.minimum(1.0, 0.5 / size)
-    return best.x, cov * shrink[:, None] * shrink[None, :], float(n * np.log(2 * np.e * max(np.abs(r).mean(), 1e-9)) * 2 + count * np.log(n))
+    return (
+        best.x,
+        cov * shrink[:, None] * shrink[None, :],
+        float(n * np.log(2 * np.e * max(np.abs(r).mean(), 1e-9)) * 2 + count * np.log(n)),
+    )
 
 
 def _error(x: np.ndarray, y: np.ndarray, cut: float, at: float) -> float | None:

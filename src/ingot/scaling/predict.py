@@ -67,7 +67,11 @@ def predict(fit: Fit, *, budget: float | str | None = None, level: float | None 
         if {"params", "tokens"} <= set(law.inputs) and not sizes:
             return optimum(fit, budget, level=level, **inputs)
         if len(sizes) == 1:
-            inputs |= {"tokens": flops(budget) / (6 * sizes["params"])} if "params" in sizes else {"params": flops(budget) / (6 * sizes["tokens"])}
+            inputs |= (
+                {"tokens": flops(budget) / (6 * sizes["params"])}
+                if "params" in sizes
+                else {"params": flops(budget) / (6 * sizes["tokens"])}
+            )
         elif "flop" in law.inputs:
             inputs["flop"] = flops(budget)
         else:
@@ -91,8 +95,15 @@ def _with_interval(fit: Fit, point: Table, value: float, samples_D: np.ndarray, 
     spare, normal = max(size(fit.table) - len(fit.theta) + len(fit.fixed), 1), float(stats.norm.ppf(0.5 + level / 2))
     wider = float(stats.t.ppf(0.5 + level / 2, spare)) / normal
     off = normal * known.get("rms", 0.0) * known.get("stretch", 1.0) * (value if law.residual == "log" else 1.0)
-    return Prediction(value, float(value - np.hypot(wider * max(value - low, 0), off)), float(value + np.hypot(wider * max(high - value, 0), off)),
-                      level, {name: float(entry) for name, entry in inputs.items()}, reach, known)  # fmt: skip
+    return Prediction(
+        value,
+        float(value - np.hypot(wider * max(value - low, 0), off)),
+        float(value + np.hypot(wider * max(high - value, 0), off)),
+        level,
+        {name: float(entry) for name, entry in inputs.items()},
+        reach,
+        known,
+    )
 
 
 def _outside(fit: Fit, point: Table) -> dict[str, float]:
@@ -153,8 +164,15 @@ def _lowest(x_m: np.ndarray, y_Km: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x_m[at] + shift * h, mid - 0.125 * (left - right) ** 2 / bend
 
 
-def rate_and_batch(fit: Fit, *, params: float | None = None, tokens: float | None = None, budget: float | str | None = None,
-                   sizes: Fit | None = None, level: float | None = None) -> Prediction:  # fmt: skip
+def rate_and_batch(
+    fit: Fit,
+    *,
+    params: float | None = None,
+    tokens: float | None = None,
+    budget: float | str | None = None,
+    sizes: Fit | None = None,
+    level: float | None = None,
+) -> Prediction:
     """Best learning rate (the value) and batch in tokens, from a fit of batch_lr.
 
     At params and tokens; or at a budget in FLOPs and one of them; or at a budget and the best sizes by another fit.
@@ -168,7 +186,9 @@ def rate_and_batch(fit: Fit, *, params: float | None = None, tokens: float | Non
     elif budget is not None and (params is None) != (tokens is None):
         params, tokens = params or flops(budget) / (6 * (tokens or 1.0)), tokens or flops(budget) / (6 * (params or 1.0))
     if params is None or tokens is None:
-        raise UserError("the best learning rate wants params and tokens, or a budget with one of them or with a fit that tells the best sizes")
+        raise UserError(
+            "the best learning rate wants params and tokens, or a budget with one of them or with a fit that tells the best sizes"
+        )
     level = level or fit.level
     lr_K, batch_K = law.optimum(np.concatenate([fit.theta[None], fit.draws]), params, tokens)
     ends = [0.5 - level / 2, 0.5 + level / 2]
@@ -178,8 +198,16 @@ def rate_and_batch(fit: Fit, *, params: float | None = None, tokens: float | Non
         pairs[name] = (float(low), float(high))
     top = fit.scale()
     reach = 6 * params * tokens / top if top else None
-    return Prediction(float(lr_K[0]), *pairs["lr"], level, {"params": params, "tokens": tokens}, reach, past(fit.backtest, reach or 1.0),
-                      {"lr": float(lr_K[0]), "batch": float(batch_K[0])}, pairs)  # fmt: skip
+    return Prediction(
+        float(lr_K[0]),
+        *pairs["lr"],
+        level,
+        {"params": params, "tokens": tokens},
+        reach,
+        past(fit.backtest, reach or 1.0),
+        {"lr": float(lr_K[0]), "batch": float(batch_K[0])},
+        pairs,
+    )
 
 
 def best_mixture(fits: Sequence[Fit], weights: Sequence[float] | None = None, *, most: Mapping[str, float] | None = None) -> dict[str, Any]:
@@ -203,21 +231,43 @@ def best_mixture(fits: Sequence[Fit], weights: Sequence[float] | None = None, *,
     tried = np.stack([np.asarray(fits[0].table[name], float) for name in names], 1)
     starts = [caps / caps.sum(), *tried[np.argsort([loss(np.maximum(r, 1e-6)) for r in tried])[:3]]]
     rule = {"type": "eq", "fun": lambda r: r.sum() - 1}
-    found = [optimize.minimize(loss, np.clip(start, 1e-6, caps), method="SLSQP", bounds=[(0.0, cap) for cap in caps], constraints=rule) for start in starts]
+    found = [
+        optimize.minimize(loss, np.clip(start, 1e-6, caps), method="SLSQP", bounds=[(0.0, cap) for cap in caps], constraints=rule)
+        for start in starts
+    ]
     best = min((one for one in found if one.success), key=lambda one: one.fun, default=found[0])
     shares = np.clip(best.x, 0, None) / np.clip(best.x, 0, None).sum()
-    return {"shares": dict(zip(names, map(float, shares))), "loss": loss(shares), "distance": float(0.5 * np.abs(tried - shares).sum(1).min()),
-            "past": past_groups(fits[0].backtest)}  # fmt: skip
+    return {
+        "shares": dict(zip(names, map(float, shares))),
+        "loss": loss(shares),
+        "distance": float(0.5 * np.abs(tried - shares).sum(1).min()),
+        "past": past_groups(fits[0].backtest),
+    }
 
 
-def crossing(first: Fit, second: Fit, *, along: str = "budget", low: float | None = None, high: float | None = None, **inputs: float) -> dict[str, Any]:
+def crossing(
+    first: Fit, second: Fit, *, along: str = "budget", low: float | None = None, high: float | None = None, **inputs: float
+) -> dict[str, Any]:
     """Where two laws predict the same loss: along the budget (each at its own best sizes) or along an input column, others given.
 
     low, high: where to look; by default from the smallest fitted scale, at most a hundredth of the largest, to a thousand times that. Returns at (None when they do not
     cross there), interval over the draws, share of the draws that cross, which is lower before, and the past of each at that reach.
     """
-    top = max(one.scale() or 1.0 for one in (first, second)) if along == "budget" else max(float(np.max(one.table[along])) for one in (first, second))
-    least = min([top / 100, *(float(np.min(scale)) for one in (first, second) if along == "budget" and (scale := one.law.scale(one.table)) is not None and np.min(scale) > 0)])
+    top = (
+        max(one.scale() or 1.0 for one in (first, second))
+        if along == "budget"
+        else max(float(np.max(one.table[along])) for one in (first, second))
+    )
+    least = min(
+        [
+            top / 100,
+            *(
+                float(np.min(scale))
+                for one in (first, second)
+                if along == "budget" and (scale := one.law.scale(one.table)) is not None and np.min(scale) > 0
+            ),
+        ]
+    )
     x_m = np.geomspace(low or least, high or top * 1000, 161)
     curves = [_along(one, along, x_m, inputs) for one in (first, second)]
     count = min(len(curves[0]), len(curves[1]))
@@ -227,9 +277,20 @@ def crossing(first: Fit, second: Fit, *, along: str = "budget", low: float | Non
     level = first.level
     at = float(np.exp(at_K[0])) if np.isfinite(at_K[0]) else None
     ends = tuple(float(np.exp(end)) for end in np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])) if len(drawn) else None
-    reaches = {} if at is None or along != "budget" else {name: past(one.backtest, at / (one.scale() or at)) for name, one in (("first", first), ("second", second))}
-    return {"along": along, "at": at, "interval": ends, "level": level, "crossing_draws": float(np.isfinite(at_K[1:]).mean()) if count > 1 else None,
-            "lower_before": "first" if gap_Km[0, 0] < 0 else "second", "past": reaches}  # fmt: skip
+    reaches = (
+        {}
+        if at is None or along != "budget"
+        else {name: past(one.backtest, at / (one.scale() or at)) for name, one in (("first", first), ("second", second))}
+    )
+    return {
+        "along": along,
+        "at": at,
+        "interval": ends,
+        "level": level,
+        "crossing_draws": float(np.isfinite(at_K[1:]).mean()) if count > 1 else None,
+        "lower_before": "first" if gap_Km[0, 0] < 0 else "second",
+        "past": reaches,
+    }
 
 
 def _along(one: Fit, along: str, x_m: np.ndarray, inputs: Mapping[str, float]) -> np.ndarray:
@@ -244,7 +305,11 @@ def _along(one: Fit, along: str, x_m: np.ndarray, inputs: Mapping[str, float]) -
     found = []
     for C in x_m:
         log_N = np.linspace(np.log(1e4), np.log(C / 6 / 1e4), 201)
-        found.append(_lowest(log_N, law.predict(theta_KP, law.prepare(as_table({"params": np.exp(log_N), "tokens": C / 6 / np.exp(log_N), **inputs}))))[1])
+        found.append(
+            _lowest(
+                log_N, law.predict(theta_KP, law.prepare(as_table({"params": np.exp(log_N), "tokens": C / 6 / np.exp(log_N), **inputs})))
+            )[1]
+        )
     return np.array(found).T
 
 
@@ -276,8 +341,17 @@ PRIOR: dict[str, dict[str, tuple[float, float]]] = {
 """Values published for 25 M to 400 M parameters (Luo et al. 2025), with room: a run that has not yet annealed says nothing about annealing."""
 
 
-def continued(sofar: Mapping[str, Any], plan: Mapping[str, Any], *, law: str = "multi_power", like: Fit | None = None, level: float = 0.9,
-              draws: int = 200, seed: int = 0, knobs: Mapping[str, Any] | None = None) -> Continuation:  # fmt: skip
+def continued(
+    sofar: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    *,
+    law: str = "multi_power",
+    like: Fit | None = None,
+    level: float = 0.9,
+    draws: int = 200,
+    seed: int = 0,
+    knobs: Mapping[str, Any] | None = None,
+) -> Continuation:
     """Extrapolate a running job. sofar: step, lr, loss as logged; plan: step, lr of what is to come.
 
     like: a fit of the same law to earlier runs, whose coefficients guide what this run does not show yet (deviation 20 %, and 5 % of an
@@ -289,7 +363,9 @@ def continued(sofar: Mapping[str, Any], plan: Mapping[str, Any], *, law: str = "
     if not form.curve:
         raise UserError(f"{law} is no law of whole training curves; take multi_power or annealing")
     if form.by_paper:
-        raise UserError(f"a single curve that has not annealed yet wants priors, which {law} does not take when it is fitted as its paper does")
+        raise UserError(
+            f"a single curve that has not annealed yet wants priors, which {law} does not take when it is fitted as its paper does"
+        )
     if size(table) < len(form.coefficients) + 5:
         raise UserError(f"{size(table)} points of the curve are too few to extrapolate; {len(form.coefficients) + 5} are needed")
     problem, best = _minimize(_problem(form, table, {}, _guide(law, form, like, float(table["lr"].max()))), form.delta)
@@ -303,9 +379,29 @@ def continued(sofar: Mapping[str, Any], plan: Mapping[str, Any], *, law: str = "
     low, high = np.quantile(sample, [0.5 - level / 2, 0.5 + level / 2], axis=0)
     reach = ahead["step"][n:] / table["step"].max()
     off = stats.norm.ppf(0.5 + level / 2) * np.array([_rms(past(held, float(r))) for r in reach]) * loss
-    fit = Fit(law, dict(knobs or {}), {c.name: float(v) for c, v in zip(form.coefficients, form.natural(theta_P))}, {}, level, theta_P, draws_KP, {}, held, [],
-              table, method={"bootstrap": agreement})  # fmt: skip
-    return Continuation(ahead["step"][n:], loss, loss - np.hypot(np.maximum(loss - low, 0), off), loss + np.hypot(np.maximum(high - loss, 0), off), level, held, fit)
+    fit = Fit(
+        law,
+        dict(knobs or {}),
+        {c.name: float(v) for c, v in zip(form.coefficients, form.natural(theta_P))},
+        {},
+        level,
+        theta_P,
+        draws_KP,
+        {},
+        held,
+        [],
+        table,
+        method={"bootstrap": agreement},
+    )
+    return Continuation(
+        ahead["step"][n:],
+        loss,
+        loss - np.hypot(np.maximum(loss - low, 0), off),
+        loss + np.hypot(np.maximum(high - loss, 0), off),
+        level,
+        held,
+        fit,
+    )
 
 
 def _rms(known: Mapping[str, Any]) -> float:
@@ -317,6 +413,10 @@ def _guide(law: str, form: Any, like: Fit | None, peak: float) -> dict[str, tupl
     if like is None:
         known, reference = PRIOR.get(law, {}), 3e-4
     else:
-        known = {c.name: (like.estimates[c.name], 0.2 if c.log else 0.05 * abs(like.estimates[c.name]) + 1e-9) for c in form.coefficients if c.name not in ("L_0", "A")}
+        known = {
+            c.name: (like.estimates[c.name], 0.2 if c.log else 0.05 * abs(like.estimates[c.name]) + 1e-9)
+            for c in form.coefficients
+            if c.name not in ("L_0", "A")
+        }
         reference = float(np.max(like.table["lr"]))
     return {name: (value * reference / peak, width) if name == "B" else (value, width) for name, (value, width) in known.items()}

@@ -46,7 +46,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def curve(path: Path) -> Table:
     """step, lr, loss, tokens, flop of a run's steps, in order. Raises UserError when it has fewer than two."""
-    steps = sorted((line for line in lines(path) if line["kind"] == "step" and _number(line.get("loss")) is not None), key=lambda line: line["step"])
+    steps = sorted(
+        (line for line in lines(path) if line["kind"] == "step" and _number(line.get("loss")) is not None), key=lambda line: line["step"]
+    )
     if len(steps) < 2:
         raise UserError(f"{path} has too few steps")
     columns = {"step": "step", "lr": "lr", "loss": "loss", "tokens": "tokens", "flop": "flops"}
@@ -61,7 +63,9 @@ def table(paths: Iterable[str | Path], *, curves: bool = False) -> Table:
     """
     every = ledgers(paths)
     if curves:
-        parts = [(path.parent.name, {name: column[one["lr"] > 0] for name, column in one.items()}) for path in every for one in (curve(path),)]
+        parts = [
+            (path.parent.name, {name: column[one["lr"] > 0] for name, column in one.items()}) for path in every for one in (curve(path),)
+        ]
         whole = {name: np.concatenate([one[name] for _, one in parts]) for name in parts[0][1]}
         return whole | {"run": np.concatenate([np.full(len(one["step"]), f"{index} {name}") for index, (name, one) in enumerate(parts)])}
     rows = [_row(path) for path in every]
@@ -84,9 +88,17 @@ def _row(path: Path) -> dict[str, Any]:
     known = [value for value in losses.values() if value is not None]
     if not known:
         raise UserError(f"{path.parent}: the last evaluation has no loss")
-    return {"run": str(path.parent), "params": float(start.get("parameters") or np.nan), "tokens": float(last["tokens"]), "flop": float(last["flops"]), "steps": float(last["step"]),
-            "seconds": float(last.get("seconds") or 0.0), "batch": float(last["tokens"]) / max(float(last["step"]), 1.0), "lr": max(float(line.get("lr") or 0.0) for line in steps),
-            "loss": float(np.mean(known))} | {f"loss_{name}": value for name, value in losses.items() if value is not None and len(losses) > 1}  # fmt: skip
+    return {
+        "run": str(path.parent),
+        "params": float(start.get("parameters") or np.nan),
+        "tokens": float(last["tokens"]),
+        "flop": float(last["flops"]),
+        "steps": float(last["step"]),
+        "seconds": float(last.get("seconds") or 0.0),
+        "batch": float(last["tokens"]) / max(float(last["step"]), 1.0),
+        "lr": max(float(line.get("lr") or 0.0) for line in steps),
+        "loss": float(np.mean(known)),
+    } | {f"loss_{name}": value for name, value in losses.items() if value is not None and len(losses) > 1}
 
 
 def _number(value: Any) -> float | None:

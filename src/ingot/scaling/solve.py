@@ -59,8 +59,16 @@ def huber(r: np.ndarray, delta: Any) -> np.ndarray:
     return size * (np.abs(r) - 0.5 * size)
 
 
-def solve(problem: Problem, start_KP: np.ndarray, *, y_Kn: np.ndarray | None = None, w_Kn: np.ndarray | None = None,
-          free_KP: np.ndarray | None = None, steps: int = 200, tolerance: float = 1e-9) -> Solution:  # fmt: skip
+def solve(
+    problem: Problem,
+    start_KP: np.ndarray,
+    *,
+    y_Kn: np.ndarray | None = None,
+    w_Kn: np.ndarray | None = None,
+    free_KP: np.ndarray | None = None,
+    steps: int = 200,
+    tolerance: float = 1e-9,
+) -> Solution:
     """Minimize from every start. y_Kn, w_Kn, free_KP replace the problem's own, one row for each start.
 
     tolerance: relative decrease of the objective, twice in a row, at which a problem counts as converged.
@@ -71,14 +79,19 @@ def solve(problem: Problem, start_KP: np.ndarray, *, y_Kn: np.ndarray | None = N
     for at in range(0, K, block):
         rows = slice(at, at + block)
         size = min(block, K - at)
-        parts.append(_Block(
-            problem, start_KP[rows].astype(float),
-            np.broadcast_to(problem.y_n if y_Kn is None else y_Kn[rows], (size, len(problem.y_n))),
-            _weights(problem, w_Kn, rows, size),
-            np.broadcast_to(problem.free if free_KP is None else free_KP[rows], (size, P)),
-            np.broadcast_to(problem.delta if np.ndim(problem.delta) == 0 else problem.delta[rows], (size, 1)),
-            None if problem.prior is None else (problem.prior[0] if problem.prior[0].ndim == 1 else problem.prior[0][rows], problem.prior[1]),
-        ).run(steps, tolerance))  # fmt: skip
+        parts.append(
+            _Block(
+                problem,
+                start_KP[rows].astype(float),
+                np.broadcast_to(problem.y_n if y_Kn is None else y_Kn[rows], (size, len(problem.y_n))),
+                _weights(problem, w_Kn, rows, size),
+                np.broadcast_to(problem.free if free_KP is None else free_KP[rows], (size, P)),
+                np.broadcast_to(problem.delta if np.ndim(problem.delta) == 0 else problem.delta[rows], (size, 1)),
+                None
+                if problem.prior is None
+                else (problem.prior[0] if problem.prior[0].ndim == 1 else problem.prior[0][rows], problem.prior[1]),
+            ).run(steps, tolerance)
+        )
     return Solution(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("theta_KP", "objective_K", "converged_K")))
 
 
@@ -90,8 +103,16 @@ def _weights(problem: Problem, w_Kn: np.ndarray | None, rows: slice, size: int) 
 class _Block:
     """A block of problems small enough for the cache, iterated together."""
 
-    def __init__(self, problem: Problem, theta_KP: np.ndarray, y_Kn: np.ndarray, w_Kn: np.ndarray,
-                 free_KP: np.ndarray, delta_K1: np.ndarray, prior: tuple[np.ndarray, np.ndarray] | None):  # fmt: skip
+    def __init__(
+        self,
+        problem: Problem,
+        theta_KP: np.ndarray,
+        y_Kn: np.ndarray,
+        w_Kn: np.ndarray,
+        free_KP: np.ndarray,
+        delta_K1: np.ndarray,
+        prior: tuple[np.ndarray, np.ndarray] | None,
+    ):
         self.form, self.x, self.delta_K1, self.prior = problem.form, problem.x, delta_K1, prior
         self.low_P, self.high_P = problem.form.bounds.T
         self.theta_KP = np.clip(theta_KP, self.low_P, self.high_P)
@@ -145,8 +166,9 @@ class _Block:
         self.live = live[keep]
         return f_Kn, gradient_KPn
 
-    def _direction(self, f_Kn: np.ndarray, gradient_KPn: np.ndarray, y_Kn: np.ndarray, w_Kn: np.ndarray,
-                   theta_KP: np.ndarray, live: np.ndarray) -> np.ndarray:  # fmt: skip
+    def _direction(
+        self, f_Kn: np.ndarray, gradient_KPn: np.ndarray, y_Kn: np.ndarray, w_Kn: np.ndarray, theta_KP: np.ndarray, live: np.ndarray
+    ) -> np.ndarray:
         """Solve the damped normal equations over the coefficients that are free and not pushed against a bound."""
         r_Kn = y_Kn - f_Kn
         beyond_Kn = np.minimum(1.0, self.delta_K1[live] / np.maximum(np.abs(r_Kn), 1e-300))
@@ -169,8 +191,9 @@ class _Block:
         return np.linalg.solve(H_KPP + 1e-14 * np.eye(H_KPP.shape[1]), np.nan_to_num(slope_KP)[..., None])[..., 0] / scale_KP
 
 
-def from_all_starts(problem: Problem, *, y_Kn: np.ndarray | None = None, w_Kn: np.ndarray | None = None, keep: int = 8,
-                    start_SP: np.ndarray | None = None) -> Solution:  # fmt: skip
+def from_all_starts(
+    problem: Problem, *, y_Kn: np.ndarray | None = None, w_Kn: np.ndarray | None = None, keep: int = 8, start_SP: np.ndarray | None = None
+) -> Solution:
     """The best of many starts for each of K data sets (one, when y_Kn and w_Kn are left out).
 
     All starts take a few steps; the `keep` best go on to the end. start_SP: instead of the form's own.
@@ -184,7 +207,11 @@ def from_all_starts(problem: Problem, *, y_Kn: np.ndarray | None = None, w_Kn: n
         starts_SP = np.where(problem.free_P, starts_SP, problem.prior[0])
     best = []
     for row in range(K):
-        own: dict[str, Any] = {name: np.broadcast_to(array[row], (len(starts_SP), array.shape[1])) for name, array in (("y_Kn", y_Kn), ("w_Kn", w_Kn)) if array is not None}
+        own: dict[str, Any] = {
+            name: np.broadcast_to(array[row], (len(starts_SP), array.shape[1]))
+            for name, array in (("y_Kn", y_Kn), ("w_Kn", w_Kn))
+            if array is not None
+        }
         rough = solve(problem, starts_SP, steps=8, **own)
         order = np.argsort(rough.objective_K)[:keep]
         fine = solve(problem, rough.theta_KP[order], **{name: array[order] for name, array in own.items()}, steps=600, tolerance=1e-11)

@@ -1,7 +1,7 @@
 r"""Cosine decay after a linear warm-up.   Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts.
 
-    f = u / w                                             while u < w   (u: share of the budget spent, w: the warm-up's share)
-    f = final + (1 - final) (1 + cos(pi (u - w) / (1 - w))) / 2     after
+f = u / w                                             while u < w   (u: share of the budget spent, w: the warm-up's share)
+f = final + (1 - final) (1 + cos(pi (u - w) / (1 - w))) / 2     after
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 r"""Exponential decay to a floor, as of a temperature.   Baevski et al. 2020 (wav2vec 2.0), arXiv:2006.11477, section 4.2.
 
-    f = final^(u / at)   while u < at   (u: share of the budget spent);   f = final   after
+f = final^(u / at)   while u < at   (u: share of the budget spent);   f = final   after
 """
 
 from __future__ import annotations

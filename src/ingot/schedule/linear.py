@@ -1,7 +1,7 @@
 r"""Linear decay after a linear warm-up.   Defazio et al. 2023, arXiv:2310.07831; to zero: Bergsma et al. 2025, arXiv:2502.15938.
 
-    f = u / w                                             while u < w   (u: share of the budget spent, w: the warm-up's share)
-    f = final + (1 - final) (1 - (u - w) / (1 - w))       after
+f = u / w                                             while u < w   (u: share of the budget spent, w: the warm-up's share)
+f = final + (1 - final) (1 - (u - w) / (1 - w))       after
 """
 
 from __future__ import annotations

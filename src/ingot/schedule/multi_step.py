@@ -1,6 +1,6 @@
 r"""Constant with sudden drops, after a linear warm-up.   DeepSeek-AI 2024, arXiv:2401.02954: to 31.6 % at 80 %, to 10 % at 90 %.
 
-    f = u / w   while u < w   (u: share of the budget spent, w: the warm-up's share);   f = drop^n   after n of the points in `at`
+f = u / w   while u < w   (u: share of the budget spent, w: the warm-up's share);   f = drop^n   after n of the points in `at`
 """
 
 from __future__ import annotations

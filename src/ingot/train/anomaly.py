@@ -46,7 +46,9 @@ class AnomalyGuard:
     back within the last `window` judgments before the run is stopped, because a run that hides its instability that often is lost.
     """
 
-    def __init__(self, *, policy: Policy = "skip", threshold: float = 10.0, window: int = 64, most: int = 20, warmup: int | None = None) -> None:
+    def __init__(
+        self, *, policy: Policy = "skip", threshold: float = 10.0, window: int = 64, most: int = 20, warmup: int | None = None
+    ) -> None:
         self.policy, self.threshold, self.window, self.most = policy, threshold, window, most
         self.warmup = max(2, min(32, window // 2) if warmup is None else warmup)
         self.past: dict[str, deque[float]] = {name: deque(maxlen=window) for name in FLOORS}
@@ -84,7 +86,11 @@ class AnomalyGuard:
             return Verdict("log", event, message)
         self.held_back.append(True)
         if self.policy != "stop" and sum(self.held_back) > self.most:
-            return Verdict("stop", event, f"{message}; instability hidden too often: {sum(self.held_back)} of the last {len(self.held_back)} updates were held back")
+            return Verdict(
+                "stop",
+                event,
+                f"{message}; instability hidden too often: {sum(self.held_back)} of the last {len(self.held_back)} updates were held back",
+            )
         return Verdict(self.policy, event, message)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Checkpoints: written aside, hashed, renamed; kept or dropped by rule; loaded only when whole.
 
-    checkpoints/step-00000100/manifest.json                 hashes, progress, recipe, parents, plain values
-    checkpoints/step-00000100/shard-00000.safetensors       tensors; any number of ranks may load them
+checkpoints/step-00000100/manifest.json                 hashes, progress, recipe, parents, plain values
+checkpoints/step-00000100/shard-00000.safetensors       tensors; any number of ranks may load them
 """
 
 from __future__ import annotations
@@ -61,9 +61,17 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: str | Path, *, keep_last: int = 2, keep_best: int = 0, keep_every: Quantity | None = None, asynchronous: bool = False,
-        best: str = "loss", layout: str = "", say: Callable[[str], None] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        folder: str | Path,
+        *,
+        keep_last: int = 2,
+        keep_best: int = 0,
+        keep_every: Quantity | None = None,
+        asynchronous: bool = False,
+        best: str = "loss",
+        layout: str = "",
+        say: Callable[[str], None] | None = None,
+    ) -> None:
         if keep_every is not None and keep_every.unit not in ("steps", "rows", "tokens", "flops", "seconds"):
             raise UserError([Problem("checkpoint.keep_every", f"wants an amount of the whole run such as '1000 steps', got {keep_every}")])
         self.folder = Path(folder)
@@ -78,8 +86,14 @@ class Checkpoints:
     # -- writing -------------------------------------------------------------------------------------------------------------
 
     def save(
-        self, state: State, *, recipe_hash: str, recipe: Mapping[str, Any], parents: Sequence[Mapping[str, Any]] = (), metrics: Mapping[str, float] | None = None,
-    ) -> Path:  # fmt: skip
+        self,
+        state: State,
+        *,
+        recipe_hash: str,
+        recipe: Mapping[str, Any],
+        parents: Sequence[Mapping[str, Any]] = (),
+        metrics: Mapping[str, float] | None = None,
+    ) -> Path:
         """Write the state as ``step-<total steps>`` and return its path; asynchronously, the path it will have.
 
         Raises RunError, with earlier checkpoints untouched, when there is no room or the folder cannot be written.
@@ -89,11 +103,25 @@ class Checkpoints:
             self._tidy()
         self._tidied = True
         final = self.folder / f"step-{state.progress.total_steps:08d}"
-        body = json.loads(json.dumps({
-            "format": 1, "ingot": _version(), "torch": torch.__version__, "time": time.time(), "layout": self.layout, "ranks": _ranks(),
-            "progress": state.progress.as_dict(), "recipe_hash": recipe_hash, "recipe": dict(recipe), "parents": [dict(parent) for parent in parents],
-            "lineage": state.lineage, "metrics": {name: float(value) for name, value in (metrics or {}).items()}, "plain": state.plain(),
-        }))  # fmt: skip
+        body = json.loads(
+            json.dumps(
+                {
+                    "format": 1,
+                    "ingot": _version(),
+                    "torch": torch.__version__,
+                    "time": time.time(),
+                    "layout": self.layout,
+                    "ranks": _ranks(),
+                    "progress": state.progress.as_dict(),
+                    "recipe_hash": recipe_hash,
+                    "recipe": dict(recipe),
+                    "parents": [dict(parent) for parent in parents],
+                    "lineage": state.lineage,
+                    "metrics": {name: float(value) for name, value in (metrics or {}).items()},
+                    "plain": state.plain(),
+                }
+            )
+        )
         tensors, needed = state.tensors(), self.bytes_needed(state)
         if self.asynchronous:
             if dist.is_initialized() and self._group is None:
@@ -125,7 +153,9 @@ class Checkpoints:
         copies = max(1, self.keep_last + self.keep_best + 1 - held)
         free = _free(self.folder)
         if free < needed * copies:
-            raise RunError(f"{self.folder} needs {_size(needed * copies)} for {copies} checkpoints of {_size(needed)}, but {_size(free)} are free")
+            raise RunError(
+                f"{self.folder} needs {_size(needed * copies)} for {copies} checkpoints of {_size(needed)}, but {_size(free)} are free"
+            )
 
     def _write_behind(self, tensors: dict[str, Tensor], final: Path, body: dict[str, Any], needed: int) -> None:
         try:
@@ -192,7 +222,11 @@ class Checkpoints:
         """Every checkpoint folder, oldest first; links and folders in the making are not among them."""
         if not self.folder.is_dir():
             return []
-        found = [(int(match[1]), path) for path in self.folder.iterdir() if (match := NAME.fullmatch(path.name)) and path.is_dir() and not path.is_symlink()]
+        found = [
+            (int(match[1]), path)
+            for path in self.folder.iterdir()
+            if (match := NAME.fullmatch(path.name)) and path.is_dir() and not path.is_symlink()
+        ]
         return [path for _, path in sorted(found)]
 
     def latest(self) -> Path | None:

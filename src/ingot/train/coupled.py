@@ -66,9 +66,12 @@ class Coupling:
         with torch.enable_grad():
             losses = model.objective.couple(leaves, batch)
             weights = batch.get("weights")
-            total = torch.stack([
-                ((loss if weights is None else loss * weights) / _units(batch, name).to(loss.dtype)).sum() for name, loss in losses.items()
-            ]).sum()  # fmt: skip
+            total = torch.stack(
+                [
+                    ((loss if weights is None else loss * weights) / _units(batch, name).to(loss.dtype)).sum()
+                    for name, loss in losses.items()
+                ]
+            ).sum()
             found = torch.autograd.grad(total, [*leaves.values(), *parameters.values()], allow_unused=True)
         gradients = dict(zip([*(HELD + name for name in leaves), *parameters], found, strict=True))
         self.losses = {name: loss.detach() for name, loss in losses.items()}
@@ -86,7 +89,10 @@ class Coupling:
             terms = [(found[name] * gradient[rows].to(found[name].dtype)).sum() for name, gradient in self.gradients.items()]
             if last:  # zeros on the other ranks, so that every rank uses the same parameters
                 own = dict(model.objective.named_parameters())
-                terms += [(own[name] * (gradient if self.first else torch.zeros_like(gradient))).sum() for name, gradient in self.parameters.items()]
+                terms += [
+                    (own[name] * (gradient if self.first else torch.zeros_like(gradient))).sum()
+                    for name, gradient in self.parameters.items()
+                ]
             return torch.stack([term.to(terms[0].dtype) for term in terms]).sum()
 
         surrogate = self.model(micro, ask=pull)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,10 +12,11 @@ import torch
 from ..core.errors import RunError
 from ..core.quantities import Quantity
 from ..core.seams import Layout
-from ..ledger.memory import measure
-from ..ledger.meter import Meter, Spent
+from ..ledger.meter import Meter
 from .anomaly import AnomalyGuard, worst_rows
 from .checkpoint import Checkpoints
+from .lines import evaluation_line, event, step_line
+from .moments import Due, end_asked
 from .stage import Stage, Windows
 from .state import State
 from .step import Outcome, step
@@ -32,24 +30,6 @@ class Program(Protocol):
     def enter(self, state: State) -> Stage: ...
     def save(self, state: State, metrics: dict[str, float]) -> Any: ...
     def restore(self, state: State) -> int | None: ...
-
-
-@dataclass
-class Due:
-    """Fires whenever another interval of the stage's progress has passed."""
-
-    every: Quantity
-    last: float = 0.0
-
-    def passed(self, stage: Stage, state: State) -> bool:
-        unit = stage.budget.unit if self.every.unit == "fraction" else self.every.unit
-        size = self.every.value * stage.budget.value if self.every.unit == "fraction" else self.every.value
-        spent = float(getattr(state.progress, unit))
-        if size <= 0 or int(spent / size) <= int(self.last / size):
-            self.last = spent
-            return False
-        self.last = spent
-        return True
 
 
 @dataclass
@@ -74,7 +54,7 @@ class Loop:
 
     def run(self, state: State) -> str:
         """Train until every stage is spent, or until a signal; the reason is returned. Raises RunError when it cannot go on."""
-        with self._signals():
+        with end_asked(self._asked):
             while state.progress.stage < self.program.stages:
                 stage = self.program.enter(state)
                 if state.progress.entering:  # a resumed run does not enter twice
@@ -116,7 +96,7 @@ class Loop:
                     windows = None
                     continue
                 if outcome is None:
-                    self.emit({"kind": "event", "step": state.progress.total_steps, "name": "data_end", "message": "the sources are used up (max_epochs) before the budget"})
+                    self.emit(event(state.progress.total_steps, "data_end", "the sources are used up (max_epochs) before the budget"))
                     break
                 if outcome.verdict is not None and outcome.verdict.action == "roll_back":
                     _close(windows)
@@ -150,15 +130,36 @@ class Loop:
                     for hook in stage.hooks.values():
                         if hasattr(hook, "select"):
                             window = hook.select(state, window)
-                outcome = step(state, window, self.layout, side_weights=stage.side, hooks=stage.hooks, fused_backward=stage.fused_backward, judge=lambda found: self._judge(state, found),
-                               stop=lambda: bool(self.interrupted), phase=self.meter.phase)  # fmt: skip
+                outcome = step(
+                    state,
+                    window,
+                    self.layout,
+                    side_weights=stage.side,
+                    hooks=stage.hooks,
+                    fused_backward=stage.fused_backward,
+                    judge=lambda found: self._judge(state, found),
+                    stop=lambda: bool(self.interrupted),
+                    phase=self.meter.phase,
+                )
         spent = self.meter.finish()
-        flops, seconds = self.layout.total(torch.tensor([spent.flops, spent.step_seconds / self.layout.ranks], dtype=torch.float64)).tolist()
+        flops, seconds = self.layout.total(
+            torch.tensor([spent.flops, spent.step_seconds / self.layout.ranks], dtype=torch.float64)
+        ).tolist()
         state.extra["step_flops"], state.extra["meter"] = flops, self.meter.state_dict()
-        rows, trained = stage.rows_read, stage.rows_per_step  # budgets and schedules in tokens count what is trained on, in rows what is read
-        state.progress.advance(rows=rows, tokens=outcome.tokens, flops=flops, seconds=seconds,
-                               epochs=stage.position(state.progress.rows + rows), audio_seconds=trained * stage.seconds_per_row)  # fmt: skip
-        log = self._line(state, outcome, spent, trained, flops, seconds) | ({"read_rows": rows} if rows != trained else {})
+        # Budgets and schedules in tokens count what is trained on, in rows what is read.
+        rows, trained = stage.rows_read, stage.rows_per_step
+        state.progress.advance(
+            rows=rows,
+            tokens=outcome.tokens,
+            flops=flops,
+            seconds=seconds,
+            epochs=stage.position(state.progress.rows + rows),
+            audio_seconds=trained * stage.seconds_per_row,
+        )
+        rate = self.matmul_rate * self.layout.ranks
+        log = step_line(state, outcome, spent, rows=trained, flops=flops, seconds=seconds, rate=rate, device=self.meter.device)
+        if rows != trained:
+            log["read_rows"] = rows
         for hook in stage.hooks.values():
             if hasattr(hook, "stepped"):
                 hook.stepped(state, log)
@@ -166,22 +167,13 @@ class Loop:
             self.emit(log)
         return outcome
 
-    def _line(self, state: State, outcome: Outcome, spent: Spent, rows: int, flops: float, seconds: float) -> dict[str, Any]:
-        progress = state.progress
-        return {"kind": "step", "stage": progress.stage, "step": progress.total_steps, "rows": progress.total_rows, "tokens": progress.total_tokens, "epochs": progress.epochs,
-                "flops": progress.total_flops, "seconds": progress.total_seconds, **({"audio_seconds": progress.audio_seconds} if progress.audio_seconds else {}), "loss": outcome.loss, "losses": outcome.losses,
-                "lr": state.optimizer.param_groups[0]["lr"], "grad_norm": outcome.gradient_norm, "batch_rows": rows, "step_tokens": outcome.tokens,
-                "step_flops": flops, "step_recomputed": spent.recomputed, "step_seconds": seconds, "phases": spent.phases, "flops_by_component": spent.flops_by_component,
-                "tokens_per_second": outcome.tokens / seconds if seconds else 0.0, "utilization": flops / (seconds * self.matmul_rate * self.layout.ranks) if seconds and self.matmul_rate else None,
-                "memory": measure(state.model, state.optimizer, self.meter.device) | {"gradients": outcome.gradient_bytes}, **({"side": outcome.side} if outcome.side else {}), **({"hooks": outcome.hooks} if outcome.hooks else {})}  # fmt: skip
-
     def _judge(self, state: State, outcome: Outcome) -> bool:
         """The guard's verdict on a step, equal on all ranks because its inputs are; False skips the update."""
         verdict = outcome.verdict = self.guard.judge(outcome.loss, outcome.gradient_norm)
         if verdict.event:
             rows = [row for part in self.layout.gather(outcome.rows) for row in part]
             named = [vars(row) for row in worst_rows(rows, self.sources)]
-            self.emit({"kind": "event", "step": state.progress.total_steps + 1, "name": verdict.event, "action": verdict.action, "message": verdict.message, "rows": named})
+            self.emit(event(state.progress.total_steps + 1, verdict.event, verdict.message, action=verdict.action, rows=named))
         if verdict.action == "stop":
             raise RunError(f"step {state.progress.total_steps + 1}: {verdict.message}; the last checkpoint is whole")
         return verdict.applies
@@ -195,7 +187,7 @@ class Loop:
         if found is None:
             raise RunError("roll back: there is no whole checkpoint to return to")
         state.extra["skipped_rows"] = skipped
-        self.emit({"kind": "event", "step": found, "name": "rollback", "message": f"back to step {found}; rows {bad[1]} to {bad[2] - 1} will be passed over"})
+        self.emit(event(found, "rollback", f"back to step {found}; rows {bad[1]} to {bad[2] - 1} will be passed over"))
 
     def _skipped(self, stage: Stage, state: State) -> bool:
         for number, start, end in state.extra.get("skipped_rows", []):
@@ -208,11 +200,13 @@ class Loop:
         """Out of device memory: half the micro-batch, the same global batch, the same rows again."""
         _close(windows)
         if stage.micro_rows == 1 or self.layout.ranks > 1:
-            raise RunError(f"out of device memory with {stage.micro_rows} rows a micro-batch; set micro_rows lower, or see ingot plan") from None
+            raise RunError(
+                f"out of device memory with {stage.micro_rows} rows a micro-batch; set micro_rows lower, or see ingot plan"
+            ) from None
         stage.micro_rows = (stage.micro_rows + 1) // 2
         state.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-        self.emit({"kind": "event", "step": state.progress.total_steps, "name": "out_of_memory", "message": f"micro-batch lowered to {stage.micro_rows} rows"})
+        self.emit(event(state.progress.total_steps, "out_of_memory", f"micro-batch lowered to {stage.micro_rows} rows"))
 
     def _evaluate(self, stage: Stage, state: State, final: bool = False) -> None:
         progress = state.progress
@@ -226,8 +220,7 @@ class Loop:
         if results:
             self.results = results
             self.best = {"loss": sum(result["loss"] for result in results.values()) / len(results)}
-            self.emit({"kind": "evaluation", "stage": progress.stage, "step": progress.total_steps, "tokens": progress.total_tokens,
-                       "flops": progress.total_flops, "seconds": progress.total_seconds, "took": time.perf_counter() - began, "results": results})  # fmt: skip
+            self.emit(evaluation_line(state, results, time.perf_counter() - began))
         for sample in samples:
             self.emit({"kind": "sample", "step": progress.total_steps, **sample})
 
@@ -239,7 +232,7 @@ class Loop:
         state.extra["guard"] = self.guard.state_dict()
         path = self.program.save(state, self.best)
         self.saved = here
-        self.emit({"kind": "event", "step": state.progress.total_steps, "name": "checkpoint", "message": str(path), "took": time.perf_counter() - began})
+        self.emit(event(state.progress.total_steps, "checkpoint", str(path), took=time.perf_counter() - began))
 
     def _step_flops(self, state: State) -> float:
         return float(state.extra.get("step_flops", 0.0))
@@ -248,26 +241,14 @@ class Loop:
         """Names all that the FLOPs of the coming step depend on; a read window that is larger than the step is one of it."""
         read = [stage.rows_read] if stage.rows_read != stage.rows_per_step else []
         costs = [hook.cost(state) for hook in stage.hooks.values() if hasattr(hook, "cost")]
-        return "/".join(map(str, (state.progress.stage, stage.rows_per_step, stage.micro_rows, *read, *costs))) + getattr(state.optimizer, "phase", "")
+        return "/".join(map(str, (state.progress.stage, stage.rows_per_step, stage.micro_rows, *read, *costs))) + getattr(
+            state.optimizer, "phase", ""
+        )
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the run after the step in hand, with a checkpoint; a second SIGINT ends it at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def note(number: int, frame: Any) -> None:
-            if self.interrupted and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.interrupted = signal.Signals(number).name
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _asked(self, name: str) -> bool:
+        """The run ends after the step in hand, with a checkpoint; whether that had been asked for before."""
+        again, self.interrupted = bool(self.interrupted), name
+        return again
 
 
 def _size(micro: dict[str, Any]) -> str:

@@ -68,8 +68,15 @@ class Stage:
         rows = self.rows_read
         tokens = rows * progress.tokens / progress.rows if progress.rows else self.rows_per_step * self.tokens_per_row
         seconds = progress.seconds / progress.steps if progress.steps else 1.0  # a guess for the first step
-        return {"steps": 1, "rows": rows, "tokens": tokens, "flops": flops, "seconds": seconds,
-                "epochs": self.position(rows), "audio_seconds": self.rows_per_step * self.seconds_per_row}  # fmt: skip
+        return {
+            "steps": 1,
+            "rows": rows,
+            "tokens": tokens,
+            "flops": flops,
+            "seconds": seconds,
+            "epochs": self.position(rows),
+            "audio_seconds": self.rows_per_step * self.seconds_per_row,
+        }
 
     def spent(self, progress: Progress, flops: float) -> bool:
         """Whether one more step would leave the budget further away than stopping here; at least one step is always made."""

@@ -75,10 +75,17 @@ class State:
             if values:
                 states[name] = _as_json(values, f"the optimizer's state of {name}")
         groups = [{key: value for key, value in group.items() if key not in NOT_VALUES and _is_plain(value)} for group in self._groups()]
-        hooks = {name: _as_json({key: value for key, value in held.items() if not isinstance(value, Tensor)}, f"hook {name}")
-                 for name, held in self._hook_states().items()}  # fmt: skip
-        return {"groups": _as_json(groups, "the optimizer's groups"), "group_names": self._group_names(), "optimizer": states,
-                "hooks": hooks, "extra": _as_json(self.extra, "state.extra")}  # fmt: skip
+        hooks = {
+            name: _as_json({key: value for key, value in held.items() if not isinstance(value, Tensor)}, f"hook {name}")
+            for name, held in self._hook_states().items()
+        }
+        return {
+            "groups": _as_json(groups, "the optimizer's groups"),
+            "group_names": self._group_names(),
+            "optimizer": states,
+            "hooks": hooks,
+            "extra": _as_json(self.extra, "state.extra"),
+        }
 
     # -- putting it back -------------------------------------------------------------------------------------------------------
 
@@ -94,14 +101,21 @@ class State:
         found |= self._optimizer_receivers(stored, plain.get("optimizer", {}))
         for index, group in enumerate(self._groups()):
             found |= {f"group.{index}.{key}": value for key, value in group.items() if isinstance(value, Tensor)}
-        live = {f"hook.{name}.{key}": value for name, held in self._hook_states().items() for key, value in held.items() if isinstance(value, Tensor)}
+        live = {
+            f"hook.{name}.{key}": value
+            for name, held in self._hook_states().items()
+            for key, value in held.items()
+            if isinstance(value, Tensor)
+        }
         for name, (dtype, shape) in stored.items():
             if name.startswith("hook."):
                 fits = name in live and live[name].dtype == dtype and tuple(live[name].shape) == shape
                 found[name] = live[name].detach().clone() if fits else torch.empty(shape, dtype=dtype)
         return found
 
-    def restore(self, loaded: Mapping[str, Tensor], plain: Mapping[str, Any], progress: Mapping[str, Any], lineage: list[dict[str, Any]]) -> None:
+    def restore(
+        self, loaded: Mapping[str, Tensor], plain: Mapping[str, Any], progress: Mapping[str, Any], lineage: list[dict[str, Any]]
+    ) -> None:
         """Put back what is not loaded in place: plain values, hooks, progress, lineage."""
         parameters = dict(self._trained())
         for name, values in plain.get("optimizer", {}).items():
@@ -231,7 +245,9 @@ class State:
                 if not isinstance(held.get(key), Tensor):
                     dtype, shape = stored[path]
                     alike = shape == tuple(parameter.shape)
-                    held[key] = torch.zeros_like(parameter, dtype=dtype) if alike else torch.zeros(shape, dtype=dtype, device=parameter.device)
+                    held[key] = (
+                        torch.zeros_like(parameter, dtype=dtype) if alike else torch.zeros(shape, dtype=dtype, device=parameter.device)
+                    )
                 found[path] = held[key]
         return found
 

@@ -98,7 +98,11 @@ class Pass:
 
 
 def forward_backward(
-    model: nn.Module, window: Sequence[Micro], layout: Layout, side_weights: Mapping[str, float], last: Callable[[], AbstractContextManager[None]] = nullcontext
+    model: nn.Module,
+    window: Sequence[Micro],
+    layout: Layout,
+    side_weights: Mapping[str, float],
+    last: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Pass:
     """Accumulate the window's gradient: the sum of every loss over rows, divided once by its units over window and ranks.
 
@@ -115,8 +119,12 @@ def forward_backward(
             if not units:
                 units = loss_units(window, list(losses), layout)
             weights = micro.get("weights")
-            row_loss = torch.stack([(loss if weights is None else loss * weights) / units[name].to(loss.dtype) for name, loss in losses.items()])
-            total = row_loss.sum() + pull + _side_loss(found, collect_side(model), micro, side_weights, real_rows, len(window) * layout.ranks)
+            row_loss = torch.stack(
+                [(loss if weights is None else loss * weights) / units[name].to(loss.dtype) for name, loss in losses.items()]
+            )
+            total = (
+                row_loss.sum() + pull + _side_loss(found, collect_side(model), micro, side_weights, real_rows, len(window) * layout.ranks)
+            )
             with last() if index == len(window) - 1 else nullcontext():
                 total.backward()  # type: ignore[no-untyped-call]
         for name, share in zip(losses, row_loss.detach().sum(dim=1), strict=True):
@@ -144,7 +152,9 @@ def _side_loss(
                 if name in weights:
                     total = total + weights[name] * share
             elif name in weights:
-                raise RunError(f"{path} leaves {name!r} as one number for a whole micro-batch, so it cannot be weighted: accumulation would change it")
+                raise RunError(
+                    f"{path} leaves {name!r} as one number for a whole micro-batch, so it cannot be weighted: accumulation would change it"
+                )
             else:
                 share = value / forwards
             share = share.detach()
@@ -153,9 +163,17 @@ def _side_loss(
 
 
 def step(
-    state: State, window: Sequence[Micro], layout: Layout, *, side_weights: Mapping[str, float], hooks: Mapping[str, Any],
-    judge: Callable[[Outcome], bool], stop: Callable[[], bool], phase: Callable[[str], Any], fused_backward: bool = False,
-) -> Outcome:  # fmt: skip
+    state: State,
+    window: Sequence[Micro],
+    layout: Layout,
+    *,
+    side_weights: Mapping[str, float],
+    hooks: Mapping[str, Any],
+    judge: Callable[[Outcome], bool],
+    stop: Callable[[], bool],
+    phase: Callable[[str], Any],
+    fused_backward: bool = False,
+) -> Outcome:
     """Run one optimizer step. judge decides from the outcome whether the update is applied; stop is asked once and shared by all ranks.
 
     fused_backward: the updates are made inside the last backward, so judge can only take note.
@@ -207,13 +225,17 @@ def _describe(outcome: Outcome, found: Pass, window: Sequence[Micro], layout: La
     shares, side = found.shares, found.side
     names, sides = list(shares), sorted(side)
     tokens = sum(_positions(micro) for micro in window)
-    local = torch.tensor([*(float(shares[name]) for name in names), *(float(side[name]) for name in sides), tokens, float(stop)], dtype=torch.float64)
+    local = torch.tensor(
+        [*(float(shares[name]) for name in names), *(float(side[name]) for name in sides), tokens, float(stop)], dtype=torch.float64
+    )
     values = layout.total(local.to(next(iter(shares.values())).device)).tolist()
     outcome.losses = dict(zip(names, values[: len(names)], strict=True))
     outcome.side = dict(zip(sides, values[len(names) : len(names) + len(sides)], strict=True))
     outcome.tokens, outcome.stop = round(values[-2]), values[-1] > 0
     outcome.loss = sum(outcome.losses.values())
-    outcome.counts = {path: {name: layout.total(value) for name, value in sorted(counts.items())} for path, counts in sorted(found.counts.items())}
+    outcome.counts = {
+        path: {name: layout.total(value) for name, value in sorted(counts.items())} for path, counts in sorted(found.counts.items())
+    }
     rows = torch.cat([micro["rows"] for micro in window]).tolist()
     sources = torch.cat([micro.get("source", torch.zeros_like(micro["rows"])) for micro in window]).tolist()
     outcome.rows = [item for item in zip(rows, sources, torch.cat(found.rows).tolist(), strict=True) if item[0] >= 0]

@@ -39,10 +39,23 @@ from ..core.errors import RunError
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 512 * 1024**2
 DTYPES = {
-    "BOOL": torch.bool, "U8": torch.uint8, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "I8": torch.int8, "I16": torch.int16,
-    "I32": torch.int32, "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64,
-}  # fmt: skip
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
+}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 Count = Annotated[int, Field(ge=0, le=2**62)]
@@ -217,8 +230,11 @@ class ShardWriter(StorageWriter):
         for key, entry in metadata.state_dict_metadata.items():
             assert isinstance(entry, TensorStorageMetadata)
             pieces = [(holder.get(MetadataIndex(key, chunk.offsets)), chunk) for chunk in entry.chunks if math.prod(chunk.sizes) > 0]
-            tensors[key] = {"dtype": NAMES[entry.properties.dtype], "shape": list(entry.size),
-                            "pieces": [{"file": file, "offsets": list(chunk.offsets), "sizes": list(chunk.sizes)} for file, chunk in pieces]}  # fmt: skip
+            tensors[key] = {
+                "dtype": NAMES[entry.properties.dtype],
+                "shape": list(entry.size),
+                "pieces": [{"file": file, "offsets": list(chunk.offsets), "sizes": list(chunk.sizes)} for file, chunk in pieces],
+            }
         write_manifest(self.aside, self.body | {"files": files, "tensors": tensors})
         settle(self.aside, self.final)
 
@@ -390,7 +406,9 @@ class ShardReader(StorageReader):
                     name = item.storage_index.fqn
                     held = file.get_slice(name)
                     if held.get_shape() != piece.sizes or held.get_dtype() != self.manifest.tensors[name].dtype:
-                        raise Damaged(f"{path} is damaged: {name[:200]!r} is {held.get_dtype()} {held.get_shape()}, the manifest says otherwise")
+                        raise Damaged(
+                            f"{path} is damaged: {name[:200]!r} is {held.get_dtype()} {held.get_shape()}, the manifest says otherwise"
+                        )
                     box = tuple(slice(start, start + size) for start, size in zip(item.storage_offsets, item.lengths, strict=True))
                     target = planner.resolve_tensor(item).detach()
                     target.copy_((held[box] if box else file.get_tensor(name)).reshape(target.shape))

@@ -31,7 +31,9 @@ class Map:
     def scaled(self, factor: float) -> Map:
         """The same map where the weight takes a further factor, and its gradient the inverse."""
         ones = torch.ones(len(self.index), dtype=torch.float64)
-        return Map(self.index, (ones if self.value is None else self.value) * factor, (ones if self.gradient is None else self.gradient) / factor)
+        return Map(
+            self.index, (ones if self.value is None else self.value) * factor, (ones if self.gradient is None else self.gradient) / factor
+        )
 
 
 Maps = Sequence[Map | None]
@@ -126,10 +128,21 @@ class Take:
             if name not in self.weights:
                 raise RunError(f"the transform leaves {name} without a value")
             if self.weights[name].shape != wanted.shape:
-                raise RunError(f"the transform gives {name} the shape {tuple(self.weights[name].shape)}, the grown model wants {tuple(wanted.shape)}")
+                raise RunError(
+                    f"the transform gives {name} the shape {tuple(self.weights[name].shape)}, the grown model wants {tuple(wanted.shape)}"
+                )
         weights = {name: self.weights[name].to(wanted.dtype) for name, wanted in self.target.weights.items()}
         notes = [f"optimizer state starts afresh for {_listed(names)}: {why}" for why, names in self.lost.items()]
-        return Snapshot(self.target.tree, weights, self.target.axes, self.state, self.layouts, self.snapshot.powers, self.target.output_scale, [*self.snapshot.notes, *notes])
+        return Snapshot(
+            self.target.tree,
+            weights,
+            self.target.axes,
+            self.state,
+            self.layouts,
+            self.snapshot.powers,
+            self.target.output_scale,
+            [*self.snapshot.notes, *notes],
+        )
 
     def _keep(self, name: str, source: str, state: dict[str, Any]) -> None:
         if state:

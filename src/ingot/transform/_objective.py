@@ -12,14 +12,18 @@ def refuse_teachers(tree: dict[str, Any]) -> None:
     """ValueError where the objective keeps a copy of the encoder, which would have to grow with it."""
     for item in _held(tree["objective"]):
         if getattr(load("objective", item["name"]), "keeps_encoder", False):
-            raise ValueError(f"the objective {item['name']!r} keeps a copy of the encoder, which would not grow with it; start its stage in the grown model instead")
+            raise ValueError(
+                f"the objective {item['name']!r} keeps a copy of the encoder, which would not grow with it; start its stage in the grown model instead"
+            )
 
 
 def refuse_splits(tree: dict[str, Any]) -> None:
     """ValueError where the objective reads the encoder between blocks, so that even an idle block changes what it reads."""
     for item in _held(tree["objective"]):
         if getattr(load("objective", item["name"]), "splits_encoder", False):
-            raise ValueError(f"the objective {item['name']!r} reads the encoder before its last block, so that a new one changes what it reads; use stack or interpolate")
+            raise ValueError(
+                f"the objective {item['name']!r} reads the encoder before its last block, so that a new one changes what it reads; use stack or interpolate"
+            )
 
 
 def refuse_own_features(tree: dict[str, Any]) -> None:
@@ -27,9 +31,13 @@ def refuse_own_features(tree: dict[str, Any]) -> None:
     refuse_teachers(tree)
     for item in _held(tree["objective"]):
         if any(isinstance(value, dict) and "depth" in value for value in item.values()):
-            raise ValueError(f"the objective {item['name']!r} has an encoder of its own, which does not grow with the model's; grow in depth")
+            raise ValueError(
+                f"the objective {item['name']!r} has an encoder of its own, which does not grow with the model's; grow in depth"
+            )
         if "hidden" in item:
-            raise ValueError(f"the objective {item['name']!r} has hidden features of its own, which the model's copies do not tell how to grow; grow in depth")
+            raise ValueError(
+                f"the objective {item['name']!r} has hidden features of its own, which the model's copies do not tell how to grow; grow in depth"
+            )
         if isinstance(item.get("objectives"), dict):
             raise ValueError(f"the objective {item['name']!r} holds several heads, and only one can take up the copies; grow in depth")
 

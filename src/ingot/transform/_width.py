@@ -109,7 +109,10 @@ def before_head(snapshot: Snapshot) -> str:
 def copies_between(snapshot: Snapshot, target: Target, *, split: float) -> Copies:
     """The copies of every axis that grows. Heads that share keys and values share alike, so that these are copied exactly too."""
     made = Copies()
-    for axis, before, after in (("width", snapshot.tree["width"], target.tree["width"]), ("hidden", hidden_of(snapshot.tree), hidden_of(target.tree))):
+    for axis, before, after in (
+        ("width", snapshot.tree["width"], target.tree["width"]),
+        ("hidden", hidden_of(snapshot.tree), hidden_of(target.tree)),
+    ):
         if before != after:
             made.add(axis, *copies(before, after, split=split, seed=salted(target.seed, axis)))
     heads, kv_heads, head_dim = heads_of(snapshot.tree)
@@ -149,17 +152,25 @@ def refuse(tree: dict[str, Any]) -> None:
         raise ValueError(f"the encoder {encoder['name']!r} has no mixer and feed-forward to widen")
     position = tree["embedding"].get("position") or {}
     if position and getattr(load("nn.position", position["name"]), "of_width", False):
-        raise ValueError(f"the positions {position['name']!r} are computed from the width, so they do not copy as features do; grow in depth, or take learned ones")
+        raise ValueError(
+            f"the positions {position['name']!r} are computed from the width, so they do not copy as features do; grow in depth, or take learned ones"
+        )
     if getattr(load("nn.embedding", tree["embedding"]["name"]), "of_width", False):
-        raise ValueError(f"the embedding {tree['embedding']['name']!r} holds features in groups, which do not copy one by one; grow in depth")
+        raise ValueError(
+            f"the embedding {tree['embedding']['name']!r} holds features in groups, which do not copy one by one; grow in depth"
+        )
     linear = encoder.get("linear") or {"name": "dense"}
     if not copies_pass(linear):
-        raise ValueError(f"the linear {linear['name']!r} does not stay the same under copied features; grow in depth, or make it dense first (densify)")
+        raise ValueError(
+            f"the linear {linear['name']!r} does not stay the same under copied features; grow in depth, or make it dense first (densify)"
+        )
     if _tied(tree):
         norm = objective.get("transform") or encoder.get("norm") or {}
         post = getattr(load("nn.block", encoder.get("block", {}).get("name", "pre")), "normalizes_output", False)
         if norm.get("gain") is False or (encoder.get("final_norm") is False and not post and not objective.get("transform")):
-            raise ValueError("a tied head needs a norm with a gain before it, to take up the copies; untie the head or widen by other means")
+            raise ValueError(
+                "a tied head needs a norm with a gain before it, to take up the copies; untie the head or widen by other means"
+            )
 
 
 def heads_of(tree: dict[str, Any]) -> tuple[int, int, int]:
@@ -174,7 +185,12 @@ def copies_pass(linear: dict[str, Any]) -> bool:
         layer = spec("nn.linear", **linear).build(inputs=64, outputs=128, bias=False, axes=("hidden", "width"), role="matrix")
     axes = layer.__dict__.get("_ingot_axes", {}).values()
     plain = all(len(item.names) == 2 and set(item.names) <= {"hidden", "width", "rank"} for item in axes)
-    return plain and not layer.state_dict().keys() - dict(layer.named_parameters()).keys() and getattr(layer, "exact", True) and not getattr(layer, "rounds", False)
+    return (
+        plain
+        and not layer.state_dict().keys() - dict(layer.named_parameters()).keys()
+        and getattr(layer, "exact", True)
+        and not getattr(layer, "rounds", False)
+    )
 
 
 def hidden_of(tree: dict[str, Any]) -> int:

@@ -52,7 +52,9 @@ class Densify:
             linear = linear_of(tree, stack)
             if linear is not None:
                 if not getattr(linear.target, "exact", False):
-                    raise ValueError(f"{stack}.linear {linear.name!r} does more than multiply by a matrix, so no dense one can stand for it")
+                    raise ValueError(
+                        f"{stack}.linear {linear.name!r} does more than multiply by a matrix, so no dense one can stand for it"
+                    )
                 found[stack]["linear"] = {"name": "dense"}
         return found
 

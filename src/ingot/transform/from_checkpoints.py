@@ -52,7 +52,12 @@ class FromCheckpoints:
             elif role == "router" or source not in snapshot.weights:
                 take.fresh(name)
             else:
-                take.set(name, torch.stack([weights[source].double() for weights in all_models]).mean(dim=0) if snapshot.weights[source].is_floating_point() else snapshot.weights[source].clone())
+                take.set(
+                    name,
+                    torch.stack([weights[source].double() for weights in all_models]).mean(dim=0)
+                    if snapshot.weights[source].is_floating_point()
+                    else snapshot.weights[source].clone(),
+                )
         result = take.result()
         if snapshot.state:
             result.notes.append(f"optimizer state starts afresh: the weights are the mean of {len(all_models)} models")

@@ -43,7 +43,13 @@ class HyperClone:
     def __call__(self, snapshot: Snapshot, target: Target) -> Snapshot:
         made, n = Copies(), self.times
         heads, kv_heads, head_dim = heads_of(snapshot.tree)
-        sizes = {"width": snapshot.tree["width"], "hidden": hidden_of(snapshot.tree), "heads": heads * head_dim, "kv_heads": kv_heads * head_dim, "n_heads": heads}
+        sizes = {
+            "width": snapshot.tree["width"],
+            "hidden": hidden_of(snapshot.tree),
+            "heads": heads * head_dim,
+            "kv_heads": kv_heads * head_dim,
+            "n_heads": heads,
+        }
         for axis, size in sizes.items():
             made.add(axis, *copies(size, n * size, split=0.0, seed=0))
 

@@ -39,11 +39,15 @@ class IdentityDepth:
     def graph(self, tree: dict[str, Any]) -> dict[str, Any]:
         block = tree["encoder"].get("block", {}).get("name", "pre")
         if getattr(load("nn.block", block), "normalizes_output", False):
-            raise ValueError(f"the block {block!r} normalizes what passes through it, so a block that adds nothing would still change it; use stack or interpolate")
+            raise ValueError(
+                f"the block {block!r} normalizes what passes through it, so a block that adds nothing would still change it; use stack or interpolate"
+            )
         refuse_splits(tree)
         mixer = tree["encoder"].get("mixer", {})
         if mixer and "heads" not in mixer:
-            raise ValueError(f"the mixer {mixer['name']!r} has no projection back to the width that could be zero, so a new block would not be idle; use stack or interpolate")
+            raise ValueError(
+                f"the mixer {mixer['name']!r} has no projection back to the width that could be zero, so a new block would not be idle; use stack or interpolate"
+            )
         return with_depth(tree, self.depth or 2 * depth_of(tree))
 
     def sources(self, old: int, new: int) -> list[tuple[int, bool]]:
@@ -82,7 +86,11 @@ def writing(block: str, weights: dict[str, Tensor], axes: dict[str, Axes]) -> It
     for owner in sorted(owners):
         held = [name for name in inside if name.rpartition(".")[0] == owner]
         # Of a product of factors only the last one is zero, else none of them would ever have a gradient.
-        yield from (name for name in held if _writes(axes[name]) or axes[name].role == "bias" or (axes[name].role == "matrix" and len(axes[name].names) == 1))
+        yield from (
+            name
+            for name in held
+            if _writes(axes[name]) or axes[name].role == "bias" or (axes[name].role == "matrix" and len(axes[name].names) == 1)
+        )
 
 
 def _writes(axes: Axes) -> bool:

@@ -40,9 +40,15 @@ class LiGO:
     preserves = False
 
     def __init__(
-        self, *, width: Positive[int] = 1, heads: Positive[int] | None = None, hidden: Annotated[float, Ge(1)] | None = None, depth: Positive[int] = 2,
-        steps: NonNegative[int] = 100, lr: Positive[float] = 1e-3,
-    ):  # fmt: skip
+        self,
+        *,
+        width: Positive[int] = 1,
+        heads: Positive[int] | None = None,
+        hidden: Annotated[float, Ge(1)] | None = None,
+        depth: Positive[int] = 2,
+        steps: NonNegative[int] = 100,
+        lr: Positive[float] = 1e-3,
+    ):
         self.width, self.heads, self.hidden, self.depth = width, heads or width, float(hidden or width), depth
         self.steps, self.lr = steps, lr
 
@@ -119,7 +125,9 @@ class _Mapping:
             raise UserError("ligo learns its map from data, and there is none here")
         model = target.model()
         for stack in model.modules():
-            if hasattr(stack, "checkpointing"):  # what is computed again in backward would be so with the model's own weights, the map's being gone
+            if hasattr(
+                stack, "checkpointing"
+            ):  # what is computed again in backward would be so with the model's own weights, the map's being gone
                 stack.checkpointing = "none"  # type: ignore[assignment]
         with torch.enable_grad():
             factors = {name: factor.requires_grad_() for name, factor in self.factors.items()}

@@ -29,9 +29,14 @@ class Upcycle:
     """experts: E. router: who computes what. every, first_dense: which layers stay dense; capacity_factor: as in ``moe``."""
 
     def __init__(
-        self, *, experts: Annotated[int, Ge(2)] = 8, router: Slot["nn.router"] = "top_k", every: Positive[int] = 1, first_dense: NonNegative[int] = 0,
+        self,
+        *,
+        experts: Annotated[int, Ge(2)] = 8,
+        router: Slot["nn.router"] = "top_k",
+        every: Positive[int] = 1,
+        first_dense: NonNegative[int] = 0,
         capacity_factor: Positive[float] | None = None,
-    ):  # fmt: skip
+    ):
         self.experts, self.router = experts, router
         self.placement = {"every": every, "first_dense": first_dense, "capacity_factor": capacity_factor}
 

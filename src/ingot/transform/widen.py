@@ -36,7 +36,12 @@ class Widen:
     preserves = True
 
     def __init__(
-        self, *, width: Positive[int] = 2, heads: Positive[int] | None = None, hidden: Annotated[float, Ge(1)] | None = None, split: Fraction = 0.1
+        self,
+        *,
+        width: Positive[int] = 2,
+        heads: Positive[int] | None = None,
+        hidden: Annotated[float, Ge(1)] | None = None,
+        split: Fraction = 0.1,
     ):
         self.width, self.heads, self.hidden, self.split = width, heads or width, float(hidden or width), split
 

@@ -21,7 +21,9 @@ from ingot.data.loader import Loader
 @pytest.fixture
 def run(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
-    return Run(resolve_run(load(repository / "recipes/image_text/fusemix_emoji.yaml", ["data.train.count=40"], tiny=True)), tmp_path / "run")
+    return Run(
+        resolve_run(load(repository / "recipes/image_text/fusemix_emoji.yaml", ["data.train.count=40"], tiny=True)), tmp_path / "run"
+    )
 
 
 def entered(run: Any) -> Any:
@@ -52,7 +54,9 @@ def test_blends_depend_on_the_row_number_alone(run: Any) -> None:
     entered(run)
     stream = run.data_of(0).train
     whole = next(Loader(stream, start=8, rows_per_step=8, micro_rows=8, prefetch=0))[0]
-    parts = [micro for rank in range(2) for micro in next(Loader(stream, start=8, rows_per_step=8, micro_rows=2, rank=rank, ranks=2, prefetch=0))]
+    parts = [
+        micro for rank in range(2) for micro in next(Loader(stream, start=8, rows_per_step=8, micro_rows=2, rank=rank, ranks=2, prefetch=0))
+    ]
     for key in ("latent_image", "latent_text", "label"):
         assert torch.equal(torch.cat([part[key] for part in parts]), whole[key])
     plain = run.data_of(0).plain["synthetic_images"].sources["synthetic_images"]
@@ -63,7 +67,10 @@ def test_blends_depend_on_the_row_number_alone(run: Any) -> None:
 
 
 def test_an_encoder_of_a_run(run: Any, tmp_path: Path, repository: Path) -> None:
-    other = ingot.build(ingot.load_recipe(repository / "recipes/vision/vit_tiny.yaml", ["stages.0.budget=1 steps", "name=vit"], tiny=True), runs=tmp_path / "runs")
+    other = ingot.build(
+        ingot.load_recipe(repository / "recipes/vision/vit_tiny.yaml", ["stages.0.budget=1 steps", "name=vit"], tiny=True),
+        runs=tmp_path / "runs",
+    )
     other.train()
     width = other.section.model.width
     one = type(run.section.stages[0].annotate.knobs["encoders"]["image"])(width=width, start=str(tmp_path / "runs" / "vit"))
@@ -77,4 +84,6 @@ def test_an_encoder_of_a_run(run: Any, tmp_path: Path, repository: Path) -> None
 
 def test_an_encoder_from_nowhere_is_refused(repository: Path) -> None:
     with pytest.raises(UserError, match="comes from nowhere"):
-        resolve_run(load(repository / "recipes/image_text/fusemix_emoji.yaml", ["stages.0.annotate.encoders.image.encoder=null"], tiny=True))
+        resolve_run(
+            load(repository / "recipes/image_text/fusemix_emoji.yaml", ["stages.0.annotate.encoders.image.encoder=null"], tiny=True)
+        )

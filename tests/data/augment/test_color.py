@@ -14,7 +14,10 @@ def test_operations_are_what_their_names_say() -> None:
     assert np.array_equal(_pixels.brightness(IMAGE, 1.0), IMAGE) and _pixels.brightness(IMAGE, 0.0).max() == 0
     assert np.ptp(_pixels.contrast(IMAGE, 0.0)) <= 1 and np.array_equal(_pixels.saturation(IMAGE, 0.0), _pixels.gray(IMAGE))
     gray = _pixels.gray(IMAGE)
-    assert np.array_equal(_pixels.hue(gray, 0.3), gray) and np.abs(_pixels.hue(_pixels.hue(IMAGE // 4 + 96, 0.5), 0.5).astype(int) - (IMAGE // 4 + 96)).max() <= 3
+    assert (
+        np.array_equal(_pixels.hue(gray, 0.3), gray)
+        and np.abs(_pixels.hue(_pixels.hue(IMAGE // 4 + 96, 0.5), 0.5).astype(int) - (IMAGE // 4 + 96)).max() <= 3
+    )
     blurred = _pixels.blur(IMAGE, 1.0)
     assert blurred.std() < IMAGE.std() and np.array_equal(_pixels.blur(np.full_like(IMAGE, 77), 2.0), np.full_like(IMAGE, 77))
 

@@ -23,7 +23,11 @@ def test_the_share_is_that_of_the_pixels_left() -> None:
 
 
 def test_both_kinds_together_mix_each_row_once() -> None:
-    cutmix, mixup, draw = spec("data.augment", "cutmix", probability=0.5).build(), spec("data.augment", "mixup").build(), np.random.default_rng(0)
+    cutmix, mixup, draw = (
+        spec("data.augment", "cutmix", probability=0.5).build(),
+        spec("data.augment", "mixup").build(),
+        np.random.default_rng(0),
+    )
     rows = [mixup.mix(cutmix.mix(ONE, OTHER, draw), OTHER, draw) for _ in range(200)]
     cut = [set(np.unique(row["image"])) <= {100, 200} for row in rows]
     assert 70 < sum(cut) < 130

@@ -9,7 +9,11 @@ from ingot.core.resolve import spec
 
 DRAW = np.random.default_rng(0)
 ONE = {"latent_image": DRAW.normal(size=6).astype(np.float32), "latent_text": DRAW.normal(size=4).astype(np.float32), "label": np.int64(1)}
-OTHER = {"latent_image": DRAW.normal(size=6).astype(np.float32), "latent_text": DRAW.normal(size=4).astype(np.float32), "label": np.int64(2)}
+OTHER = {
+    "latent_image": DRAW.normal(size=6).astype(np.float32),
+    "latent_text": DRAW.normal(size=4).astype(np.float32),
+    "label": np.int64(2),
+}
 
 
 def share_of(row: dict[str, np.ndarray], key: str) -> float:

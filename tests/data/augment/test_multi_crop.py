@@ -24,20 +24,26 @@ def test_later_looks_are_small_and_of_small_parts() -> None:
     found = rows.rows(np.arange(6), np.arange(6))
     assert [found[key].shape[-2:] for key in ("image", "image_1", "image_2", "image_3")] == [(16, 16), (16, 16), (8, 8), (8, 8)]
     assert not np.array_equal(found["image_2"], found["image_3"]) and found["image_2"].any()
-    assert {key: field.shape for key, field in rows.fields().items() if "image" in key} == {key: value.shape[1:] for key, value in found.items() if "image" in key}
+    assert {key: field.shape for key, field in rows.fields().items() if "image" in key} == {
+        key: value.shape[1:] for key, value in found.items() if "image" in key
+    }
     again = rows.rows(np.array([4]), np.array([4]))
     assert np.array_equal(again["image_3"][0], found["image_3"][4])
 
 
 @pytest.mark.parametrize("position", ["learned", "sincos"])
 def test_positions_of_a_small_image_lie_between_those_of_the_whole(position: str) -> None:
-    built = spec("nn.embedding", "patch", patch=4, position=position, class_token=True).build(width=8, linear=spec("nn.linear", "dense"), fields={"image": Field((3, 16, 16), "uint8")})
+    built = spec("nn.embedding", "patch", patch=4, position=position, class_token=True).build(
+        width=8, linear=spec("nn.linear", "dense"), fields={"image": Field((3, 16, 16), "uint8")}
+    )
     torch.manual_seed(0)
     for parameter in built.parameters():
         torch.nn.init.normal_(parameter)
 
     def embedded(side: int) -> torch.Tensor:
-        x: torch.Tensor = built({"image": torch.full((2, 3, side, side), 90, dtype=torch.uint8)}, Context(None, None, False, None, None, None))
+        x: torch.Tensor = built(
+            {"image": torch.full((2, 3, side, side), 90, dtype=torch.uint8)}, Context(None, None, False, None, None, None)
+        )
         return x
 
     assert embedded(8).shape == (2, 5, 8) and embedded(16).shape == (2, 17, 8)

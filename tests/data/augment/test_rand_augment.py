@@ -23,7 +23,9 @@ def test_every_operation_keeps_the_form(name: str) -> None:
 
 
 def test_geometry() -> None:
-    assert np.array_equal(rotate(IMAGE, 90), IMAGE.transpose(1, 0, 2)[:, ::-1]) or np.array_equal(rotate(IMAGE, 90), IMAGE.transpose(1, 0, 2)[::-1])
+    assert np.array_equal(rotate(IMAGE, 90), IMAGE.transpose(1, 0, 2)[:, ::-1]) or np.array_equal(
+        rotate(IMAGE, 90), IMAGE.transpose(1, 0, 2)[::-1]
+    )
     moved = shift(IMAGE, 0.25, 0)
     assert np.array_equal(moved[:, :12], IMAGE[:, 4:]) and (moved[:, 12:] == 128).all()
 

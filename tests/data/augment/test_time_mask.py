@@ -16,4 +16,14 @@ def test_stretches_of_the_mean() -> None:
         widths.add(len(hit))
         assert not len(hit) or (np.ptp(hit) == len(hit) - 1 and np.allclose(changed[hit], value.mean()))
     assert widths == set(range(7))
-    assert max(len(np.flatnonzero((spec("data.augment", "time_mask", number=1, share=0.1).build()(value, np.random.default_rng(s)) != value).any(axis=1))) for s in range(100)) == 4
+    assert (
+        max(
+            len(
+                np.flatnonzero(
+                    (spec("data.augment", "time_mask", number=1, share=0.1).build()(value, np.random.default_rng(s)) != value).any(axis=1)
+                )
+            )
+            for s in range(100)
+        )
+        == 4
+    )

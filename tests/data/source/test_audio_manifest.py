@@ -36,7 +36,7 @@ def test_three_kinds(folder: Path) -> None:
     lines = [{"path": f"clips/{number}.wav", "text": f"word {number}", "kind": number % 2} for number in (2, 0, 1)]
     built = source(folder, "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines), audio="path", transcript="text", label="kind")
     assert levels(built) == [0.3, 0.1, 0.2] and built.transcripts == ["word 2", "word 0", "word 1"] and built.labels.tolist() == [0, 0, 1]
-    assert levels(source(folder, "b.tsv", "audio\ttext\nclips/1.wav\tone \"two\n", transcript="text")) == [0.2]
+    assert levels(source(folder, "b.tsv", 'audio\ttext\nclips/1.wav\tone "two\n', transcript="text")) == [0.2]
     assert levels(source(folder, "c.tsv", f"{folder / 'clips'}\n2.wav\t400\n0.wav\t400\n")) == [0.3, 0.1]
 
 

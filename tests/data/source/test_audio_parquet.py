@@ -30,7 +30,9 @@ def tone(f: float, seconds: float = 0.1, rate: int = RATE) -> np.ndarray:
 
 def source(folder: Path, sounds: list[Any], columns: dict[str, list[Any]] | None = None, **knobs: Any) -> Any:
     writer.write_table(pyarrow.table({"audio": sounds, **(columns or {})}), folder / "sounds.parquet", row_group_size=3)
-    return spec("data.source", "audio_parquet", **({"paths": ["sounds.parquet"], "seconds": 0.1, "rate": RATE} | knobs)).build(folder=folder)
+    return spec("data.source", "audio_parquet", **({"paths": ["sounds.parquet"], "seconds": 0.1, "rate": RATE} | knobs)).build(
+        folder=folder
+    )
 
 
 def rows(built: Any, *ids: int) -> dict[str, np.ndarray]:
@@ -38,7 +40,9 @@ def rows(built: Any, *ids: int) -> dict[str, np.ndarray]:
 
 
 def test_samples_lengths_and_labels(tmp_path: Path) -> None:
-    built = source(tmp_path, [wav(tone(400)), wav(tone(600, 0.05), kind="FLAC"), wav(tone(500, 0.2))], {"word": ["b", "a", "b"]}, label="word")
+    built = source(
+        tmp_path, [wav(tone(400)), wav(tone(600, 0.05), kind="FLAC"), wav(tone(500, 0.2))], {"word": ["b", "a", "b"]}, label="word"
+    )
     found = rows(built, 0, 1, 2)
     assert found["lengths"].tolist() == [800, 400, 800] and found["label"].tolist() == [1, 0, 1]
     np.testing.assert_allclose(found["waveform"][0], tone(400), atol=1e-4)
@@ -57,12 +61,27 @@ def test_channels_are_averaged_or_refused(tmp_path: Path) -> None:
         rows(source(tmp_path, [stereo], convert=False), 0)
 
 
-BROKEN = [wav(tone(400)), b"no sound", wav(np.zeros(0, dtype=np.float32)), None, wav(tone(300))[:700], wav(tone(300), kind="FLAC")[:200], wav(tone(100, 0.01))]
+BROKEN = [
+    wav(tone(400)),
+    b"no sound",
+    wav(np.zeros(0, dtype=np.float32)),
+    None,
+    wav(tone(300))[:700],
+    wav(tone(300), kind="FLAC")[:200],
+    wav(tone(100, 0.01)),
+]
 
 
 def test_bad_rows_are_named_and_refused(tmp_path: Path) -> None:
     built = source(tmp_path, BROKEN, shortest=0.05)
-    for row, word in ((1, "cannot be decoded"), (2, "empty"), (3, "holds no sound"), (4, "cut short"), (5, "cannot be decoded|cut short"), (6, "lasts 0.01 s")):
+    for row, word in (
+        (1, "cannot be decoded"),
+        (2, "empty"),
+        (3, "holds no sound"),
+        (4, "cut short"),
+        (5, "cannot be decoded|cut short"),
+        (6, "lasts 0.01 s"),
+    ):
         with pytest.raises(UserError, match=f"sounds.parquet row {row}: .*({word})"):
             rows(built, row)
 

@@ -80,7 +80,11 @@ def test_within_the_allowance_they_become_padding_and_are_noted_once(tmp_path: P
     found = rows(built, 0, 1, 2, 3, 4)
     assert found["rows"].tolist() == [100, -1, -1, -1, 104] and not found["image"][1:4].any()
     notices = built.notices()
-    assert len(notices) == 3 and "row 1" in notices[0]["message"] + notices[1]["message"] + notices[2]["message"] and max(n["skipped"] for n in notices) == 3
+    assert (
+        len(notices) == 3
+        and "row 1" in notices[0]["message"] + notices[1]["message"] + notices[2]["message"]
+        and max(n["skipped"] for n in notices) == 3
+    )
     rows(built, 1)
     assert built.notices() == []
     with pytest.raises(UserError, match="more than skip allows"):
@@ -104,7 +108,10 @@ def test_captions_become_tokens(tmp_path: Path) -> None:
     assert list(built.texts()) == ["ab", "c", "efghij"]
     with_text = built.with_tokenizer(tokenizer, 4)
     found = rows(with_text, 0, 2)
-    assert found["tokens"][0].tolist()[:3] == [*tokenizer.encode(["ab"])[0].tolist(), tokenizer.end] and found["segments"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert found["tokens"][0].tolist()[:3] == [*tokenizer.encode(["ab"])[0].tolist(), tokenizer.end] and found["segments"].tolist() == [
+        [1, 1, 1, 0],
+        [1, 1, 1, 1],
+    ]
     assert found["tokens"][1].tolist() == [*tokenizer.encode(["efg"])[0].tolist(), tokenizer.end]
     assert with_text.fields()["tokens"].shape == (4,)
 
@@ -134,6 +141,13 @@ def test_few_bytes_are_held(tmp_path: Path) -> None:
 
 
 def test_cifar_as_it_is(shared_data: Path) -> None:
-    built = spec("data.source", "images_parquet", paths=["images/cifar10/test.parquet"], size=32, label="label", rows=500).build(folder=shared_data)
+    built = spec("data.source", "images_parquet", paths=["images/cifar10/test.parquet"], size=32, label="label", rows=500).build(
+        folder=shared_data
+    )
     found = rows(built, *range(50))
-    assert len(built) == 500 and found["image"].shape == (50, 3, 32, 32) and 100 < found["image"].mean() < 140 and set(found["label"].tolist()) <= set(range(10))
+    assert (
+        len(built) == 500
+        and found["image"].shape == (50, 3, 32, 32)
+        and 100 < found["image"].mean() < 140
+        and set(found["label"].tolist()) <= set(range(10))
+    )

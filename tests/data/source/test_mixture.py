@@ -20,8 +20,11 @@ def test_defaults_to_the_sizes_of_the_sources() -> None:
 
 
 def test_weights_phases_and_caps() -> None:
-    part = mixture(weights={"web": 3, "books": 1}, max_epochs={"books": 2.5},
-                   phases=[{"start": "2k rows", "weights": {"web": 1, "books": 1}}, {"start": "2048k tokens", "weights": {"books": 1}}])  # fmt: skip
+    part = mixture(
+        weights={"web": 3, "books": 1},
+        max_epochs={"books": 2.5},
+        phases=[{"start": "2k rows", "weights": {"web": 1, "books": 1}}, {"start": "2048k tokens", "weights": {"books": 1}}],
+    )
     order = part.order({"web": 10_000, "books": 2000}, 512)
     assert order.counts(2000).tolist() == [1500, 500]
     assert order.counts(4000).tolist() == [2500, 1500]
@@ -37,7 +40,10 @@ BAD = [
     ({"max_epochs": {"wiki": 1}}, "max_epochs: there is no source named 'wiki'"),
     ({"phases": [{"start": "5 rows", "weights": {"wiki": 1}}]}, r"phases\.0\.weights: there is no source named 'wiki'"),
     ({"phases": [{"start": "5 min", "weights": {"web": 1}}]}, r"phases\.0\.start: wants rows or tokens"),
-    ({"phases": [{"start": "9 rows", "weights": {"web": 1}}, {"start": "9 rows", "weights": {"web": 1}}]}, r"phases\.1\.start: wants a row after"),
+    (
+        {"phases": [{"start": "9 rows", "weights": {"web": 1}}, {"start": "9 rows", "weights": {"web": 1}}]},
+        r"phases\.1\.start: wants a row after",
+    ),
     ({"sources": {}}, "sources: wants at least one source"),
     ({"sources": {"m": {"name": "mixture", "sources": {"a": ONE}}}}, "a mixture cannot hold a mixture"),
 ]

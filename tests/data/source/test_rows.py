@@ -83,12 +83,25 @@ def test_other_keys_are_zero_in_rows_that_lack_them() -> None:
     found = stream.batch(0, 30)
     table = found["source"] == 1
     assert table.any() and not table.all() and set(stream.fields()) == {"image", "label", "numbers"}
-    assert not found["image"][table].any() and not found["numbers"][~table].any() and found["numbers"][table].all() and found["image"][~table].any()
+    assert (
+        not found["image"][table].any()
+        and not found["numbers"][~table].any()
+        and found["numbers"][table].all()
+        and found["image"][~table].any()
+    )
 
 
 def test_validation_rows_are_not_augmented(tmp_path: Path) -> None:
-    data = open_data(train=spec("data.source", "synthetic_images", count=40), holdout=0.3, sequence=8, pack=spec("data.pack", "stream"), cache=tmp_path, folder=tmp_path,
-                     seed=0, augment=[spec("data.augment", "flip", probability=1.0)])  # fmt: skip
+    data = open_data(
+        train=spec("data.source", "synthetic_images", count=40),
+        holdout=0.3,
+        sequence=8,
+        pack=spec("data.pack", "stream"),
+        cache=tmp_path,
+        folder=tmp_path,
+        seed=0,
+        augment=[spec("data.augment", "flip", probability=1.0)],
+    )
     plain = spec("data.source", "synthetic_images", count=40).build()
     held = data.validation["synthetic_images"].sources["synthetic_images"]
     ids = np.arange(4)

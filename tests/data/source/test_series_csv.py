@@ -84,14 +84,17 @@ def test_the_class_is_that_of_the_last_row_read(tmp_path: Path) -> None:
     assert given["label"].tolist() == [0, -100, 0, 0, 0, 0, 0, *[1] * 10] and "future" not in given
 
 
-@pytest.mark.parametrize(("cells", "knobs", "said"), [
-    ({(3, 1): "x1"}, {}, "s.csv:5: column 'a' holds 'x1', which is no number"),
-    ({(3, 1): "inf"}, {}, "s.csv:5: column 'a' holds 'inf', which is not finite"),
-    ({(3, 1): "1,2"}, {}, "s.csv:5: has 5 cells, the header names 4 columns"),
-    ({}, {"columns": ["a", "bb"]}, "s.csv: has no column 'bb'; it has time, a, b, kind. Did you mean 'b'"),
-    ({}, {"look_back": 30}, "no window of 30 and 2 rows fits"),
-    ({}, {"label": "kind", "classes": 1}, "column 'kind' holds classes up to 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("cells", "knobs", "said"),
+    [
+        ({(3, 1): "x1"}, {}, "s.csv:5: column 'a' holds 'x1', which is no number"),
+        ({(3, 1): "inf"}, {}, "s.csv:5: column 'a' holds 'inf', which is not finite"),
+        ({(3, 1): "1,2"}, {}, "s.csv:5: has 5 cells, the header names 4 columns"),
+        ({}, {"columns": ["a", "bb"]}, "s.csv: has no column 'bb'; it has time, a, b, kind. Did you mean 'b'"),
+        ({}, {"look_back": 30}, "no window of 30 and 2 rows fits"),
+        ({}, {"label": "kind", "classes": 1}, "column 'kind' holds classes up to 1"),
+    ],
+)
 def test_bad_input_is_named(tmp_path: Path, cells: Any, knobs: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         source(written(tmp_path, cells=cells), **knobs)

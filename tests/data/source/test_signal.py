@@ -19,12 +19,32 @@ def test_whispers_bands() -> None:
 
 
 def test_kaldis_bands_and_cepstra() -> None:
-    filters = utils.mel_filter_bank(num_frequency_bins=257, num_mel_filters=23, min_frequency=20, max_frequency=8000, sampling_rate=16000, norm=None, mel_scale="kaldi",
-                                    triangularize_in_mel_space=True)  # fmt: skip
+    filters = utils.mel_filter_bank(
+        num_frequency_bins=257,
+        num_mel_filters=23,
+        min_frequency=20,
+        max_frequency=8000,
+        sampling_rate=16000,
+        norm=None,
+        mel_scale="kaldi",
+        triangularize_in_mel_space=True,
+    )
     np.testing.assert_allclose(mel_filters(16000, 512, 23, "kaldi")[:-1], filters[:-1], atol=1e-5)
     window = utils.window_function(400, "povey", periodic=False)
-    wanted = utils.spectrogram(SOUND, window, frame_length=400, hop_length=160, fft_length=512, power=2.0, center=False, preemphasis=0.97, mel_filters=filters, log_mel="log",
-                               mel_floor=float(np.finfo(np.float32).eps), remove_dc_offset=True).T  # fmt: skip
+    wanted = utils.spectrogram(
+        SOUND,
+        window,
+        frame_length=400,
+        hop_length=160,
+        fft_length=512,
+        power=2.0,
+        center=False,
+        preemphasis=0.97,
+        mel_filters=filters,
+        log_mel="log",
+        mel_floor=float(np.finfo(np.float32).eps),
+        remove_dc_offset=True,
+    ).T
     found = kaldi_log_mel(SOUND, 16000)
     np.testing.assert_allclose(found, wanted, atol=2e-3)
     from scipy.fft import dct

@@ -8,7 +8,9 @@ from ingot.core.resolve import spec
 
 
 def test_a_word_is_its_tones() -> None:
-    one, other = (spec("data.source", "synthetic_audio", count=8, transcripts=True, noise=0.0, speakers=1, seed=seed).build() for seed in (0, 1))
+    one, other = (
+        spec("data.source", "synthetic_audio", count=8, transcripts=True, noise=0.0, speakers=1, seed=seed).build() for seed in (0, 1)
+    )
     assert one.words == other.words and one.captions()[5] == one.words[1]
     ids = np.arange(8)
     found, again = one.rows(ids, ids), other.rows(ids, ids)

@@ -12,7 +12,9 @@ def test_the_class_is_in_the_columns() -> None:
     given = found.rows(np.arange(300), np.arange(300))
     for label in range(3):
         here = given["label"] == label
-        assert here.sum() == 100 and not np.ptp(given["numbers"][here], axis=0).any() and not np.ptp(given["categories"][here], axis=0).any()
+        assert (
+            here.sum() == 100 and not np.ptp(given["numbers"][here], axis=0).any() and not np.ptp(given["categories"][here], axis=0).any()
+        )
     assert np.array_equal(given["values"], given["numbers"][:, :2]) and not given["numbers_missing"].any()
 
 

@@ -20,7 +20,9 @@ def written(folder: Path, lines: list[str] = LINES, name: str = "t.csv") -> Path
 
 
 def source(folder: Path, **knobs: Any) -> Any:
-    return spec("data.source", "table_csv", **{"paths": ["t.csv"], "numeric": ["size"], "categorical": ["color"], "label": "good"} | knobs).build(folder=folder)
+    return spec(
+        "data.source", "table_csv", **{"paths": ["t.csv"], "numeric": ["size"], "categorical": ["color"], "label": "good"} | knobs
+    ).build(folder=folder)
 
 
 def rows(found: Any) -> dict[str, np.ndarray]:
@@ -56,13 +58,16 @@ def test_bad_cells_are_passed_over_within_the_allowance(tmp_path: Path) -> None:
         rows(source(tmp_path))
 
 
-@pytest.mark.parametrize(("knobs", "said"), [
-    ({"numeric": ["sise"]}, "t.csv: has no column 'sise'; it has size, color, good, price. Did you mean 'size'"),
-    ({"categorical": ["colour"]}, "has no column 'colour'.*Did you mean 'color'"),
-    ({"label": "god"}, "has no column 'god'"),
-    ({"widest": 3}, "a categorical column has 4 values, the recipe says 3"),
-    ({"classes": 1}, "label good has 2 values, the recipe says 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [
+        ({"numeric": ["sise"]}, "t.csv: has no column 'sise'; it has size, color, good, price. Did you mean 'size'"),
+        ({"categorical": ["colour"]}, "has no column 'colour'.*Did you mean 'color'"),
+        ({"label": "god"}, "has no column 'god'"),
+        ({"widest": 3}, "a categorical column has 4 values, the recipe says 3"),
+        ({"classes": 1}, "label good has 2 values, the recipe says 1"),
+    ],
+)
 def test_bad_recipes_are_named(tmp_path: Path, knobs: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         source(written(tmp_path), **knobs)

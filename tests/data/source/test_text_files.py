@@ -18,11 +18,14 @@ def texts(folder: Path, *paths: str, **knobs: object) -> list[str]:
 CONTENT = "first line\nsecond\n\n\nthird – ü\n  \nfourth\r\nfifth"
 
 
-@pytest.mark.parametrize(("document", "wanted"), [
-    ("file", [CONTENT]),
-    ("line", ["first line", "second", "third – ü", "fourth", "fifth"]),
-    ("blank_line", ["first line\nsecond", "third – ü", "fourth\nfifth"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("document", "wanted"),
+    [
+        ("file", [CONTENT]),
+        ("line", ["first line", "second", "third – ü", "fourth", "fifth"]),
+        ("blank_line", ["first line\nsecond", "third – ü", "fourth\nfifth"]),
+    ],
+)
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
 def test_documents_are_files_lines_or_paragraphs(tmp_path: Path, document: str, wanted: list[str], name: str) -> None:
     data = CONTENT.encode()
@@ -49,7 +52,9 @@ def test_paths_directories_and_globs_each_file_once_in_order(tmp_path: Path) -> 
     assert texts(Path("/"), str(tmp_path / "a.txt")) == ["a.txt"]
 
 
-@pytest.mark.parametrize(("data", "offset"), [(b"\xff", 0), (b"abc\xe9def", 3), (b"line\nli\xc3\x28", 7), (b"a" * 3_000_000 + b"\x80", 3_000_000)])
+@pytest.mark.parametrize(
+    ("data", "offset"), [(b"\xff", 0), (b"abc\xe9def", 3), (b"line\nli\xc3\x28", 7), (b"a" * 3_000_000 + b"\x80", 3_000_000)]
+)
 @pytest.mark.parametrize("document", ["file", "line", "blank_line"])
 def test_text_that_is_not_utf8_is_named_with_its_byte(tmp_path: Path, data: bytes, offset: int, document: str) -> None:
     (tmp_path / "a.txt").write_bytes(data)

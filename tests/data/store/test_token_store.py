@@ -28,7 +28,9 @@ def write(folder: Path, sizes: list[list[int]]) -> tuple[list[Path], np.ndarray]
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.lists(st.integers(1, 12), max_size=5), min_size=1, max_size=6), data=st.data())
-def test_windows_and_spans_equal_the_concatenation(tmp_path_factory: pytest.TempPathFactory, sizes: list[list[int]], data: st.DataObject) -> None:
+def test_windows_and_spans_equal_the_concatenation(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[list[int]], data: st.DataObject
+) -> None:
     folders, flat = write(tmp_path_factory.mktemp("store"), sizes)
     store = TokenStore.open(folders)
     assert store.total == len(flat) and store.documents == sum(map(len, sizes))
@@ -76,5 +78,7 @@ def test_anonymous_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
             for _ in range(min(10, times)):
                 writer.add("train", [np.arange(99, dtype=np.uint16)] * 8_000, [99] * 8_000)
             writer.commit(tokenizer="t")
-        used.append(int(subprocess.run([sys.executable, "-c", MEMORY, str(folder)], check=True, capture_output=True, text=True, timeout=120).stdout))
+        used.append(
+            int(subprocess.run([sys.executable, "-c", MEMORY, str(folder)], check=True, capture_output=True, text=True, timeout=120).stdout)
+        )
     assert used[1] - used[0] < 4_000, f"{used} KiB for 1.6 MB and 160 MB of tokens"

@@ -42,7 +42,9 @@ def test_the_configuration_decides_over_spellings(tmp_path: Path) -> None:
 def test_sentence_piece_bytes(tmp_path: Path) -> None:
     vocab = {"<unk>": 0, "</s>": 1, "<0xE4>": 2, "▁the": 3, "é": 4, "▁": 5}
     inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[], unk_token="<unk>", byte_fallback=True))
-    inner.decoder = tokenizers.decoders.Sequence([tokenizers.decoders.Replace("▁", " "), tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()])
+    inner.decoder = tokenizers.decoders.Sequence(
+        [tokenizers.decoders.Replace("▁", " "), tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()]
+    )
     inner.add_special_tokens(["</s>", "<unk>"])
     inner.save(str(tmp_path / "t.json"))
     assert pretrained(tmp_path, "t.json").token_bytes().tolist() == [0, 0, 1, 4, 2, 1]

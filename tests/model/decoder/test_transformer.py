@@ -23,7 +23,13 @@ STACK = {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "head
 
 
 def model(objective: Any = "causal_lm", **decoder: Any) -> Model:
-    tree = {"width": 16, "embedding": "token", "encoder": STACK, "decoder": STACK | {"cross": {"name": "cross_attention", "heads": 2}} | decoder, "objective": objective}
+    tree = {
+        "width": 16,
+        "embedding": "token",
+        "encoder": STACK,
+        "decoder": STACK | {"cross": {"name": "cross_attention", "heads": 2}} | decoder,
+        "objective": objective,
+    }
     built = build_model(resolve(Recipe(tree), Graph), vocabulary=V, sequence=32, specials={"end": 0}, dtype=torch.float64)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -36,8 +42,14 @@ def batch(rows: int = 2) -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(2)
     segments = torch.ones(rows, S, dtype=torch.int32)
     segments[-1, 5:] = 0
-    return {"rows": torch.arange(rows), "key": torch.tensor(1), "tokens": torch.randint(1, V, (rows, S), generator=draw), "segments": segments,
-            "positions": torch.arange(S).expand(rows, -1), "decoder_tokens": torch.randint(1, V, (rows, U), generator=draw)}  # fmt: skip
+    return {
+        "rows": torch.arange(rows),
+        "key": torch.tensor(1),
+        "tokens": torch.randint(1, V, (rows, S), generator=draw),
+        "segments": segments,
+        "positions": torch.arange(S).expand(rows, -1),
+        "decoder_tokens": torch.randint(1, V, (rows, U), generator=draw),
+    }
 
 
 def decoded(built: Model, given: dict[str, Tensor]) -> Tensor:
@@ -94,8 +106,18 @@ def test_recomputed_blocks_give_the_same_gradient() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    tree = {"name": "x", "data": {"train": "python_library", "tokenizer": "bytes"}, "stages": [{"budget": "1 steps", "batch": "1 rows", "optimizer": {"name": "adamw", "lr": 1e-3}}],
-            "model": {"width": 16, "embedding": "token", "encoder": STACK, "objective": "causal_lm", "decoder": STACK | {"cross": {"name": "attention", "heads": 2}}}}  # fmt: skip
+    tree = {
+        "name": "x",
+        "data": {"train": "python_library", "tokenizer": "bytes"},
+        "stages": [{"budget": "1 steps", "batch": "1 rows", "optimizer": {"name": "adamw", "lr": 1e-3}}],
+        "model": {
+            "width": 16,
+            "embedding": "token",
+            "encoder": STACK,
+            "objective": "causal_lm",
+            "decoder": STACK | {"cross": {"name": "attention", "heads": 2}},
+        },
+    }
     _, problems = check(Recipe(tree))
     assert any("wants a mixer over the encoder's output" in str(problem) for problem in problems)
     with pytest.raises(ValueError, match="has no decoder"):

@@ -22,13 +22,23 @@ DEPTH, WIDTH, LENGTH = 4, 16, 20
 
 def build(**knobs: Any) -> Any:
     torch.manual_seed(0)
-    found = spec("model.encoder", "tread", depth=DEPTH, mixer={"name": "attention", "heads": 2}, **({"start": 1, "end": 3} | knobs)).build(width=WIDTH, sequence=LENGTH).double()
+    found = (
+        spec("model.encoder", "tread", depth=DEPTH, mixer={"name": "attention", "heads": 2}, **({"start": 1, "end": 3} | knobs))
+        .build(width=WIDTH, sequence=LENGTH)
+        .double()
+    )
     name_layers(torch.nn.ModuleDict({"encoder": found}))
     return found
 
 
 def context(rows: list[int], causal: bool = True) -> Context:
-    return Context(torch.arange(LENGTH).expand(len(rows), -1), torch.ones(len(rows), LENGTH, dtype=torch.int32), causal, torch.tensor(rows), torch.tensor(9))
+    return Context(
+        torch.arange(LENGTH).expand(len(rows), -1),
+        torch.ones(len(rows), LENGTH, dtype=torch.int32),
+        causal,
+        torch.tensor(rows),
+        torch.tensor(9),
+    )
 
 
 def values(rows: int = 3) -> Tensor:
@@ -54,7 +64,13 @@ def test_is_the_blocks_on_a_subset_put_back_in_place() -> None:
 
 
 def test_evaluation_takes_every_token_through_every_block() -> None:
-    routed, plain = build(share=0.5).eval(), spec("model.encoder", "transformer", depth=DEPTH, mixer={"name": "attention", "heads": 2}).build(width=WIDTH, sequence=LENGTH).double().eval()
+    routed, plain = (
+        build(share=0.5).eval(),
+        spec("model.encoder", "transformer", depth=DEPTH, mixer={"name": "attention", "heads": 2})
+        .build(width=WIDTH, sequence=LENGTH)
+        .double()
+        .eval(),
+    )
     plain.load_state_dict(routed.state_dict())  # the same names
     assert torch.equal(routed(values(), context([0, 1, 2])), plain(values(), context([0, 1, 2])))
     routed.train()
@@ -110,7 +126,9 @@ def test_refusals(tiny_recipe: Any) -> None:
 def test_accumulation_changes_nothing_but_rounding(tiny_recipe: Any) -> None:
     found = []
     for micro in (8, 3):
-        run = ingot.build(tiny_recipe(encoder(), {"precision": "fp64", "micro_rows": micro, "stages": {0: {"budget": "4 steps"}}}, name=f"m{micro}"))
+        run = ingot.build(
+            tiny_recipe(encoder(), {"precision": "fp64", "micro_rows": micro, "stages": {0: {"budget": "4 steps"}}}, name=f"m{micro}")
+        )
         run.train()
         found.append({name: value.clone() for name, value in run.model.state_dict().items()})
     assert all(float((found[1][name] - value).norm() / value.norm()) < 1e-9 for name, value in found[0].items())

@@ -16,8 +16,13 @@ def test_each_cell_by_its_definition() -> None:
     batch = {"numbers": torch.tensor([[2.0, 0.0]]), "numbers_missing": torch.tensor([[False, True]]), "categories": torch.tensor([[3, 0]])}
     x = embedding(batch, Context())[0]
     bias = embedding.column.weight
-    wanted = [embedding.first.weight, 2 * embedding.number.weight[0] + bias[0], embedding.missing.weight[1] + bias[1],
-              embedding.category.weight[3] + bias[2], embedding.category.weight[4] + bias[3]]  # fmt: skip
+    wanted = [
+        embedding.first.weight,
+        2 * embedding.number.weight[0] + bias[0],
+        embedding.missing.weight[1] + bias[1],
+        embedding.category.weight[3] + bias[2],
+        embedding.category.weight[4] + bias[3],
+    ]
     torch.testing.assert_close(x, torch.stack(wanted))
     assert embedding.present(batch).tolist() == [[True, False, True, False]]
 

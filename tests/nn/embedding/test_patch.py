@@ -19,7 +19,9 @@ FIELDS = {"image": Field((3, 8, 12), "uint8")}
 
 def embedding(**knobs: Any) -> nn.Module:
     torch.manual_seed(0)
-    built: nn.Module = spec("nn.embedding", "patch", **({"patch": 4} | knobs)).build(width=16, linear=spec("nn.linear", "dense"), fields=FIELDS)
+    built: nn.Module = spec("nn.embedding", "patch", **({"patch": 4} | knobs)).build(
+        width=16, linear=spec("nn.linear", "dense"), fields=FIELDS
+    )
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.normal_()

@@ -16,7 +16,9 @@ WIRING = {"width": 16, "linear": spec("nn.linear", "dense"), "sequence": 6, "voc
 
 def stems() -> torch.nn.Module:
     torch.manual_seed(0)
-    built = spec("nn.embedding", "stems", stems={"image": {"name": "patch", "patch": 4}, "text": {"name": "token", "position": "learned"}}).build(**WIRING)
+    built = spec(
+        "nn.embedding", "stems", stems={"image": {"name": "patch", "patch": 4}, "text": {"name": "token", "position": "learned"}}
+    ).build(**WIRING)
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.normal_()
@@ -24,8 +26,12 @@ def stems() -> torch.nn.Module:
 
 
 def batch() -> dict[str, torch.Tensor]:
-    return {"image": torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8), "tokens": torch.arange(12).view(2, 6),
-            "segments": torch.tensor([[1] * 6, [1] * 3 + [0] * 3]), "positions": torch.arange(6).expand(2, -1)}  # fmt: skip
+    return {
+        "image": torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8),
+        "tokens": torch.arange(12).view(2, 6),
+        "segments": torch.tensor([[1] * 6, [1] * 3 + [0] * 3]),
+        "positions": torch.arange(6).expand(2, -1),
+    }
 
 
 def test_each_is_its_own_embedding_and_a_vector() -> None:

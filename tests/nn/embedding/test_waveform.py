@@ -19,7 +19,9 @@ STEM = {"channels": 6, "kernels": [10, 3], "strides": [5, 2], "neighbors": 4, "g
 
 def build(samples: int, **knobs: Any) -> Any:
     torch.manual_seed(0)
-    return spec("nn.embedding", "waveform", **STEM | knobs).build(width=8, sequence=4, linear=spec("nn.linear", "dense"), fields={"waveform": Field((samples,))})
+    return spec("nn.embedding", "waveform", **STEM | knobs).build(
+        width=8, sequence=4, linear=spec("nn.linear", "dense"), fields={"waveform": Field((samples,))}
+    )
 
 
 @pytest.mark.parametrize("norms", ["first", "all"])
@@ -34,7 +36,9 @@ def test_padding_changes_nothing(norms: str) -> None:
 
 
 def test_published_positions() -> None:
-    stem = spec("nn.embedding", "waveform", channels=2, neighbors=0).build(width=2, sequence=4, linear=spec("nn.linear", "dense"), fields={"waveform": Field((16000,))})
+    stem = spec("nn.embedding", "waveform", channels=2, neighbors=0).build(
+        width=2, sequence=4, linear=spec("nn.linear", "dense"), fields={"waveform": Field((16000,))}
+    )
     assert stem.longest == 49 and stem.stride == 320 and stem.lengths({"lengths": torch.tensor([400, 16000, 0])}).tolist() == [1, 49, 0]
     with pytest.raises(UserError, match="399 samples"):
         spec("nn.embedding", "waveform").build(width=32, sequence=4, linear=spec("nn.linear", "dense"), fields={"waveform": Field((399,))})

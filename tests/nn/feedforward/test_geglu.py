@@ -17,5 +17,9 @@ def test_is_its_equation() -> None:
         for parameter in layer.parameters():
             torch.nn.init.normal_(parameter)
         z = x @ layer.gate.weight.T
-        curve = (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))) / 2 if kind == "tanh" else (1 + torch.erf(z / math.sqrt(2))) / 2
+        curve = (
+            (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))) / 2
+            if kind == "tanh"
+            else (1 + torch.erf(z / math.sqrt(2))) / 2
+        )
         torch.testing.assert_close(layer(x), (z * curve * (x @ layer.up.weight.T)) @ layer.down.weight.T)

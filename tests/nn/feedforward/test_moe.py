@@ -18,7 +18,9 @@ DENSE = spec("nn.linear", "dense")
 
 
 def build(layer: int = 0, **knobs: Any) -> Any:
-    module = spec("nn.feedforward", "moe", **{"experts": 4, "expert": {"name": "swiglu", "hidden": 24}} | knobs).build(width=WIDTH, linear=DENSE, layer=layer)
+    module = spec("nn.feedforward", "moe", **{"experts": 4, "expert": {"name": "swiglu", "hidden": 24}} | knobs).build(
+        width=WIDTH, linear=DENSE, layer=layer
+    )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -43,7 +45,9 @@ def test_one_expert_is_the_dense_layer(expert: str) -> None:
     part = {"name": expert, "hidden": 24, "bias": True}
     mixture = build(experts=1, expert=part, router={"name": "top_k", "top_k": 1}).double()
     dense = spec("nn.feedforward", **{"name": expert, "hidden": 24, "bias": True}).build(width=WIDTH, linear=DENSE).double()
-    dense.load_state_dict({name.removeprefix("experts."): value[0] for name, value in mixture.state_dict().items() if name.startswith("experts.")})
+    dense.load_state_dict(
+        {name.removeprefix("experts."): value[0] for name, value in mixture.state_dict().items() if name.startswith("experts.")}
+    )
     x, y = inputs().requires_grad_(), inputs().requires_grad_()
     found, expected = mixture(x, context()), dense(y)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
@@ -56,7 +60,9 @@ def test_one_expert_is_the_dense_layer(expert: str) -> None:
 
 def test_against_transformers_mixtral() -> None:
     mixtral = pytest.importorskip("transformers.models.mixtral.modeling_mixtral")
-    config = pytest.importorskip("transformers").MixtralConfig(hidden_size=WIDTH, intermediate_size=24, num_local_experts=4, num_experts_per_tok=2)
+    config = pytest.importorskip("transformers").MixtralConfig(
+        hidden_size=WIDTH, intermediate_size=24, num_local_experts=4, num_experts_per_tok=2
+    )
     config._experts_implementation = "eager"
     theirs, mine = mixtral.MixtralSparseMoeBlock(config), build(router="top_k").float()
     with torch.no_grad():
@@ -69,8 +75,12 @@ def test_against_transformers_mixtral() -> None:
     pull = torch.linspace(-1, 1, found.numel()).view(found.shape)
     (found * pull).sum().backward()
     (expected * pull).sum().backward()
-    pairs = [(x.grad, y.grad), (mine.router.weight.grad, theirs.gate.weight.grad), (mine.experts.down.weight.grad, theirs.experts.down_proj.grad),
-             (torch.cat([mine.experts.gate.weight.grad, mine.experts.up.weight.grad], dim=1), theirs.experts.gate_up_proj.grad)]  # fmt: skip
+    pairs = [
+        (x.grad, y.grad),
+        (mine.router.weight.grad, theirs.gate.weight.grad),
+        (mine.experts.down.weight.grad, theirs.experts.down_proj.grad),
+        (torch.cat([mine.experts.gate.weight.grad, mine.experts.up.weight.grad], dim=1), theirs.experts.gate_up_proj.grad),
+    ]
     for one, other in pairs:
         assert close(one, other, 1e-4)
 
@@ -109,17 +119,29 @@ def test_axes_and_initial_values() -> None:
     assert axes["encoder.feedforward.router.weight"] == (("experts", "width"), "matrix")
     spec("model.init", "normal").build().apply(held, seed=0)
     experts = held.encoder.feedforward.experts
-    assert float(experts.up.weight.detach().std()) == pytest.approx(0.02, rel=0.02) and float(experts.down.weight.detach().std()) == pytest.approx(0.005, rel=0.02)
+    assert float(experts.up.weight.detach().std()) == pytest.approx(0.02, rel=0.02) and float(
+        experts.down.weight.detach().std()
+    ) == pytest.approx(0.005, rel=0.02)
     mup = spec("model.init", "mup", base_width=16).build()
     mup.apply(held, seed=0)
-    assert float(experts.up.weight.detach().std()) == pytest.approx(0.01, rel=0.02) and float(experts.down.weight.detach().std()) == pytest.approx(0.0025, rel=0.02)
+    assert float(experts.up.weight.detach().std()) == pytest.approx(0.01, rel=0.02) and float(
+        experts.down.weight.detach().std()
+    ) == pytest.approx(0.0025, rel=0.02)
     shapes = {name: tuple(parameter.shape) for name, parameter in held.named_parameters()}
     assert {mup.lr_scale(name, axes[name], shapes[name]) for name in axes} == {0.25}
 
 
 def test_muon_orthogonalizes_every_expert_by_itself() -> None:
     module = build()
-    groups = [{"params": list(module.parameters()), "names": [name for name, _ in module.named_parameters()], "axes": list(axes_of(module).values()), "lr_scale": 1.0, "decay": True}]
+    groups = [
+        {
+            "params": list(module.parameters()),
+            "names": [name for name, _ in module.named_parameters()],
+            "axes": list(axes_of(module).values()),
+            "lr_scale": 1.0,
+            "decay": True,
+        }
+    ]
     before = module.experts.up.weight.detach().clone()
     optimizer = spec("optim", "muon", lr=1.0, momentum=0.0, nesterov=False).build(params=groups)
     module(inputs(torch.float32), context()).square().sum().backward()
@@ -129,11 +151,14 @@ def test_muon_orthogonalizes_every_expert_by_itself() -> None:
         assert float(values.max()) < 1.3 and float(values.median()) > 0.5
 
 
-@pytest.mark.parametrize(("knobs", "message"), [
-    ({"router": {"name": "top_k", "top_k": 5}}, "chooses 5 of 4 experts"),
-    ({"expert": {"name": "moe", "experts": 2}}, "cannot itself be a mixture"),
-    ({"router": "soft", "capacity_factor": 1.0}, "sets each expert's load itself"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"router": {"name": "top_k", "top_k": 5}}, "chooses 5 of 4 experts"),
+        ({"expert": {"name": "moe", "experts": 2}}, "cannot itself be a mixture"),
+        ({"router": "soft", "capacity_factor": 1.0}, "sets each expert's load itself"),
+    ],
+)
 def test_wrong_combinations_are_refused_in_a_sentence(knobs: dict[str, Any], message: str) -> None:
     found = list(load("nn.feedforward", "moe").check(spec("nn.feedforward", "moe", **{"experts": 4} | knobs).knobs, {"width": 16}))
     assert len(found) == 1 and message in found[0]
@@ -154,8 +179,12 @@ def model(**knobs: Any) -> Any:
 
     wiring = {"width": WIDTH, "vocabulary": 24, "sequence": 32, "specials": {}, "linear": DENSE}
     feedforward = {"name": "moe", "experts": 4, "expert": {"name": "swiglu", "hidden": 24}} | knobs
-    encoder = spec("model.encoder", "transformer", depth=2, mixer={"name": "attention", "heads": 2}, feedforward=feedforward).build(**wiring)
-    built = Model(embedding=spec("nn.embedding", "token").build(**wiring), encoder=encoder, objective=spec("objective", "causal_lm").build(**wiring))
+    encoder = spec("model.encoder", "transformer", depth=2, mixer={"name": "attention", "heads": 2}, feedforward=feedforward).build(
+        **wiring
+    )
+    built = Model(
+        embedding=spec("nn.embedding", "token").build(**wiring), encoder=encoder, objective=spec("objective", "causal_lm").build(**wiring)
+    )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in built.parameters():
@@ -163,7 +192,10 @@ def model(**knobs: Any) -> Any:
     return built
 
 
-@pytest.mark.parametrize("router", [{"name": "top_k", "jitter": 0.1}, {"name": "bias_balanced"}, {"name": "hash"}, {"name": "expert_choice", "leak_future": True}])
+@pytest.mark.parametrize(
+    "router",
+    [{"name": "top_k", "jitter": 0.1}, {"name": "bias_balanced"}, {"name": "hash"}, {"name": "expert_choice", "leak_future": True}],
+)
 def test_generation_with_a_cache_says_the_same(router: dict[str, Any]) -> None:
     from ingot.model.generate import caches, generate
 
@@ -177,7 +209,11 @@ def test_activation_checkpointing_counts_a_load_once_and_keeps_the_gradient() ->
     from ingot.train.step import forward_backward
 
     built, layout = model(), spec("parallel.layout", "single").build()
-    batch = {"rows": torch.arange(3), "tokens": torch.randint(0, 24, (3, 12), generator=torch.Generator().manual_seed(1)), "key": torch.tensor(1)}
+    batch = {
+        "rows": torch.arange(3),
+        "tokens": torch.randint(0, 24, (3, 12), generator=torch.Generator().manual_seed(1)),
+        "key": torch.tensor(1),
+    }
     gradients, loads = [], []
     for checkpointing in (False, True):
         built.encoder.checkpointing = checkpointing
@@ -205,8 +241,13 @@ def test_a_forecast_counts_what_the_meter_counts() -> None:
 
     register()
     built = model(shared={"name": "swiglu", "hidden": 8})
-    batch = {"rows": torch.arange(3), "tokens": torch.randint(0, 24, (3, 12)), "key": torch.tensor(1), "segments": torch.ones(3, 12, dtype=torch.int32),
-             "positions": torch.arange(12).expand(3, -1)}  # fmt: skip
+    batch = {
+        "rows": torch.arange(3),
+        "tokens": torch.randint(0, 24, (3, 12)),
+        "key": torch.tensor(1),
+        "segments": torch.ones(3, 12, dtype=torch.int32),
+        "positions": torch.arange(12).expand(3, -1),
+    }
     batch = built.objective.prepare(batch)
     predicted = forecast(built, batch, lambda twin: torch.optim.SGD(twin.parameters(), lr=0.1))
     with FlopCount(built) as count:

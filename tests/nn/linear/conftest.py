@@ -19,7 +19,16 @@ INPUTS, OUTPUTS = 24, 16
 def make() -> Callable[..., Any]:
     """make(name, inputs=24, outputs=16, bias=True, axes=..., role=..., **knobs) -> a layer in fp64."""
 
-    def build(name: str, *, inputs: int = INPUTS, outputs: int = OUTPUTS, bias: bool = True, axes: tuple[str, str] = ("hidden", "width"), role: str = "matrix", **knobs: Any) -> Any:
+    def build(
+        name: str,
+        *,
+        inputs: int = INPUTS,
+        outputs: int = OUTPUTS,
+        bias: bool = True,
+        axes: tuple[str, str] = ("hidden", "width"),
+        role: str = "matrix",
+        **knobs: Any,
+    ) -> Any:
         layer = spec("nn.linear", name, **knobs).build(inputs=inputs, outputs=outputs, bias=bias, axes=axes, role=role).double()
         if bias:
             nn.init.normal_(layer.bias, generator=torch.Generator().manual_seed(3))

@@ -28,7 +28,10 @@ def test_is_the_dense_product_of_its_factors(make: Any, x: Tensor, weight_gradie
 @pytest.mark.parametrize("start", ["spectral", "scaled"])
 @pytest.mark.parametrize("std", [0.02, 0.3])
 def test_starts_at_the_size_of_a_dense_matrix(make: Any, drawn: Any, start: str, std: float) -> None:
-    found = [drawn(make("low_rank", inputs=192, outputs=128, rank=24, start=start), std, seed).effective().detach().square().mean() for seed in range(4)]
+    found = [
+        drawn(make("low_rank", inputs=192, outputs=128, rank=24, start=start), std, seed).effective().detach().square().mean()
+        for seed in range(4)
+    ]
     assert float(torch.stack(found).mean().sqrt()) == pytest.approx(std, rel=0.05)
 
 
@@ -60,8 +63,12 @@ def test_width_transfer_scales_what_sees_the_width() -> None:
     """A factor that reads D inputs has the rate and the size of a hidden matrix; one that reads the rank keeps its own."""
     initializer = spec("model.init", "mup", base_width=16).build()
     for width in (16, 64):
-        down = spec("nn.linear", "low_rank", rank=4).build(inputs=4 * width, outputs=width, bias=False, axes=("width", "hidden"), role="matrix")
-        up = spec("nn.linear", "low_rank", rank=4).build(inputs=width, outputs=4 * width, bias=False, axes=("hidden", "width"), role="matrix")
+        down = spec("nn.linear", "low_rank", rank=4).build(
+            inputs=4 * width, outputs=width, bias=False, axes=("width", "hidden"), role="matrix"
+        )
+        up = spec("nn.linear", "low_rank", rank=4).build(
+            inputs=width, outputs=4 * width, bias=False, axes=("hidden", "width"), role="matrix"
+        )
         for layer in (down, up):
             rates = {name: initializer.lr_scale(name, axes, tuple(getattr(layer, name).shape)) for name, axes in axes_of(layer).items()}
             assert rates == {"left": 1.0, "right": 16 / width}

@@ -67,4 +67,8 @@ def test_its_blocks_are_matrices_of_their_own(make: Any) -> None:
     axes = axes_of(layer)
     assert matrix_view(axes["first"], tuple(layer.first.shape)) == (4, 4, 6)
     initializer = spec("model.init", "mup", base_width=12).build()
-    assert initializer.lr_scale("first", axes["first"], tuple(layer.first.shape)) == initializer.lr_scale("second", axes["second"], tuple(layer.second.shape)) == 0.5
+    assert (
+        initializer.lr_scale("first", axes["first"], tuple(layer.first.shape))
+        == initializer.lr_scale("second", axes["second"], tuple(layer.second.shape))
+        == 0.5
+    )

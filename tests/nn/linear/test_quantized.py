@@ -22,7 +22,9 @@ def numbers(exponent_bits: int, mantissa_bits: int, most: float) -> Tensor:
     return found[found <= most]
 
 
-@pytest.mark.parametrize(("name", "grid"), [("e4m3", numbers(4, 3, 448)), ("e5m2", numbers(5, 2, 57344)), ("int8", torch.arange(128.0, dtype=torch.float64))])
+@pytest.mark.parametrize(
+    ("name", "grid"), [("e4m3", numbers(4, 3, 448)), ("e5m2", numbers(5, 2, 57344)), ("int8", torch.arange(128.0, dtype=torch.float64))]
+)
 def test_rounds_to_the_nearest_number_of_the_format(name: str, grid: Tensor) -> None:
     values = torch.cat([torch.linspace(0, MOST[name], 1001, dtype=torch.float64), torch.logspace(-6, 2, 500, dtype=torch.float64)])
     nearest = (values[:, None] - grid).abs().amin(1)

@@ -58,5 +58,7 @@ def test_restarts_add_up_to_a_higher_rank(layer: Any) -> None:
 def test_without_its_hook_it_is_refused(tiny_recipe: Any) -> None:
     recipe: Recipe = tiny_recipe({"model": {"encoder": {"linear": {"name": "relora", "rank": 4}}}})
     assert any("put the hook 'relora'" in problem.message for problem in check(recipe)[1])
-    recipe = tiny_recipe({"model": {"encoder": {"linear": {"name": "relora", "rank": 4}}}, "stages": {0: {"hooks": [{"name": "relora", "every": 2}]}}})
+    recipe = tiny_recipe(
+        {"model": {"encoder": {"linear": {"name": "relora", "rank": 4}}}, "stages": {0: {"hooks": [{"name": "relora", "every": 2}]}}}
+    )
     assert not check(recipe)[1]

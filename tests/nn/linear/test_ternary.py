@@ -54,4 +54,6 @@ def test_bf16_holds_the_codes_exactly(make: Any) -> None:
     layer = make("ternary", norm=None, bias=False).float()
     x = torch.randn(4, 24, generator=torch.Generator().manual_seed(2)).bfloat16()
     exact = layer.double()(x.double())
-    assert float((layer.float()(x).double() - exact).detach().abs().max() / exact.detach().abs().max()) < 5e-3  # the product and the scaled output are rounded once each
+    assert (
+        float((layer.float()(x).double() - exact).detach().abs().max() / exact.detach().abs().max()) < 5e-3
+    )  # the product and the scaled output are rounded once each

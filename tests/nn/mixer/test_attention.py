@@ -105,12 +105,15 @@ def test_every_parameter_names_its_axes() -> None:
     assert axes["value.bias"] == (("kv_heads",), "bias")
 
 
-@pytest.mark.parametrize(("knobs", "message"), [
-    ({"heads": 3}, "3 heads do not divide"),
-    ({"heads": 4, "kv_heads": 3}, "3 kv_heads do not divide 4 heads"),
-    ({"heads": 32}, "wants an even number"),
-    ({"heads": 4, "position": "learned"}, "is added to the embedding"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"heads": 3}, "3 heads do not divide"),
+        ({"heads": 4, "kv_heads": 3}, "3 kv_heads do not divide 4 heads"),
+        ({"heads": 32}, "wants an even number"),
+        ({"heads": 4, "position": "learned"}, "is added to the embedding"),
+    ],
+)
 def test_wrong_combinations_are_refused_in_a_sentence(knobs: dict[str, object], message: str) -> None:
     found = list(load("nn.mixer", "attention").check(spec("nn.mixer", "attention", **knobs).knobs, {"width": 32, "sequence": 16}))
     assert len(found) == 1 and message in found[0]

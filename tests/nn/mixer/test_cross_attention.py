@@ -14,7 +14,9 @@ WIDTH, MEMORY, T, S = 16, 24, 5, 7
 
 def mixer(**knobs: object) -> nn.Module:
     torch.manual_seed(0)
-    built: nn.Module = spec("nn.mixer", "cross_attention", **({"heads": 4} | knobs)).build(width=WIDTH, linear=spec("nn.linear", "dense"), layer=0, memory_width=MEMORY)
+    built: nn.Module = spec("nn.mixer", "cross_attention", **({"heads": 4} | knobs)).build(
+        width=WIDTH, linear=spec("nn.linear", "dense"), layer=0, memory_width=MEMORY
+    )
     return built.double()
 
 
@@ -42,7 +44,12 @@ def test_equals_torchs_own_attention_layer() -> None:
 def test_a_packed_document_sees_its_own_memory_alone() -> None:
     layer, (x, memory) = mixer(), given()
     segments = torch.tensor([[1, 1, 2, 2, 0]]).expand(2, -1)
-    context = Context(torch.arange(T).expand(2, -1), segments, memory_BSD=memory.requires_grad_(), memory_segments_BS=torch.tensor([[1, 1, 1, 2, 2, 2, 0]]).expand(2, -1))
+    context = Context(
+        torch.arange(T).expand(2, -1),
+        segments,
+        memory_BSD=memory.requires_grad_(),
+        memory_segments_BS=torch.tensor([[1, 1, 1, 2, 2, 2, 0]]).expand(2, -1),
+    )
     y = layer(x, context)
     for position, seen in ((0, [True] * 3 + [False] * 4), (3, [False] * 3 + [True] * 3 + [False])):
         (gradient,) = torch.autograd.grad(y[0, position].sum(), memory, retain_graph=True)

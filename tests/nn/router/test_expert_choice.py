@@ -70,4 +70,6 @@ def test_recipes_are_refused_before_they_start(tiny_recipe) -> None:  # type: ig
     messages = [problem.message for problem in problems]
     assert len(messages) == 2 and "causal_lm forbids" in messages[0] and "packed by 'stream'" in messages[1]
     allowed = {"name": "moe", "experts": 4, "router": {"name": "expert_choice", "leak_future": True}}
-    assert not check(tiny_recipe({"model": {"encoder": {"feedforward": allowed}}, "data": {"pack": {"name": "stream", "attend": "row"}}}))[1]
+    assert not check(tiny_recipe({"model": {"encoder": {"feedforward": allowed}}, "data": {"pack": {"name": "stream", "attend": "row"}}}))[
+        1
+    ]

@@ -63,4 +63,6 @@ def test_causal_is_refused(tiny_recipe) -> None:  # type: ignore[no-untyped-def]
         build()(inputs(), context(causal=True))
     feedforward = {"name": "moe", "experts": 4, "router": "soft", "capacity_factor": 1.0}
     messages = [problem.message for problem in check(tiny_recipe({"model": {"encoder": {"feedforward": feedforward}}}))[1]]
-    assert any("causal_lm forbids" in message for message in messages) and any("leave capacity_factor out" in message for message in messages)
+    assert any("causal_lm forbids" in message for message in messages) and any(
+        "leave capacity_factor out" in message for message in messages
+    )

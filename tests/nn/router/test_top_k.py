@@ -84,7 +84,9 @@ def test_balance_is_transformers_own_by_row() -> None:
     router(x, context(torch.tensor([[1] * 6, [1] * 4 + [0] * 2])))
     for row, length in ((0, 6), (1, 4)):
         theirs = mixtral.load_balancing_loss_func((x[row, :length] @ router.weight.T,), EXPERTS, 2)
-        assert float(router.side["balance"][row].detach()) == pytest.approx(float(theirs.detach()) / 2, rel=1e-6)  # theirs sums over the two choices
+        assert float(router.side["balance"][row].detach()) == pytest.approx(
+            float(theirs.detach()) / 2, rel=1e-6
+        )  # theirs sums over the two choices
 
 
 def test_jitter_is_multiplicative_and_belongs_to_the_row() -> None:
@@ -111,7 +113,9 @@ def test_what_is_over_the_capacity_gets_nothing_while_training_alone() -> None:
     weights = per_position(router(x, context(length=12)), x)
     assert ((weights > 0).sum(dim=1) == 2).all() and (weights[:, :2] > 0).all()
     assert int(router.side["count/dropped"]) == 20 and int(router.side["count/routed"]) == 24
-    assert router.counted({name[6:]: value for name, value in router.side.items() if name.startswith("count/")})["drop_rate"] == pytest.approx(20 / 24)
+    assert router.counted({name[6:]: value for name, value in router.side.items() if name.startswith("count/")})[
+        "drop_rate"
+    ] == pytest.approx(20 / 24)
     assert (per_position(router.eval()(x, context(length=12)), x) > 0).all()
 
 

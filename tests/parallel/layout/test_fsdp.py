@@ -48,8 +48,14 @@ def test_every_unit_sums(group: Any) -> None:
             assert parameters.gradient_divide_factor == 1.0 and parameters.force_sum_reduction_for_comms
 
 
-@pytest.mark.parametrize(("masters", "compute", "gathered"), [
-    (torch.float32, torch.bfloat16, torch.bfloat16), (torch.float32, torch.float32, torch.float32), (torch.float64, torch.float64, torch.float64)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("masters", "compute", "gathered"),
+    [
+        (torch.float32, torch.bfloat16, torch.bfloat16),
+        (torch.float32, torch.float32, torch.float32),
+        (torch.float64, torch.float64, torch.float64),
+    ],
+)
 def test_dtypes(group: Any, masters: torch.dtype, compute: torch.dtype, gathered: torch.dtype) -> None:
     layout = spec("parallel.layout", "fsdp", reshard=False).build()
     model = layout.shard(Model().to(masters), compute)
@@ -58,4 +64,6 @@ def test_dtypes(group: Any, masters: torch.dtype, compute: torch.dtype, gathered
             model(torch.randn(5, 4)).sum().backward()
         assert (model.first.weight.grad is not None) == last
     assert model.encoder.blocks[1].seen[0] == gathered
-    assert all(parameter.dtype == masters and parameter.grad.dtype == masters for parameter in model.parameters() if parameter.grad is not None)
+    assert all(
+        parameter.dtype == masters and parameter.grad.dtype == masters for parameter in model.parameters() if parameter.grad is not None
+    )

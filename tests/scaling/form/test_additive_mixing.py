@@ -34,13 +34,18 @@ def test_one_exponent_is_that_of_each_made_equal() -> None:
     table = dict(zip(("mix_a", "mix_b", "mix_c"), rng.dirichlet((1.0, 1.0, 1.0), 12).T))
     weights = {"E": 1.2, "w_a": 0.5, "w_b": 0.7, "w_c": 1.1}
     one, each = (build("additive_mixing", table, {"exponents": exponents}) for exponents in ("shared", "each"))
-    found = [law.predict(law.theta(weights | {f"gamma{end}": 0.4 for end in ("", "_a", "_b", "_c")})[None], law.prepare(table)) for law in (one, each)]
+    found = [
+        law.predict(law.theta(weights | {f"gamma{end}": 0.4 for end in ("", "_a", "_b", "_c")})[None], law.prepare(table))
+        for law in (one, each)
+    ]
     assert found[0] == pytest.approx(found[1], abs=1e-12)
 
 
 def test_unseen_mixtures_where_the_first_share_teaches_most(shared_data: Path) -> None:
     """Mathematics under five-domain mixtures at 70 M: the held-out fifth within 3 %, and the back-test prefers powers to exponentials."""
-    table = where(read(shared_data / "scaling" / "data_mixing_5mix_70m_160m.csv.gz"), ["model=70M", "step=30000", "valid_domain=DM_Mathematics"])
+    table = where(
+        read(shared_data / "scaling" / "data_mixing_5mix_70m_160m.csv.gz"), ["model=70M", "step=30000", "valid_domain=DM_Mathematics"]
+    )
     held = np.arange(len(table["loss"])) % 5 == 0
     fits = {name: fit(name, take(table, ~held), draws=0, interval="none") for name in ("data_mixing", "additive_mixing")}
     errors = {name: float(np.abs(one(take(table, held)) / table["loss"][held] - 1).mean()) for name, one in fits.items()}

@@ -24,6 +24,11 @@ def test_optimum_follows_the_law(recovered: Callable[..., Fit]) -> None:
 
 
 def test_keeps_only_the_bowl() -> None:
-    table = {"params": np.full(4, 1e8), "tokens": np.full(4, 1e9), "lr": np.array([1e-4, 2e-4, 4e-4, 8e-4]), "batch": np.full(4, 1e5),
-             "loss": np.array([3.0, 2.9, 2.95, 5.0])}  # fmt: skip
+    table = {
+        "params": np.full(4, 1e8),
+        "tokens": np.full(4, 1e9),
+        "lr": np.array([1e-4, 2e-4, 4e-4, 8e-4]),
+        "batch": np.full(4, 1e5),
+        "loss": np.array([3.0, 2.9, 2.95, 5.0]),
+    }
     assert build("batch_lr", table, {"within": 0.02}).rows(table).tolist() == [False, True, True, False]

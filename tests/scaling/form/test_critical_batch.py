@@ -28,5 +28,11 @@ def test_at_the_critical_batch_steps_and_examples_are_twice_the_fewest() -> None
 def test_depends_on_the_loss_when_told_it() -> None:
     batch, loss = np.meshgrid(np.geomspace(1e4, 1e7, 8), np.linspace(2.5, 4.0, 5))
     steps = 2e5 * loss**-3.0 * (1 + 2e8 * loss**-4.76 / batch)
-    found = fit("critical_batch", {"batch": batch.ravel(), "target_loss": loss.ravel(), "steps": steps.ravel()}, draws=0, interval="none", backtest=False)
+    found = fit(
+        "critical_batch",
+        {"batch": batch.ravel(), "target_loss": loss.ravel(), "steps": steps.ravel()},
+        draws=0,
+        interval="none",
+        backtest=False,
+    )
     assert found.estimates == pytest.approx({"S_min": 2e5, "B_crit": 2e8, "p": 3.0, "q": 4.76}, rel=1e-2)

@@ -29,7 +29,10 @@ def test_four_epochs_are_nearly_as_good_as_new_data() -> None:
     law = build("data_constrained", {}, {"excess_parameters": False})
     theta = law.theta({"E": 1e-3, "A": 1e-9, "B": 1488.0, "alpha": 0.353, "beta": 0.353, "R_D": 15.39})[None]
     epochs = np.array([1.0, 4.0, 40.0])
-    loss = np.exp(law.predict(theta, law.prepare({"params": np.full(3, 1e9), "tokens": 1e9 * epochs, "unique_tokens": np.full(3, 1e9)}))[0]) - 1e-3
+    loss = (
+        np.exp(law.predict(theta, law.prepare({"params": np.full(3, 1e9), "tokens": 1e9 * epochs, "unique_tokens": np.full(3, 1e9)}))[0])
+        - 1e-3
+    )
     worth = (loss / loss[0]) ** (-1 / 0.353)
     assert worth[1] == pytest.approx(1 + 15.39 * (1 - np.exp(-3 / 15.39)), rel=1e-3)
     assert 3.6 < worth[1] < 3.8 and 14 < worth[2] < 16

@@ -21,7 +21,9 @@ def test_recovers_its_coefficients(recovered: Callable[..., Fit], designs: dict[
 
 def test_unseen_mixtures(shared_data: Path) -> None:
     """One validation domain of RedPajama mixtures at 70 M parameters: every fifth run held out, within 1 %."""
-    table = where(read(shared_data / "scaling" / "data_mixing_redpajama_70m_160m.csv.gz"), ["model=70M", "step=30000", "valid_domain=Wikipedia_en"])
+    table = where(
+        read(shared_data / "scaling" / "data_mixing_redpajama_70m_160m.csv.gz"), ["model=70M", "step=30000", "valid_domain=Wikipedia_en"]
+    )
     held = np.arange(len(table["loss"])) % 5 == 0
     found = fit("data_mixing", take(table, ~held), draws=0, interval="none", backtest=False)
     assert np.abs(found(take(table, held)) / table["loss"][held] - 1).mean() < 0.01

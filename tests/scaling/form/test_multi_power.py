@@ -27,7 +27,9 @@ SCHEDULES = ("cosine_24000", "constant_24000", "wsdcon_9")
 
 def curves_of(shared_data: Path, millions: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The three schedules that Luo et al. fit, and the six that they predict."""
-    table = rename(where(read(shared_data / "scaling" / "lr_schedule_loss_curves.csv"), [f"model_millions={millions}"]), {"run": "schedule"})
+    table = rename(
+        where(read(shared_data / "scaling" / "lr_schedule_loss_curves.csv"), [f"model_millions={millions}"]), {"run": "schedule"}
+    )
     seen = np.isin(table["run"], SCHEDULES)
     return take(table, seen), take(table, ~seen)
 
@@ -49,9 +51,13 @@ def test_predicts_schedules_it_has_not_seen(shared_data: Path, millions: int) ->
     assert paper.error["objective"] > found.error["objective"]
 
 
-@pytest.mark.parametrize(("millions", "published"), [
-    (25, (3.0405, 0.5247, 0.5079, 363.79, 2.0656, 0.5828, 0.6414)), (100, (2.6514, 0.6012, 0.4530, 437.95, 2.1325, 0.5979, 0.6552)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("millions", "published"),
+    [
+        (25, (3.0405, 0.5247, 0.5079, 363.79, 2.0656, 0.5828, 0.6414)),
+        (100, (2.6514, 0.6012, 0.4530, 437.95, 2.1325, 0.5979, 0.6552)),
+    ],
+)
 def test_the_papers_way_ends_near_the_papers_coefficients(shared_data: Path, millions: int, published: tuple[float, ...]) -> None:
     """Not exactly: the rate is read at the logged steps only, and where AdamW stops hangs on the last digits."""
     found = fit("multi_power", curves_of(shared_data, millions)[0], knobs={"fit": "paper"}, backtest=False)
@@ -82,7 +88,9 @@ def test_the_papers_way_passes_over_rows_of_weight_zero(designs: dict[str, dict[
     assert early(law, x, spoiled, weights, 1e-3) == pytest.approx(early(law, x, y, weights, 1e-3), rel=1e-12)
 
 
-def test_the_papers_way_describes_curves_better_than_where_it_begins(designs: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_papers_way_describes_curves_better_than_where_it_begins(
+    designs: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     law, x, y, theta = papers_way(designs)
     end = float(np.abs(law.predict(theta[None], x)[0] - y).mean())
     monkeypatch.setattr("ingot.scaling.form._early.STEPS", 1)
@@ -100,7 +108,9 @@ def test_the_papers_way_stops_when_steps_no_longer_help(designs: dict[str, dict[
     assert PATIENCE < len(calls) < 200
 
 
-def test_the_papers_way_has_no_intervals_and_says_so(designs: dict[str, dict[str, Any]], simulate: Callable[..., dict[str, np.ndarray]]) -> None:
+def test_the_papers_way_has_no_intervals_and_says_so(
+    designs: dict[str, dict[str, Any]], simulate: Callable[..., dict[str, np.ndarray]]
+) -> None:
     table = simulate("multi_power", 0.001)
     found = fit("multi_power", table, knobs={"fit": "paper"}, backtest=False)
     assert not found.intervals and not len(found.draws)

@@ -1,6 +1,6 @@
 r"""A series as the strengths of its frequencies, one position per channel.
 
-    x_c = W log(1 + |rfft(series_c - mean_c)|) + b        series (B, L, C) -> x (B, C, D)        W: (D, L / 2 + 1)
+x_c = W log(1 + |rfft(series_c - mean_c)|) + b        series (B, L, C) -> x (B, C, D)        W: (D, L / 2 + 1)
 """
 
 from __future__ import annotations

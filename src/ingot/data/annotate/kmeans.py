@@ -29,7 +29,15 @@ class KMeans:
 
     key = "codes"
 
-    def __init__(self, *, clusters: Positive[int] = 100, layer: Positive[int] | None = None, frames: Positive[int] = 100_000, iterations: Positive[int] = 20, seed: NonNegative[int] = 0):
+    def __init__(
+        self,
+        *,
+        clusters: Positive[int] = 100,
+        layer: Positive[int] | None = None,
+        frames: Positive[int] = 100_000,
+        iterations: Positive[int] = 20,
+        seed: NonNegative[int] = 0,
+    ):
         self.clusters, self.layer, self.frames, self.iterations, self.seed = clusters, layer, frames, iterations, seed
 
     @staticmethod

@@ -93,7 +93,9 @@ def affine(image: np.ndarray, matrix: np.ndarray, fill: int = 128) -> np.ndarray
     H, W, _ = image.shape
     y, x = np.mgrid[:H, :W].astype(np.float32)
     middle = np.array([(W - 1) / 2, (H - 1) / 2], dtype=np.float32)
-    places = np.stack([x - middle[0], y - middle[1]], axis=-1) @ matrix[:, :2].T.astype(np.float32) + matrix[:, 2].astype(np.float32) + middle
+    places = (
+        np.stack([x - middle[0], y - middle[1]], axis=-1) @ matrix[:, :2].T.astype(np.float32) + matrix[:, 2].astype(np.float32) + middle
+    )
     column, row = np.rint(places[..., 0]).astype(int), np.rint(places[..., 1]).astype(int)
     inside = (column >= 0) & (column < W) & (row >= 0) & (row < H)
     return np.where(inside[..., None], image[row.clip(0, H - 1), column.clip(0, W - 1)], np.uint8(fill))

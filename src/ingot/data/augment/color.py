@@ -21,9 +21,16 @@ class Color:
     reads = "image"
 
     def __init__(
-        self, *, brightness: NonNegative[float] = 0.4, contrast: NonNegative[float] = 0.4, saturation: NonNegative[float] = 0.4,
-        hue: Fraction = 0.1, probability: Fraction = 0.8, gray: Fraction = 0.2, blur: Fraction = 0.0,
-    ):  # fmt: skip
+        self,
+        *,
+        brightness: NonNegative[float] = 0.4,
+        contrast: NonNegative[float] = 0.4,
+        saturation: NonNegative[float] = 0.4,
+        hue: Fraction = 0.1,
+        probability: Fraction = 0.8,
+        gray: Fraction = 0.2,
+        blur: Fraction = 0.0,
+    ):
         self.strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
         self.hue, self.probability, self.gray, self.blur = hue, probability, gray, blur
 

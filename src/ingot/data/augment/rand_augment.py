@@ -25,6 +25,8 @@ class RandAugment:
         names = list(OPERATIONS)
         for _ in range(self.number):
             name, sign = names[int(draw.integers(len(names)))], 1.0 if draw.random() < 0.5 else -1.0
-            strength = float(np.clip(draw.normal(self.magnitude, self.deviation) / 10, 0, 1)) if self.deviation else min(1.0, self.magnitude / 10)
+            strength = (
+                float(np.clip(draw.normal(self.magnitude, self.deviation) / 10, 0, 1)) if self.deviation else min(1.0, self.magnitude / 10)
+            )
             value = OPERATIONS[name](value, strength, sign)
         return value

@@ -25,9 +25,14 @@ class ResizedCrop:
     reads = "image"
 
     def __init__(
-        self, *, area: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (0.75, 4 / 3), small: Positive[int] | None = None,
-        small_area: tuple[float, float] = (0.05, 0.4), whole: Positive[int] = 2,
-    ):  # fmt: skip
+        self,
+        *,
+        area: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (0.75, 4 / 3),
+        small: Positive[int] | None = None,
+        small_area: tuple[float, float] = (0.05, 0.4),
+        whole: Positive[int] = 2,
+    ):
         self.area, self.ratio, self.size = area, ratio, 0
         self.small, self.small_area, self.whole = small, small_area, whole
 

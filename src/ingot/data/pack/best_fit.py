@@ -36,7 +36,11 @@ class BestFit:
     def report(self) -> dict[str, float]:
         """padding: share of positions without a token. cut: share of documents that lie in more than one row."""
         cut = sum(int(np.count_nonzero(lengths > self.sequence)) for lengths in self.lengths.chunks())
-        return {"rows": len(self), "padding": 1 - self.lengths.total / max(1, len(self) * self.sequence), "cut": cut / max(1, len(self.lengths))}
+        return {
+            "rows": len(self),
+            "padding": 1 - self.lengths.total / max(1, len(self) * self.sequence),
+            "cut": cut / max(1, len(self.lengths)),
+        }
 
     def _make(self) -> Index:
         start, length = pieces_of(self.lengths, self.sequence)

@@ -23,7 +23,17 @@ class EncodedColumn:
     """what: the values' name for people, such as "image". beside: columns that are read at once, by name. most: only the first rows of
     each file. hold: bytes of encoded values that are kept."""
 
-    def __init__(self, folder: Path, paths: Sequence[str], column: str, what: str, *, beside: Iterable[str] = (), most: int | None = None, hold: float = 2**31):
+    def __init__(
+        self,
+        folder: Path,
+        paths: Sequence[str],
+        column: str,
+        what: str,
+        *,
+        beside: Iterable[str] = (),
+        most: int | None = None,
+        hold: float = 2**31,
+    ):
         self.column, self.what, self.hold = column, what, hold
         self.files = find_files(Path(folder), paths, [".parquet"])
         self.groups: list[tuple[Path, int, int, int]] = []  # file, row group, first row in the file, rows
@@ -74,7 +84,9 @@ class EncodedColumn:
         found = self._group(at)[within].as_py()
         data = found.get("bytes") if isinstance(found, dict) else found
         if data is not None and not isinstance(data, bytes):
-            raise UserError(f"{self.where(row)}: column {self.column!r} wants the bytes of a file of one {self.what}, got {type(data).__name__}")
+            raise UserError(
+                f"{self.where(row)}: column {self.column!r} wants the bytes of a file of one {self.what}, got {type(data).__name__}"
+            )
         if not data:
             raise BadRow(f"column {self.column!r} holds no {self.what}")
         return data

@@ -80,8 +80,9 @@ def _wanted(path: Path, suffixes: Sequence[str] | None) -> bool:
     return not any(name.startswith(".") for name in path.parts) and (not suffixes or path.name.endswith(tuple(suffixes)))
 
 
-def file_shards(files: Sequence[Path], *, separator: bytes | None, settings: Sequence[Any],
-                read: Callable[[Range], Iterator[Document]]) -> list[Shard]:  # fmt: skip
+def file_shards(
+    files: Sequence[Path], *, separator: bytes | None, settings: Sequence[Any], read: Callable[[Range], Iterator[Document]]
+) -> list[Shard]:
     """Files as shards of bounded bytes: large plain files are cut after a separator, many small ones are grouped.
 
     separator: what a cut may follow; None keeps files whole. settings: what, besides the bytes, decides the documents.
@@ -95,8 +96,12 @@ def file_shards(files: Sequence[Path], *, separator: bytes | None, settings: Seq
         hashes = dict(zip(ranges, fingerprints(ranges)))
     except OSError as error:
         raise bad(error.filename, f"cannot be read: {error.strerror}") from None
-    return [SizedShard(_name(group), digest(*settings, [hashes[item] for item in group]), _reader(group, read), sum(item.size for item in group))
-            for group in groups]  # fmt: skip
+    return [
+        SizedShard(
+            _name(group), digest(*settings, [hashes[item] for item in group]), _reader(group, read), sum(item.size for item in group)
+        )
+        for group in groups
+    ]
 
 
 def _reader(group: list[Range], read: Callable[[Range], Iterator[Document]]) -> Callable[[], Iterator[Document]]:

@@ -47,8 +47,11 @@ class Skips:
                 return
             self.found[row] = message = f"{where}: {reason}"
             if len(self.found) > self.allowance * self.rows:
-                raise UserError(message if not self.allowance else
-                                f"{message}; {len(self.found)} of {self.rows} rows cannot be used, more than skip allows ({self.allowance:g})")  # fmt: skip
+                raise UserError(
+                    message
+                    if not self.allowance
+                    else f"{message}; {len(self.found)} of {self.rows} rows cannot be used, more than skip allows ({self.allowance:g})"
+                )
             self._fresh.append({"name": "skip", "message": f"row passed over: {message}", "skipped": len(self.found)})
 
     def drain(self) -> list[dict[str, Any]]:
@@ -123,7 +126,9 @@ class Rows:
         fields = self.stored()
         for augment in augments:
             if augment.reads is not None and augment.reads not in fields:
-                raise UserError(f"data.augment: {type(augment).__name__} changes {augment.reads!r}, which this source does not give; it gives {', '.join(fields)}")
+                raise UserError(
+                    f"data.augment: {type(augment).__name__} changes {augment.reads!r}, which this source does not give; it gives {', '.join(fields)}"
+                )
             if hasattr(augment, "bind"):
                 augment.bind(fields)
         return other
@@ -136,7 +141,11 @@ class Rows:
     def held_fields(self) -> dict[str, Field]:
         """Of the values that are held."""
         stored = self.stored()
-        return {key: Field(value.shape[1:], str(value.dtype), stored[key].values if key in stored else None) for key, value in self.held.items() if key != "usable"}
+        return {
+            key: Field(value.shape[1:], str(value.dtype), stored[key].values if key in stored else None)
+            for key, value in self.held.items()
+            if key != "usable"
+        }
 
     def texts(self) -> Iterator[str] | None:
         """What a tokenizer may be trained on, where rows come with text."""
@@ -261,7 +270,11 @@ def augmented_fields(fields: Mapping[str, Field], augments: Sequence[Any], views
 
 def text_fields(sequence: int, vocabulary: int | None = None) -> dict[str, Field]:
     """Of rows of tokens."""
-    return {"tokens": Field((sequence,), "int64", vocabulary), "segments": Field((sequence,), "int32"), "positions": Field((sequence,), "int64")}
+    return {
+        "tokens": Field((sequence,), "int64", vocabulary),
+        "segments": Field((sequence,), "int32"),
+        "positions": Field((sequence,), "int64"),
+    }
 
 
 @cache

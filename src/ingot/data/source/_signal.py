@@ -17,7 +17,7 @@ ZEROS, ROLLOFF = 6, 0.99  # zero crossings of the sinc on each side; share of th
 def resample(x_S: np.ndarray, old: int, new: int) -> np.ndarray:
     r"""The same sound at another rate, band-limited: a sinc under a squared cosine.   J. O. Smith, "Digital Audio Resampling", 2002.
 
-        y[n] = sum_k x[k] h(n / new - k / old)        h(t) = c sinc(c t) cos(pi c t / 12)^2 where |c t| < 6        c = 0.99 min(old, new)
+    y[n] = sum_k x[k] h(n / new - k / old)        h(t) = c sinc(c t) cos(pi c t / 12)^2 where |c t| < 6        c = 0.99 min(old, new)
     """
     if old == new:
         return x_S

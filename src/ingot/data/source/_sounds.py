@@ -70,7 +70,9 @@ class Sounds(Rows):
         fields = sound_fields(self.rate, self.size * self.hop / self.rate, self.mels)
         if self.labels is not None:
             fields["label"] = Field((), "int64", self.classes)
-        return fields | {key: Field((-(-self.size * self.hop // hop),), "int64", values) for key, (_, _, hop, values) in self.columns.items()}
+        return fields | {
+            key: Field((-(-self.size * self.hop // hop),), "int64", values) for key, (_, _, hop, values) in self.columns.items()
+        }
 
     def fields(self) -> dict[str, Field]:
         if self.held:
@@ -181,7 +183,9 @@ class Sounds(Rows):
         """A batch without what lies behind its longest row."""
         size = self.cut_to(longest)
         batch = batch | {"lengths": np.minimum(batch["lengths"], size)}
-        sizes = {"frames" if self.mels else "waveform": size} | {key: -(-size * self.hop // hop) for key, (_, _, hop, _) in self.columns.items()}
+        sizes = {"frames" if self.mels else "waveform": size} | {
+            key: -(-size * self.hop // hop) for key, (_, _, hop, _) in self.columns.items()
+        }
         return {key: value[:, : sizes[name]] if (name := _of_view(key)) in sizes else value for key, value in batch.items()}
 
     # -- annotators -----------------------------------------------------------------------------------------------------------

@@ -24,10 +24,21 @@ class AudioManifest(SoundFiles):
     ``audio_parquet``."""
 
     def __init__(
-        self, folder: Path, *, paths: list[str], seconds: Positive[float], rate: Positive[int] = 16000, audio: str = "audio", label: str | None = None,
-        transcript: str | None = None, classes: Positive[int] | None = None, shortest: NonNegative[float] = 0.0, convert: bool = True,
-        mels: Positive[int] | None = None, skip: Fraction = 0.0,
-    ):  # fmt: skip
+        self,
+        folder: Path,
+        *,
+        paths: list[str],
+        seconds: Positive[float],
+        rate: Positive[int] = 16000,
+        audio: str = "audio",
+        label: str | None = None,
+        transcript: str | None = None,
+        classes: Positive[int] | None = None,
+        shortest: NonNegative[float] = 0.0,
+        convert: bool = True,
+        mels: Positive[int] | None = None,
+        skip: Fraction = 0.0,
+    ):
         super().__init__(rate=rate, seconds=seconds, shortest=shortest, convert=convert, mels=mels, skip=skip)
         wanted = list(filter(None, (label, transcript)))
         manifests = find_files(Path(folder), paths, [".jsonl", ".tsv", ".csv"])
@@ -44,7 +55,16 @@ class AudioManifest(SoundFiles):
         if not self.lines:
             raise bad(manifests[0], "lists no sound")
         sizes = [path.stat().st_size if path.is_file() else -1 for *_, path in self.lines]
-        self.identity = digest("audio_manifest", 1, fingerprints([Range(path, 0, path.stat().st_size) for path in manifests]), sizes, audio, label, transcript, rate)
+        self.identity = digest(
+            "audio_manifest",
+            1,
+            fingerprints([Range(path, 0, path.stat().st_size) for path in manifests]),
+            sizes,
+            audio,
+            label,
+            transcript,
+            rate,
+        )
         if transcript:
             self.transcripts = [str(value or "") for value in beside[transcript]]
         if label:

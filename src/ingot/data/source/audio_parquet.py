@@ -26,10 +26,24 @@ class AudioParquet(SoundFiles):
     memory for encoded sounds."""
 
     def __init__(
-        self, folder: Path, *, paths: list[str], seconds: Positive[float], rate: Positive[int] = 16000, audio: str = "audio", label: str | None = None,
-        transcript: str | None = None, classes: Positive[int] | None = None, keep: dict[str, list[str]] = {}, drop: dict[str, list[str]] = {},  # noqa: B006
-        shortest: NonNegative[float] = 0.0, convert: bool = True, mels: Positive[int] | None = None, skip: Fraction = 0.0, hold: Bytes = "2 GiB",
-    ):  # fmt: skip
+        self,
+        folder: Path,
+        *,
+        paths: list[str],
+        seconds: Positive[float],
+        rate: Positive[int] = 16000,
+        audio: str = "audio",
+        label: str | None = None,
+        transcript: str | None = None,
+        classes: Positive[int] | None = None,
+        keep: dict[str, list[str]] = {},
+        drop: dict[str, list[str]] = {},
+        shortest: NonNegative[float] = 0.0,
+        convert: bool = True,
+        mels: Positive[int] | None = None,
+        skip: Fraction = 0.0,
+        hold: Bytes = "2 GiB",
+    ):
         super().__init__(rate=rate, seconds=seconds, shortest=shortest, convert=convert, mels=mels, skip=skip)
         wanted = dict.fromkeys(filter(None, (label, transcript, *keep, *drop)))
         self.found = EncodedColumn(folder, paths, audio, "sound", beside=wanted, hold=hold.value)

@@ -24,9 +24,20 @@ class AudioTar(SoundFiles):
     its text, such as ``cls`` and ``txt``, or a key of its ``json``. The rest as in ``audio_parquet``."""
 
     def __init__(
-        self, folder: Path, *, paths: list[str], seconds: Positive[float], rate: Positive[int] = 16000, label: str | None = None, transcript: str | None = None,
-        classes: Positive[int] | None = None, shortest: NonNegative[float] = 0.0, convert: bool = True, mels: Positive[int] | None = None, skip: Fraction = 0.0,
-    ):  # fmt: skip
+        self,
+        folder: Path,
+        *,
+        paths: list[str],
+        seconds: Positive[float],
+        rate: Positive[int] = 16000,
+        label: str | None = None,
+        transcript: str | None = None,
+        classes: Positive[int] | None = None,
+        shortest: NonNegative[float] = 0.0,
+        convert: bool = True,
+        mels: Positive[int] | None = None,
+        skip: Fraction = 0.0,
+    ):
         super().__init__(rate=rate, seconds=seconds, shortest=shortest, convert=convert, mels=mels, skip=skip)
         files = find_files(Path(folder), paths, [".tar"])
         self.members: list[tuple[Path, str, int, int]] = []  # file, name, first byte, bytes
@@ -35,7 +46,9 @@ class AudioTar(SoundFiles):
             self._index(path, beside, any((label, transcript)))
         if not self.members:
             raise bad(files[0], f"holds no sound ({', '.join(SUFFIXES[:4])})")
-        self.identity = digest("audio_tar", 1, fingerprints([Range(path, 0, path.stat().st_size) for path in files]), label, transcript, rate)
+        self.identity = digest(
+            "audio_tar", 1, fingerprints([Range(path, 0, path.stat().st_size) for path in files]), label, transcript, rate
+        )
         if transcript:
             self.transcripts = [str(found.get(transcript) or "") for found in beside]
         if label:

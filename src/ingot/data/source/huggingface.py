@@ -26,7 +26,9 @@ class HuggingFace:
     """path: folder relative to the recipe, or a hub name. split: which split. column: where the text is. id: the column of document
     ids. subset: the hub's configuration name."""
 
-    def __init__(self, folder: Path, *, path: str, split: str = "train", column: str = "text", id: str | None = None, subset: str | None = None):
+    def __init__(
+        self, folder: Path, *, path: str, split: str = "train", column: str = "text", id: str | None = None, subset: str | None = None
+    ):
         self.folder, self.path, self.split, self.column, self.id, self.subset = Path(folder), path, split, column, id, subset
 
     def shards(self) -> list[Shard]:
@@ -48,7 +50,9 @@ class HuggingFace:
             raise missing_extra("datasets", "hf") from None
         place = self.folder / Path(self.path).expanduser()
         try:
-            found = datasets.load_from_disk(str(place)) if place.is_dir() else datasets.load_dataset(self.path, self.subset, split=self.split)
+            found = (
+                datasets.load_from_disk(str(place)) if place.is_dir() else datasets.load_dataset(self.path, self.subset, split=self.split)
+            )
         except Exception as error:  # the library raises many kinds, its own and its dependencies'
             raise bad(self.path, f"cannot be opened as a data set: {str(error).partition(chr(10))[0]}") from None
         if isinstance(found, datasets.DatasetDict):
@@ -68,8 +72,12 @@ class HuggingFace:
                 size += len(document.text)
             stop = min(at + _ROWS, len(table))
             if size >= SHARD_BYTES or stop == len(table):
-                yield SizedShard(f"{self.path} rows {start} to {stop - 1}", digest("huggingface", 1, state.hexdigest()),
-                                 partial(self._read, table, start, stop), size)  # fmt: skip
+                yield SizedShard(
+                    f"{self.path} rows {start} to {stop - 1}",
+                    digest("huggingface", 1, state.hexdigest()),
+                    partial(self._read, table, start, stop),
+                    size,
+                )
                 start, size, state = stop, 0, hashlib.blake2b(digest_size=20)
 
     def _read(self, table: Any, start: int, stop: int) -> Iterator[Document]:

@@ -27,9 +27,19 @@ class ImageFolder(Images):
     unreadable."""
 
     def __init__(
-        self, folder: Path, *, paths: list[str], size: Positive[int], channels: Literal[1, 3] = 3, labels: Literal["folder"] | None = None,
-        classes: Positive[int] | None = None, convert: bool = True, background: Positive[int] = 255, skip: Fraction = 0.0, suffixes: list[str] = SUFFIXES,
-    ):  # fmt: skip
+        self,
+        folder: Path,
+        *,
+        paths: list[str],
+        size: Positive[int],
+        channels: Literal[1, 3] = 3,
+        labels: Literal["folder"] | None = None,
+        classes: Positive[int] | None = None,
+        convert: bool = True,
+        background: Positive[int] = 255,
+        skip: Fraction = 0.0,
+        suffixes: list[str] = SUFFIXES,
+    ):
         super().__init__(size=size, channels=channels, convert=convert, background=background, skip=skip)
         self.files = find_files(Path(folder), paths, suffixes)
         self.identity = digest("image_folder", 1, [(path.name, path.stat().st_size) for path in self.files])

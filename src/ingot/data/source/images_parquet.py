@@ -27,12 +27,27 @@ class ImagesParquet(Images):
     convert, background: how pixels are read; skip: share of rows that may be unreadable. hold: memory for encoded images."""
 
     def __init__(
-        self, folder: Path, *, paths: list[str], size: Positive[int], image: str = "image", label: str | None = None, caption: str | None = None, concept: str | None = None,
-        classes: Positive[int] | None = None, rows: Positive[int] | None = None, channels: Literal[1, 3] = 3, convert: bool = True,
-        background: Positive[int] = 255, skip: Fraction = 0.0, hold: Bytes = "2 GiB",
-    ):  # fmt: skip
+        self,
+        folder: Path,
+        *,
+        paths: list[str],
+        size: Positive[int],
+        image: str = "image",
+        label: str | None = None,
+        caption: str | None = None,
+        concept: str | None = None,
+        classes: Positive[int] | None = None,
+        rows: Positive[int] | None = None,
+        channels: Literal[1, 3] = 3,
+        convert: bool = True,
+        background: Positive[int] = 255,
+        skip: Fraction = 0.0,
+        hold: Bytes = "2 GiB",
+    ):
         super().__init__(size=size, channels=channels, convert=convert, background=background, skip=skip)
-        self.found = EncodedColumn(folder, paths, image, "image", beside=dict.fromkeys(filter(None, (label, caption, concept))), most=rows, hold=hold.value)
+        self.found = EncodedColumn(
+            folder, paths, image, "image", beside=dict.fromkeys(filter(None, (label, caption, concept))), most=rows, hold=hold.value
+        )
         beside = self.found.beside
         if not len(self.found):
             raise bad(self.found.files[0], "holds no row")
@@ -56,7 +71,9 @@ class ImagesParquet(Images):
         """What the recipe alone says."""
         if knobs["label"] and knobs["classes"] is None:
             return None
-        fields = image_fields(knobs["size"], knobs["channels"]) | ({"label": Field((), "int64", knobs["classes"])} if knobs["label"] else {})
+        fields = image_fields(knobs["size"], knobs["channels"]) | (
+            {"label": Field((), "int64", knobs["classes"])} if knobs["label"] else {}
+        )
         fields |= {"concept": Field((), "int64")} if knobs["concept"] else {}
         return fields | (text_fields(sequence) if knobs["caption"] else {})
 

@@ -24,9 +24,24 @@ class Jsonl:
     """paths: files, directories or globs, relative to the recipe. field: where the text is. id: where a document's id is.
     longest: refuse lines above this size."""
 
-    def __init__(self, folder: Path, *, paths: list[str], field: str = "text", id: str | None = None,
-                 suffixes: list[str] | None = None, longest: Bytes = "256 MiB"):  # fmt: skip
-        self.folder, self.paths, self.field, self.id, self.suffixes, self.longest = Path(folder), paths, field, id, suffixes, int(longest.value)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        paths: list[str],
+        field: str = "text",
+        id: str | None = None,
+        suffixes: list[str] | None = None,
+        longest: Bytes = "256 MiB",
+    ):
+        self.folder, self.paths, self.field, self.id, self.suffixes, self.longest = (
+            Path(folder),
+            paths,
+            field,
+            id,
+            suffixes,
+            int(longest.value),
+        )
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:

@@ -34,12 +34,20 @@ class Phase:
 class Mixture:
     """sources: parts of data.source by name; the name seeds a source's order and labels its results."""
 
-    def __init__(self, folder: Path, *, sources: dict[str, Slot["data.source"]], weights: dict[str, NonNegative[float]] | None = None,
-                 phases: list[Phase] | None = None, max_epochs: dict[str, Positive[float]] | None = None):  # fmt: skip
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        sources: dict[str, Slot["data.source"]],
+        weights: dict[str, NonNegative[float]] | None = None,
+        phases: list[Phase] | None = None,
+        max_epochs: dict[str, Positive[float]] | None = None,
+    ):
         self.specs, self.weights, self.phases, self.max_epochs = sources, weights, list(phases or []), max_epochs or {}
         if problems := _problems(sources, weights, phases, max_epochs):
             raise UserError(problems)
         self.sources = {name: spec.build(folder=folder) for name, spec in sources.items()}
+
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
         yield from map(str, _problems(**knobs))
@@ -62,18 +70,32 @@ class Mixture:
         return Order(starts, weights, caps)
 
 
-def _problems(sources: dict[str, Any], weights: dict[str, float] | None, phases: list[Phase] | None, max_epochs: dict[str, float] | None) -> list[Problem]:
+def _problems(
+    sources: dict[str, Any], weights: dict[str, float] | None, phases: list[Phase] | None, max_epochs: dict[str, float] | None
+) -> list[Problem]:
     """What can be known to be wrong before any source is read."""
     problems = [] if sources else [Problem("sources", "wants at least one source")]
-    problems += [Problem(f"sources.{name}", "a mixture cannot hold a mixture: name its sources here") for name, spec in sources.items() if hasattr(spec.target, "order")]
+    problems += [
+        Problem(f"sources.{name}", "a mixture cannot hold a mixture: name its sources here")
+        for name, spec in sources.items()
+        if hasattr(spec.target, "order")
+    ]
     shares = {"weights": weights or {}} | {f"phases.{i}.weights": phase.weights for i, phase in enumerate(phases or [])}
     for where, table in (shares | {"max_epochs": max_epochs or {}}).items():
-        problems += [Problem(where, f"there is no source named {name!r}. {nearest(name, sources)}".strip()) for name in table if name not in sources]
-    problems += [Problem(where, "wants at least one weight above 0") for where, table in shares.items() if not sum(table.values()) > 0 and (table or where != "weights")]
+        problems += [
+            Problem(where, f"there is no source named {name!r}. {nearest(name, sources)}".strip()) for name in table if name not in sources
+        ]
+    problems += [
+        Problem(where, "wants at least one weight above 0")
+        for where, table in shares.items()
+        if not sum(table.values()) > 0 and (table or where != "weights")
+    ]
     missing = [name for name in sources if weights is not None and name not in weights]
     problems += [Problem("weights", f"gives no weight to source {name!r}; write 0 to leave it out") for name in missing]
     units = [(i, phase.start) for i, phase in enumerate(phases or []) if phase.start.unit not in ("rows", "tokens")]
-    return problems + [Problem(f"phases.{i}.start", f"wants rows or tokens, got {start}: the data order is a function of rows alone") for i, start in units]
+    return problems + [
+        Problem(f"phases.{i}.start", f"wants rows or tokens, got {start}: the data order is a function of rows alone") for i, start in units
+    ]
 
 
 def _row(phase: Phase, sequence: int) -> int:

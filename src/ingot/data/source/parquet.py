@@ -22,7 +22,7 @@ from ._fingerprint import Range, digest, fingerprints
 class Parquet:
     """paths: files, directories or globs, relative to the recipe. column: where the text is. id: the column of document ids."""
 
-    def __init__(self, folder: Path, *, paths: list[str], column: str = "text", id: str | None = None, suffixes: list[str] = [".parquet"]):  # noqa: B006
+    def __init__(self, folder: Path, *, paths: list[str], column: str = "text", id: str | None = None, suffixes: list[str] = [".parquet"]):
         self.folder, self.paths, self.column, self.id, self.suffixes = Path(folder), paths, column, id, suffixes
 
     @staticmethod
@@ -36,8 +36,15 @@ class Parquet:
         if not runs:
             raise bad(files[0] if len(files) == 1 else self.folder, "the corpus is empty: no file has a row")
         hashes = iter(fingerprints([item for _, _, ranges in runs for item in ranges]))
-        return [SizedShard(f"{path} row groups {groups[0]} to {groups[-1]}", digest("parquet", 1, [next(hashes) for _ in ranges]),
-                           partial(self._read, path, groups), sum(item.size for item in ranges)) for path, groups, ranges in runs]  # fmt: skip
+        return [
+            SizedShard(
+                f"{path} row groups {groups[0]} to {groups[-1]}",
+                digest("parquet", 1, [next(hashes) for _ in ranges]),
+                partial(self._read, path, groups),
+                sum(item.size for item in ranges),
+            )
+            for path, groups, ranges in runs
+        ]
 
     def _runs(self, path: Path) -> Iterator[tuple[Path, list[int], list[Range]]]:
         """Runs of row groups of bounded size, with the bytes of their columns."""

@@ -26,7 +26,7 @@ MODULES = "modules"
 class PythonLibrary:
     """packages: only these packages, ``modules`` for the single files; all when empty. most: at most so many files of each."""
 
-    def __init__(self, *, packages: list[str] = [], most: Positive[int] | None = None):  # noqa: B006
+    def __init__(self, *, packages: list[str] = [], most: Positive[int] | None = None):
         self.root = Path(sysconfig.get_paths()["stdlib"])
         self.packages, self.most = packages, most
 

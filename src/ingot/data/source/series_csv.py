@@ -40,10 +40,22 @@ class SeriesCSV(Rows):
     threads = False
 
     def __init__(
-        self, folder: Path, *, paths: list[str], look_back: Positive[int], horizon: NonNegative[int] = 0, stride: Positive[int] = 1,
-        columns: list[str] | None = None, label: str | None = None, classes: Positive[int] | None = None, part: Span = (0.0, 1.0),
-        standardize: Span | None = None, missing: Fraction = 0.0, blank: list[str] = list(BLANK), delimiter: str = ",",  # noqa: B006
-    ):  # fmt: skip
+        self,
+        folder: Path,
+        *,
+        paths: list[str],
+        look_back: Positive[int],
+        horizon: NonNegative[int] = 0,
+        stride: Positive[int] = 1,
+        columns: list[str] | None = None,
+        label: str | None = None,
+        classes: Positive[int] | None = None,
+        part: Span = (0.0, 1.0),
+        standardize: Span | None = None,
+        missing: Fraction = 0.0,
+        blank: list[str] = list(BLANK),
+        delimiter: str = ",",
+    ):
         super().__init__()
         self.look_back, self.horizon, self.missing = look_back, horizon, missing
         tables = [read(path, delimiter) for path in find_files(Path(folder), paths, [".csv"])]
@@ -60,8 +72,19 @@ class SeriesCSV(Rows):
         self.values = [np.where(there, value, 0.0).astype(np.float32) for there, value in zip(self.there, values, strict=True)]
         self._label(label, classes, blank)
         self.starts = self._starts(part, stride)
-        self.identity = digest("series_csv", 1, fingerprints([Range(item.path, 0, item.path.stat().st_size) for item in tables]),
-                               self.columns, look_back, horizon, stride, part, standardize, missing, label)  # fmt: skip
+        self.identity = digest(
+            "series_csv",
+            1,
+            fingerprints([Range(item.path, 0, item.path.stat().st_size) for item in tables]),
+            self.columns,
+            look_back,
+            horizon,
+            stride,
+            part,
+            standardize,
+            missing,
+            label,
+        )
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
@@ -75,7 +98,9 @@ class SeriesCSV(Rows):
         """What the recipe alone says."""
         if knobs["columns"] is None or (knobs["label"] and knobs["classes"] is None):
             return None
-        return window_fields(knobs["look_back"], knobs["horizon"], len(knobs["columns"]), knobs["missing"] > 0, knobs["classes"] if knobs["label"] else None)
+        return window_fields(
+            knobs["look_back"], knobs["horizon"], len(knobs["columns"]), knobs["missing"] > 0, knobs["classes"] if knobs["label"] else None
+        )
 
     def _values(self, table: Table, blank: list[str]) -> np.ndarray:
         """(rows, C), NaN where missing. Raises UserError naming file and line."""
@@ -101,7 +126,10 @@ class SeriesCSV(Rows):
         place = dict(zip(known, numbers.tolist(), strict=True))
         self.labels = [np.array([place.get(text, -100) for text in piece], dtype=np.int64) for piece in texts]
         if not known or (classes is not None and numbers.max() >= classes):
-            raise bad(self.tables[0].path, f"column {column!r} holds classes up to {numbers.max() if known else None}, wanted are 0 to {(classes or 1) - 1}")
+            raise bad(
+                self.tables[0].path,
+                f"column {column!r} holds classes up to {numbers.max() if known else None}, wanted are 0 to {(classes or 1) - 1}",
+            )
         self.classes = classes or int(numbers.max()) + 1
 
     def _starts(self, part: tuple[float, float], stride: int) -> np.ndarray:
@@ -112,7 +140,9 @@ class SeriesCSV(Rows):
             first = max(start, self.look_back) if self.horizon else start + self.look_back
             found += [(number, t) for t in range(first, end - self.horizon + 1, stride)]
         if not found:
-            raise UserError(f"data: no window of {self.look_back} and {self.horizon} rows fits into rows {list(part)} of {self.tables[0].path}, which has {len(self.values[0])}")
+            raise UserError(
+                f"data: no window of {self.look_back} and {self.horizon} rows fits into rows {list(part)} of {self.tables[0].path}, which has {len(self.values[0])}"
+            )
         return np.array(found)
 
     def stored(self) -> dict[str, Field]:

@@ -30,16 +30,36 @@ class SyntheticAudio(Sounds):
     text_fields = staticmethod(transcript_fields)
 
     def __init__(
-        self, *, count: Positive[int] = 1024, seconds: Positive[float] = 0.5, rate: Positive[int] = 4000, classes: Positive[int] = 4,
-        speakers: Positive[int] = 4, noise: NonNegative[float] = 0.02, longest: Positive[float] = 1.0, vary: Fraction = 0.2, transcripts: bool = False, mels: Positive[int] | None = None, seed: NonNegative[int] = 0,
-    ):  # fmt: skip
+        self,
+        *,
+        count: Positive[int] = 1024,
+        seconds: Positive[float] = 0.5,
+        rate: Positive[int] = 4000,
+        classes: Positive[int] = 4,
+        speakers: Positive[int] = 4,
+        noise: NonNegative[float] = 0.02,
+        longest: Positive[float] = 1.0,
+        vary: Fraction = 0.2,
+        transcripts: bool = False,
+        mels: Positive[int] | None = None,
+        seed: NonNegative[int] = 0,
+    ):
         super().__init__(rate=rate, seconds=seconds, shortest=0.0, convert=True, mels=mels, skip=0.0)
-        self.count, self.seconds, self.speakers, self.noise, self.vary, self.drawn_from = count, seconds * longest, speakers, noise, vary, seed
+        self.count, self.seconds, self.speakers, self.noise, self.vary, self.drawn_from = (
+            count,
+            seconds * longest,
+            speakers,
+            noise,
+            vary,
+            seed,
+        )
         draw = np.random.Generator(np.random.Philox(key=2))  # words sound alike under every seed
         self.words = ["".join(LETTERS[letter] for letter in draw.permutation(len(LETTERS))[:3]) for _ in range(classes)]
         self.labels, self.classes = np.arange(count) % classes, classes
         self.transcripts = [self.words[label] for label in self.labels] if transcripts else None
-        self.identity = f"synthetic_audio/{count}/{seconds}/{rate}/{classes}/{speakers}/{noise}/{longest}/{vary}/{transcripts}/{mels}/{seed}"
+        self.identity = (
+            f"synthetic_audio/{count}/{seconds}/{rate}/{classes}/{speakers}/{noise}/{longest}/{vary}/{transcripts}/{mels}/{seed}"
+        )
 
     @staticmethod
     def known_fields(knobs: dict[str, Any], sequence: int) -> dict[str, Field] | None:

@@ -27,12 +27,25 @@ class SyntheticImages(Rows):
     threads = False
 
     def __init__(
-        self, *, count: Positive[int] = 1024, classes: Positive[int] = 4, size: Positive[int] = 16, channels: Positive[int] = 3,
-        noise: NonNegative[float] = 40.0, captions: bool = False, values: bool = False, seed: NonNegative[int] = 0,
-    ):  # fmt: skip
+        self,
+        *,
+        count: Positive[int] = 1024,
+        classes: Positive[int] = 4,
+        size: Positive[int] = 16,
+        channels: Positive[int] = 3,
+        noise: NonNegative[float] = 40.0,
+        captions: bool = False,
+        values: bool = False,
+        seed: NonNegative[int] = 0,
+    ):
         super().__init__()
         self.count, self.classes, self.size, self.channels, self.noise, self.drawn_from = count, classes, size, channels, noise, seed
-        self.with_values, self.sentences = values, [f"{ADJECTIVES[index % classes % len(ADJECTIVES)]} stripes of kind {index % classes}" for index in range(count)] if captions else None
+        self.with_values, self.sentences = (
+            values,
+            [f"{ADJECTIVES[index % classes % len(ADJECTIVES)]} stripes of kind {index % classes}" for index in range(count)]
+            if captions
+            else None,
+        )
         draw = np.random.Generator(np.random.Philox(key=1))  # classes look alike under every seed
         self.angle = np.pi * np.arange(classes) / classes
         self.frequency = 2 * np.pi / size * draw.uniform(2.0, size / 3.0, classes)
@@ -43,7 +56,9 @@ class SyntheticImages(Rows):
     @staticmethod
     def known_fields(knobs: dict[str, int], sequence: int) -> dict[str, Field]:
         """All of it: nothing is read."""
-        return fields_of(knobs["channels"], knobs["size"], knobs["classes"], bool(knobs["values"])) | (text_fields(sequence) if knobs["captions"] else {})
+        return fields_of(knobs["channels"], knobs["size"], knobs["classes"], bool(knobs["values"])) | (
+            text_fields(sequence) if knobs["captions"] else {}
+        )
 
     @staticmethod
     def with_text(knobs: dict[str, int]) -> bool:
@@ -78,4 +93,6 @@ class SyntheticImages(Rows):
 
 
 def fields_of(channels: int, size: int, classes: int, values: bool) -> dict[str, Field]:
-    return {"image": Field((channels, size, size), "uint8"), "label": Field((), "int64", classes)} | ({"values": Field((channels,))} if values else {})
+    return {"image": Field((channels, size, size), "uint8"), "label": Field((), "int64", classes)} | (
+        {"values": Field((channels,))} if values else {}
+    )

@@ -23,17 +23,36 @@ class SyntheticSeries(Rows):
     threads = False
 
     def __init__(
-        self, *, count: Positive[int] = 1024, look_back: Positive[int] = 64, horizon: NonNegative[int] = 16, channels: Positive[int] = 2,
-        classes: Positive[int] = 3, noise: NonNegative[float] = 0.1, missing: Fraction = 0.0, seed: NonNegative[int] = 0,
-    ):  # fmt: skip
+        self,
+        *,
+        count: Positive[int] = 1024,
+        look_back: Positive[int] = 64,
+        horizon: NonNegative[int] = 16,
+        channels: Positive[int] = 2,
+        classes: Positive[int] = 3,
+        noise: NonNegative[float] = 0.1,
+        missing: Fraction = 0.0,
+        seed: NonNegative[int] = 0,
+    ):
         super().__init__()
-        self.count, self.look_back, self.horizon, self.channels, self.classes, self.noise, self.missing, self.drawn_from = count, look_back, horizon, channels, classes, noise, missing, seed
+        self.count, self.look_back, self.horizon, self.channels, self.classes, self.noise, self.missing, self.drawn_from = (
+            count,
+            look_back,
+            horizon,
+            channels,
+            classes,
+            noise,
+            missing,
+            seed,
+        )
         self.identity = f"synthetic_series/{count}/{look_back}/{horizon}/{channels}/{classes}/{noise}/{missing}/{seed}"
 
     @staticmethod
     def known_fields(knobs: dict[str, float], sequence: int) -> dict[str, Field]:
         """All of it: nothing is read."""
-        return window_fields(int(knobs["look_back"]), int(knobs["horizon"]), int(knobs["channels"]), knobs["missing"] > 0, int(knobs["classes"]))
+        return window_fields(
+            int(knobs["look_back"]), int(knobs["horizon"]), int(knobs["channels"]), knobs["missing"] > 0, int(knobs["classes"])
+        )
 
     def stored(self) -> dict[str, Field]:
         return window_fields(self.look_back, self.horizon, self.channels, self.missing > 0, self.classes)

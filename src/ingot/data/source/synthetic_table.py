@@ -23,9 +23,18 @@ class SyntheticTable(Rows):
     threads = False
 
     def __init__(
-        self, *, count: Positive[int] = 1024, numbers: Positive[int] = 4, categories: Positive[int] = 2, kinds: Positive[int] = 5,
-        classes: Positive[int] = 3, values: bool = False, missing: Fraction = 0.05, noise: Fraction = 0.2, seed: NonNegative[int] = 0,
-    ):  # fmt: skip
+        self,
+        *,
+        count: Positive[int] = 1024,
+        numbers: Positive[int] = 4,
+        categories: Positive[int] = 2,
+        kinds: Positive[int] = 5,
+        classes: Positive[int] = 3,
+        values: bool = False,
+        missing: Fraction = 0.05,
+        noise: Fraction = 0.2,
+        seed: NonNegative[int] = 0,
+    ):
         super().__init__()
         self.count, self.numbers, self.categories, self.kinds, self.classes = count, numbers, categories, kinds, classes
         self.with_values, self.missing, self.noise, self.drawn_from = values, missing, noise, seed

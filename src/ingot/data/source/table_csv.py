@@ -33,10 +33,23 @@ class TableCSV(Rows):
     threads = False
 
     def __init__(
-        self, folder: Path, *, paths: list[str], numeric: list[str] = [], categorical: list[str] = [], label: str | None = None,  # noqa: B006
-        values: list[str] = [], part: Span = (0.0, 1.0), like: list[str] | None = None, fit: Span = (0.0, 1.0), skip: Fraction = 0.0,  # noqa: B006
-        blank: list[str] = list(BLANK), delimiter: str = ",", classes: Positive[int] | None = None, widest: Positive[int] | None = None,  # noqa: B006
-    ):  # fmt: skip
+        self,
+        folder: Path,
+        *,
+        paths: list[str],
+        numeric: list[str] = [],
+        categorical: list[str] = [],
+        label: str | None = None,
+        values: list[str] = [],
+        part: Span = (0.0, 1.0),
+        like: list[str] | None = None,
+        fit: Span = (0.0, 1.0),
+        skip: Fraction = 0.0,
+        blank: list[str] = list(BLANK),
+        delimiter: str = ",",
+        classes: Positive[int] | None = None,
+        widest: Positive[int] | None = None,
+    ):
         super().__init__(skip=skip)
         self.numeric, self.categorical, self.label, self.targets, self.blank = numeric, categorical, label, values, set(blank)
         files = find_files(Path(folder), paths, [".csv"])
@@ -47,7 +60,19 @@ class TableCSV(Rows):
         self.classes = self._count("label", label, len(self.names), classes) if label else None
         self.widest = self._count("a categorical column", None, max((len(place) for place in self.places), default=0) + 1, widest)
         self.index = [(number, row) for number, table in enumerate(self.tables) for row in range(*span(part, len(table.rows)))]
-        self.identity = digest("table_csv", 1, fingerprints([Range(path, 0, path.stat().st_size) for path in tables]), numeric, categorical, label, values, part, like, fit, sorted(blank))
+        self.identity = digest(
+            "table_csv",
+            1,
+            fingerprints([Range(path, 0, path.stat().st_size) for path in tables]),
+            numeric,
+            categorical,
+            label,
+            values,
+            part,
+            like,
+            fit,
+            sorted(blank),
+        )
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
@@ -64,7 +89,13 @@ class TableCSV(Rows):
         """What the recipe alone says."""
         if (knobs["label"] and knobs["classes"] is None) or (knobs["categorical"] and knobs["widest"] is None):
             return None
-        return table_fields(len(knobs["numeric"]), len(knobs["categorical"]), knobs["widest"] or 1, knobs["classes"] if knobs["label"] else None, len(knobs["values"]))
+        return table_fields(
+            len(knobs["numeric"]),
+            len(knobs["categorical"]),
+            knobs["widest"] or 1,
+            knobs["classes"] if knobs["label"] else None,
+            len(knobs["values"]),
+        )
 
     def _learn(self, tables: list[Table], fit: tuple[float, float]) -> None:
         """Mean and deviation of numeric columns, values of categorical ones, names of classes."""
@@ -120,7 +151,9 @@ class TableCSV(Rows):
             row |= {"numbers": np.where(missing, 0.0, (found - self.mean) / self.std).astype(np.float32), "numbers_missing": missing}
         cells = table.rows[at]
         if self.categorical:
-            row["categories"] = np.array([place.get(cells[table.place(column)], 0) for column, place in zip(self.categorical, self.places, strict=True)])
+            row["categories"] = np.array(
+                [place.get(cells[table.place(column)], 0) for column, place in zip(self.categorical, self.places, strict=True)]
+            )
         if self.label:
             text = cells[table.place(self.label)]
             if text not in self.names and text not in self.blank:

@@ -21,8 +21,15 @@ class TextFiles:
     """paths: files, directories or globs, relative to the recipe. suffixes: which files of a directory or glob count.
     document: what one document is. longest: refuse documents above this size."""
 
-    def __init__(self, folder: Path, *, paths: list[str], suffixes: list[str] | None = None,
-                 document: Literal["file", "line", "blank_line"] = "file", longest: Bytes = "256 MiB"):  # fmt: skip
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        paths: list[str],
+        suffixes: list[str] | None = None,
+        document: Literal["file", "line", "blank_line"] = "file",
+        longest: Bytes = "256 MiB",
+    ):
         self.folder, self.paths, self.suffixes, self.document, self.longest = Path(folder), paths, suffixes, document, int(longest.value)
 
     @staticmethod
@@ -42,7 +49,10 @@ class TextFiles:
             pieces.append(block)
             size += len(block)
             if size > self.longest:
-                raise bad(item.path, f"is longer than {self.longest:,} bytes as one document; set 'document' to line or blank_line, or raise 'longest'")
+                raise bad(
+                    item.path,
+                    f"is longer than {self.longest:,} bytes as one document; set 'document' to line or blank_line, or raise 'longest'",
+                )
         text = decode(b"".join(pieces), lambda offset: str(item.path))
         yield Document(text_id(text), text)
 
@@ -63,7 +73,9 @@ class TextFiles:
                 held.append(text)
                 size += len(text)
                 if size > self.longest:
-                    raise bad(f"{item.path}:{line_number(item, number)}", f"the paragraph is longer than {self.longest:,} bytes; raise 'longest'")
+                    raise bad(
+                        f"{item.path}:{line_number(item, number)}", f"the paragraph is longer than {self.longest:,} bytes; raise 'longest'"
+                    )
             elif held:
                 yield _joined(held)
                 held, size = [], 0

@@ -57,8 +57,12 @@ class TokenStore:
             meta = read_meta(folder)
             if meta is None:
                 raise RunError(f"{folder}: the prepared shard is missing or damaged; prepare again")
-            if tokenizer is not None and (meta.get("tokenizer") != tokenizer.identity or np.dtype(meta["dtype"]) != token_dtype(tokenizer.vocabulary)):
-                raise UserError(f"{folder}: was prepared with tokenizer {str(meta.get('tokenizer'))[:12]}, this run's is {tokenizer.identity[:12]}; use that tokenizer or prepare again")  # fmt: skip
+            if tokenizer is not None and (
+                meta.get("tokenizer") != tokenizer.identity or np.dtype(meta["dtype"]) != token_dtype(tokenizer.vocabulary)
+            ):
+                raise UserError(
+                    f"{folder}: was prepared with tokenizer {str(meta.get('tokenizer'))[:12]}, this run's is {tokenizer.identity[:12]}; use that tokenizer or prepare again"
+                )
             metas.append(meta)
         return cls(folders, split, metas)
 

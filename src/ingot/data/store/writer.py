@@ -1,8 +1,8 @@
 """Writes one shard's tokens, split into training and validation, aside; a rename makes it whole.
 
-    <folder>/<split>.tokens   uint16 or uint32, documents one after another, each followed by the end token
-    <folder>/<split>.ends     int64, where each document ends in the tokens
-    <folder>/meta.json        identities, counts and hashes; its presence under the final name is the mark of a whole shard
+<folder>/<split>.tokens   uint16 or uint32, documents one after another, each followed by the end token
+<folder>/<split>.ends     int64, where each document ends in the tokens
+<folder>/meta.json        identities, counts and hashes; its presence under the final name is the mark of a whole shard
 """
 
 from __future__ import annotations
@@ -74,8 +74,13 @@ class ShardWriter:
 
     def commit(self, **identity: Any) -> dict[str, Any]:
         """Make the shard whole. Where another process was faster, its equal result stands."""
-        meta = {"format": FORMAT, **identity, "dtype": self.dtype.name, "rejected": self.rejected,
-                "splits": {name: split.close() for name, split in self.splits.items()}}  # fmt: skip
+        meta = {
+            "format": FORMAT,
+            **identity,
+            "dtype": self.dtype.name,
+            "rejected": self.rejected,
+            "splits": {name: split.close() for name, split in self.splits.items()},
+        }
         path = self.aside / "meta.json"
         with path.open("w", encoding="utf-8") as file:
             json.dump(meta, file, indent=1, sort_keys=True)

@@ -21,11 +21,22 @@ _LONG = 1024  # mean characters above which the library's encoding without offse
 _CUT = re.compile(r"(?<=\S)\n(?=\S)")
 _NAMES = {
     "end": ("<|end|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]"),
-    "mask": ("<|mask|>", "<mask>", "[MASK]"), "pad": ("<|pad|>", "<pad>", "[PAD]"), "unknown": ("<unk>", "[UNK]"),
-    "begin": ("<|begin_of_text|>", "<s>", "<bos>", "[CLS]"), "class": ("[CLS]",), "separator": ("[SEP]",),
-}  # fmt: skip
-_ROLES = {"end": "eos_token", "mask": "mask_token", "pad": "pad_token", "unknown": "unk_token", "begin": "bos_token",
-          "class": "cls_token", "separator": "sep_token"}  # fmt: skip
+    "mask": ("<|mask|>", "<mask>", "[MASK]"),
+    "pad": ("<|pad|>", "<pad>", "[PAD]"),
+    "unknown": ("<unk>", "[UNK]"),
+    "begin": ("<|begin_of_text|>", "<s>", "<bos>", "[CLS]"),
+    "class": ("[CLS]",),
+    "separator": ("[SEP]",),
+}
+_ROLES = {
+    "end": "eos_token",
+    "mask": "mask_token",
+    "pad": "pad_token",
+    "unknown": "unk_token",
+    "begin": "bos_token",
+    "class": "cls_token",
+    "separator": "sep_token",
+}
 
 
 class FastTokenizer:
@@ -96,7 +107,11 @@ def save_fast(inner: tokenizers.Tokenizer, specials: Mapping[str, int], folder: 
     roles = {_ROLES[name]: inner.id_to_token(index) for name, index in specials.items() if name in _ROLES}
     (folder / "tokenizer.json").write_text(inner.to_str(pretty=True), encoding="utf-8")
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **roles}
-    for name, data in (("tokenizer_config", config), ("special_tokens_map", roles), ("ingot", {"specials": dict(specials), "splits": splits})):
+    for name, data in (
+        ("tokenizer_config", config),
+        ("special_tokens_map", roles),
+        ("ingot", {"specials": dict(specials), "splits": splits}),
+    ):
         (folder / f"{name}.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
 
 

@@ -22,8 +22,16 @@ class Bpe(FastTokenizer):
     """vocabulary: number of ids, specials included (fewer where the texts have not that many pairs). sample: how much text to train
     on. specials: names of special ids beside ``end``. sentinels: how many of ``sentinel_0``, ... follow. minimum: least count of a pair."""
 
-    def __init__(self, texts: Callable[[], Iterator[str]], *, vocabulary: Positive[int] = 8192, sample: Bytes = "64 MiB",
-                 specials: list[str] = ["mask"], sentinels: NonNegative[int] = 0, minimum: Positive[int] = 2):  # fmt: skip  # noqa: B006
+    def __init__(
+        self,
+        texts: Callable[[], Iterator[str]],
+        *,
+        vocabulary: Positive[int] = 8192,
+        sample: Bytes = "64 MiB",
+        specials: list[str] = ["mask"],
+        sentinels: NonNegative[int] = 0,
+        minimum: Positive[int] = 2,
+    ):
         for message in self.check({"vocabulary": vocabulary, "specials": specials, "sentinels": sentinels}, {}):
             raise UserError(message)
         names = _names(specials, sentinels)
@@ -31,10 +39,12 @@ class Bpe(FastTokenizer):
         inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         inner.decoder = tokenizers.decoders.ByteLevel()
         trainer = tokenizers.trainers.BpeTrainer(
-            vocab_size=vocabulary, min_frequency=minimum, show_progress=False,
+            vocab_size=vocabulary,
+            min_frequency=minimum,
+            show_progress=False,
             special_tokens=[tokenizers.AddedToken(token_of(name), special=True, normalized=False) for name in names],
             initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        )  # fmt: skip
+        )
         inner.train_from_iterator(_limited(texts(), int(sample.value)), trainer)
         super().__init__(inner, {name: inner.token_to_id(token_of(name)) for name in names}, splits=True)
 

@@ -18,7 +18,7 @@ from ..source._fingerprint import digest
 class Bytes:
     """specials: names of further special ids beside ``end``, in order. sentinels: how many of ``sentinel_0``, ... follow them."""
 
-    def __init__(self, *, specials: list[str] = ["mask"], sentinels: NonNegative[int] = 0):  # noqa: B006  (a knob's default is data)
+    def __init__(self, *, specials: list[str] = ["mask"], sentinels: NonNegative[int] = 0):
         names = ["end", *(name for name in specials if name != "end"), *(f"sentinel_{index}" for index in range(sentinels))]
         self.specials = {name: 256 + index for index, name in enumerate(names)}
         self.vocabulary = 256 + len(names)

@@ -35,7 +35,6 @@ class Pretrained(FastTokenizer):
             specials, _ = read_specials(file.parent / "ingot.json", inner)
         super().__init__(inner, specials, splits=_is_byte_level(json.loads(inner.to_str())))
 
-
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
         folder = context.get("folder")
@@ -64,4 +63,9 @@ def _declared(folder: Path) -> dict[str, Any]:
 def _is_byte_level(description: dict[str, Any]) -> bool:
     """Whether texts are cut by GPT-2's pattern and nothing else, so that long ones may be encoded in pieces."""
     before = description.get("pre_tokenizer") or {}
-    return description.get("normalizer") is None and before.get("type") == "ByteLevel" and not before["add_prefix_space"] and bool(before.get("use_regex", True))
+    return (
+        description.get("normalizer") is None
+        and before.get("type") == "ByteLevel"
+        and not before["add_prefix_space"]
+        and bool(before.get("use_regex", True))
+    )

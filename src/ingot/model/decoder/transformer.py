@@ -27,11 +27,23 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self, width: int, sequence: int, memory_width: int | None = None, *, depth: Positive[int], mixer: Slot["nn.mixer"],
-        cross: Slot["nn.mixer"] | None, feedforward: Slot["nn.feedforward"] = "gelu", norm: Slot["nn.norm"] = "rms",
-        block: Slot["nn.block"] = "pre", linear: Slot["nn.linear"] = "dense", dropout: Fraction = 0.0, final_norm: bool | None = None,
-        inner: Positive[int] | None = None, checkpointing: Mode = "none",
-    ):  # fmt: skip
+        self,
+        width: int,
+        sequence: int,
+        memory_width: int | None = None,
+        *,
+        depth: Positive[int],
+        mixer: Slot["nn.mixer"],
+        cross: Slot["nn.mixer"] | None,
+        feedforward: Slot["nn.feedforward"] = "gelu",
+        norm: Slot["nn.norm"] = "rms",
+        block: Slot["nn.block"] = "pre",
+        linear: Slot["nn.linear"] = "dense",
+        dropout: Fraction = 0.0,
+        final_norm: bool | None = None,
+        inner: Positive[int] | None = None,
+        checkpointing: Mode = "none",
+    ):
         super().__init__()
         self.width, self.depth, self.sequence = inner or width, depth, sequence
         self.checkpointing: str = checkpointing
@@ -39,8 +51,16 @@ class Transformer(nn.Module):
         self.enter = linear.build(inputs=width, outputs=inner, bias=True, axes=("width", "width"), role="matrix") if inner else None
         self.blocks = nn.ModuleList()
         for layer in range(depth):
-            wiring = {"width": self.width, "linear": linear, "layer": layer, "depth": depth, "sequence": sequence, "norm": norm,
-                      "dropout": dropout, "memory_width": memory_width or width}  # fmt: skip
+            wiring = {
+                "width": self.width,
+                "linear": linear,
+                "layer": layer,
+                "depth": depth,
+                "sequence": sequence,
+                "norm": norm,
+                "dropout": dropout,
+                "memory_width": memory_width or width,
+            }
             layers = {"mixer": mixer.build(**wiring), "feedforward": feedforward.build(**wiring)}
             self.blocks.append(block.build(**wiring, **layers, **({"cross": cross.build(**wiring)} if cross else {})))
         wanted = not getattr(block.target, "normalizes_output", False) if final_norm is None else final_norm

@@ -35,9 +35,17 @@ class MLP(nn.Module):
     attends = "nothing"
 
     def __init__(
-        self, width: int, sequence: int, *, depth: Positive[int], feedforward: Slot["nn.feedforward"] = "gelu", norm: Slot["nn.norm"] = "layer",
-        linear: Slot["nn.linear"] = "dense", dropout: Fraction = 0.0, final_norm: bool = True,
-    ):  # fmt: skip
+        self,
+        width: int,
+        sequence: int,
+        *,
+        depth: Positive[int],
+        feedforward: Slot["nn.feedforward"] = "gelu",
+        norm: Slot["nn.norm"] = "layer",
+        linear: Slot["nn.linear"] = "dense",
+        dropout: Fraction = 0.0,
+        final_norm: bool = True,
+    ):
         super().__init__()
         self.width, self.depth, self.sequence = width, depth, sequence
         self.blocks = nn.ModuleList()

@@ -25,10 +25,20 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self, width: int, sequence: int, *, depth: Positive[int], mixer: Slot["nn.mixer"], feedforward: Slot["nn.feedforward"] = "gelu",
-        norm: Slot["nn.norm"] = "rms", block: Slot["nn.block"] = "pre", linear: Slot["nn.linear"] = "dense",
-        dropout: Fraction = 0.0, final_norm: bool | None = None, checkpointing: Mode = "none",
-    ):  # fmt: skip
+        self,
+        width: int,
+        sequence: int,
+        *,
+        depth: Positive[int],
+        mixer: Slot["nn.mixer"],
+        feedforward: Slot["nn.feedforward"] = "gelu",
+        norm: Slot["nn.norm"] = "rms",
+        block: Slot["nn.block"] = "pre",
+        linear: Slot["nn.linear"] = "dense",
+        dropout: Fraction = 0.0,
+        final_norm: bool | None = None,
+        checkpointing: Mode = "none",
+    ):
         super().__init__()
         self.width, self.depth, self.sequence = width, depth, sequence
         self.checkpointing: str = checkpointing
@@ -57,7 +67,11 @@ class Transformer(nn.Module):
             yield f"mixer {mixer.name!r} looks at another stack's output; it is the cross of a decoder, not the mixer of an encoder"
         objectives = [] if run is None else [run.model.objective, *(stage.objective for stage in run.stages if stage.objective is not None)]
         for objective in objectives if getattr(mixer.target, "looks_ahead", False) else []:
-            if getattr(objective.target, "causal", False) is True or objective.knobs.get("causal") is True or objective.knobs.get("form") == "causal":
+            if (
+                getattr(objective.target, "causal", False) is True
+                or objective.knobs.get("causal") is True
+                or objective.knobs.get("form") == "causal"
+            ):
                 yield f"mixer {mixer.name!r} sees every position of a document; the causal objective {objective.name!r} wants one that does not look ahead"
         yield from refusals(knobs["checkpointing"], context)
 

@@ -37,13 +37,36 @@ class Tread(Transformer):
     salt: Tensor
 
     def __init__(
-        self, width: int, sequence: int, *, depth: Positive[int], mixer: Slot["nn.mixer"], feedforward: Slot["nn.feedforward"] = "gelu",
-        norm: Slot["nn.norm"] = "rms", block: Slot["nn.block"] = "pre", linear: Slot["nn.linear"] = "dense",
-        dropout: Fraction = 0.0, final_norm: bool | None = None, checkpointing: Mode = "none",
-        start: NonNegative[int] = 1, end: Positive[int] | None = None, share: Fraction = 0.5,
-    ):  # fmt: skip
-        super().__init__(width, sequence, depth=depth, mixer=mixer, feedforward=feedforward, norm=norm, block=block, linear=linear,
-                         dropout=dropout, final_norm=final_norm, checkpointing=checkpointing)  # fmt: skip
+        self,
+        width: int,
+        sequence: int,
+        *,
+        depth: Positive[int],
+        mixer: Slot["nn.mixer"],
+        feedforward: Slot["nn.feedforward"] = "gelu",
+        norm: Slot["nn.norm"] = "rms",
+        block: Slot["nn.block"] = "pre",
+        linear: Slot["nn.linear"] = "dense",
+        dropout: Fraction = 0.0,
+        final_norm: bool | None = None,
+        checkpointing: Mode = "none",
+        start: NonNegative[int] = 1,
+        end: Positive[int] | None = None,
+        share: Fraction = 0.5,
+    ):
+        super().__init__(
+            width,
+            sequence,
+            depth=depth,
+            mixer=mixer,
+            feedforward=feedforward,
+            norm=norm,
+            block=block,
+            linear=linear,
+            dropout=dropout,
+            final_norm=final_norm,
+            checkpointing=checkpointing,
+        )
         self.start, self.end, self.share = start, depth - 1 if end is None else end, share
         self.register_buffer("salt", torch.zeros((), dtype=torch.int64), persistent=False)
 
@@ -57,7 +80,9 @@ class Tread(Transformer):
         if knobs["share"] == 1:
             yield "share 1 would leave the span without a token; set it below 1"
         run = context.get("run")
-        for objective in [] if run is None else [run.model.objective, *(stage.objective for stage in run.stages if stage.objective is not None)]:
+        for objective in (
+            [] if run is None else [run.model.objective, *(stage.objective for stage in run.stages if stage.objective is not None)]
+        ):
             late = objective.knobs.get("late", 0)
             if start < late < end:
                 yield f"objective {objective.name!r} splits the blocks at {late}, inside of the route from {start} to {end}; move one of them"
@@ -80,5 +105,11 @@ class Tread(Transformer):
     def _few(context: Context, order_BK: Tensor) -> Context:
         assert context.positions_BT is not None
         ids, segments = context.ids_BT, context.segments_BT
-        return replace(context, shared={}, even=None, positions_BT=context.positions_BT.gather(1, order_BK), ids_BT=None if ids is None else ids.gather(1, order_BK),
-                       segments_BT=None if segments is None else segments.gather(1, order_BK))  # fmt: skip
+        return replace(
+            context,
+            shared={},
+            even=None,
+            positions_BT=context.positions_BT.gather(1, order_BK),
+            ids_BT=None if ids is None else ids.gather(1, order_BK),
+            segments_BT=None if segments is None else segments.gather(1, order_BK),
+        )

@@ -14,7 +14,9 @@ class Residual(nn.Module):
 
     normalizes_output = False
 
-    def __init__(self, width: int, mixer: nn.Module, feedforward: nn.Module, norm: Spec, dropout: float = 0.0, cross: nn.Module | None = None):
+    def __init__(
+        self, width: int, mixer: nn.Module, feedforward: nn.Module, norm: Spec, dropout: float = 0.0, cross: nn.Module | None = None
+    ):
         super().__init__()
         self.mixer_norm = norm.build(width=width)
         self.mixer = mixer

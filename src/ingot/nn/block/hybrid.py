@@ -16,7 +16,9 @@ from ._residual import Residual
 class Hybrid(Residual):
     """x: (B, T, D) -> the same; what each layer adds is normalized, the residual stream is not."""
 
-    def __init__(self, width: int, mixer: nn.Module, feedforward: nn.Module, norm: Spec, dropout: float = 0.0, cross: nn.Module | None = None):
+    def __init__(
+        self, width: int, mixer: nn.Module, feedforward: nn.Module, norm: Spec, dropout: float = 0.0, cross: nn.Module | None = None
+    ):
         super().__init__(width, mixer, feedforward, norm, dropout, cross)
         self.mixer_post_norm = norm.build(width=width)
         self.cross_post_norm = norm.build(width=width) if cross is not None else None

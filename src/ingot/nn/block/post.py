@@ -18,7 +18,9 @@ class Post(Residual):
 
     normalizes_output = True
 
-    def __init__(self, width: int, mixer: nn.Module, feedforward: nn.Module, norm: Spec, dropout: float = 0.0, cross: nn.Module | None = None):
+    def __init__(
+        self, width: int, mixer: nn.Module, feedforward: nn.Module, norm: Spec, dropout: float = 0.0, cross: nn.Module | None = None
+    ):
         super().__init__(width, mixer, feedforward, norm, dropout, cross)
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:

@@ -16,7 +16,9 @@ from ._residual import Residual
 class Pre(Residual):
     """x: (B, T, D) -> the same; the residual stream itself is never normalized inside the stack."""
 
-    def __init__(self, width: int, mixer: nn.Module, feedforward: nn.Module, norm: Spec, dropout: float = 0.0, cross: nn.Module | None = None):
+    def __init__(
+        self, width: int, mixer: nn.Module, feedforward: nn.Module, norm: Spec, dropout: float = 0.0, cross: nn.Module | None = None
+    ):
         super().__init__(width, mixer, feedforward, norm, dropout, cross)
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:

@@ -12,8 +12,19 @@ from ...core.axes import label
 class Convolution(nn.Module):
     """x (B, inputs, T) -> (B, outputs, T'). weight (outputs, inputs / groups, K), drawn with variance gain^2 / fan-in."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0, groups: int = 1, bias: bool = True, gain: float = 2**0.5,
-                 axes: tuple[str, str] = ("channels", "channels_in")):  # fmt: skip
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        bias: bool = True,
+        gain: float = 2**0.5,
+        axes: tuple[str, str] = ("channels", "channels_in"),
+    ):
         super().__init__()
         self.stride, self.padding, self.groups, self.gain = stride, padding, groups, gain
         self.weight = nn.Parameter(torch.empty(outputs, inputs // groups, kernel))
@@ -72,7 +83,9 @@ class RelativePosition(nn.Module):
     def __init__(self, width: int, kernel: int, groups: int, layers: int):
         super().__init__()
         self.normed = layers > 1
-        plain = [Convolution(width, width, kernel, padding=kernel // 2, groups=groups, gain=1.0, axes=("width", "group")) for _ in range(layers)]
+        plain = [
+            Convolution(width, width, kernel, padding=kernel // 2, groups=groups, gain=1.0, axes=("width", "group")) for _ in range(layers)
+        ]
         self.layers = nn.ModuleList(plain if self.normed else [NormedConvolution(width, kernel, groups)])
 
     def forward(self, x_BTD: Tensor) -> Tensor:

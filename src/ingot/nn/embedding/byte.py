@@ -18,7 +18,14 @@ class Byte(Token):
     tokenizer = "bytes"
 
     def __init__(
-        self, width: int, sequence: int, vocabulary: int = 256 + SPECIALS, *, position: Slot["nn.position"] | None = None,
-        norm: Slot["nn.norm"] | None = None, dropout: Fraction = 0.0, scale: Positive[float] = 1.0,
-    ):  # fmt: skip
+        self,
+        width: int,
+        sequence: int,
+        vocabulary: int = 256 + SPECIALS,
+        *,
+        position: Slot["nn.position"] | None = None,
+        norm: Slot["nn.norm"] | None = None,
+        dropout: Fraction = 0.0,
+        scale: Positive[float] = 1.0,
+    ):
         super().__init__(width, vocabulary, sequence, position=position, norm=norm, dropout=dropout, scale=scale)

@@ -43,9 +43,17 @@ class Columns(nn.Module):
     reads: tuple[str, ...] = ("numbers", "numbers_missing", "categories")
 
     def __init__(
-        self, width: int, fields: Mapping[str, Field] | None = None, *, numbers: int | None = None, categories: int | None = None,
-        widest: Positive[int] | None = None, class_token: bool = True, norm: Slot["nn.norm"] | None = None, dropout: Fraction = 0.0,
-    ):  # fmt: skip
+        self,
+        width: int,
+        fields: Mapping[str, Field] | None = None,
+        *,
+        numbers: int | None = None,
+        categories: int | None = None,
+        widest: Positive[int] | None = None,
+        class_token: bool = True,
+        norm: Slot["nn.norm"] | None = None,
+        dropout: Fraction = 0.0,
+    ):
         super().__init__()
         known = fields or {}
         self.numbers = numbers if numbers is not None else (known["numbers"].shape[0] if "numbers" in known else 0)

@@ -25,14 +25,20 @@ class Latent(nn.Module):
     reads: tuple[str, ...] = ("latent",)
     leading, longest = 0, 1
 
-    def __init__(self, width: int, linear: Spec, fields: Mapping[str, Field] | None = None, *, key: str = "latent", size: Positive[int] | None = None):
+    def __init__(
+        self, width: int, linear: Spec, fields: Mapping[str, Field] | None = None, *, key: str = "latent", size: Positive[int] | None = None
+    ):
         super().__init__()
         known = (fields or {}).get(key)
         if known is None and size is None:
             raise UserError(f"embedding.key: the data gives no {key!r}; set stages.0.annotate to latents, or say the size")
         self.key, self.reads = key, (key,)
         self.size = size or known.shape[0]  # type: ignore[union-attr]
-        self.project = linear.build(inputs=self.size, outputs=width, bias=True, axes=("width", "latent"), role="embedding") if self.size != width else None
+        self.project = (
+            linear.build(inputs=self.size, outputs=width, bias=True, axes=("width", "latent"), role="embedding")
+            if self.size != width
+            else None
+        )
 
     @staticmethod
     def reading(knobs: dict[str, Any]) -> tuple[str, ...]:

@@ -34,9 +34,17 @@ class LogMel(nn.Module):
     leading = 0
 
     def __init__(
-        self, width: int, sequence: int, fields: Mapping[str, Field] | None = None, *, mels: Positive[int] | None = None, strides: list[Positive[int]] = [1, 2],  # noqa: B006
-        position: Slot["nn.position"] | None = "sincos", norm: Slot["nn.norm"] | None = None, dropout: Fraction = 0.0,
-    ):  # fmt: skip
+        self,
+        width: int,
+        sequence: int,
+        fields: Mapping[str, Field] | None = None,
+        *,
+        mels: Positive[int] | None = None,
+        strides: list[Positive[int]] = [1, 2],
+        position: Slot["nn.position"] | None = "sincos",
+        norm: Slot["nn.norm"] | None = None,
+        dropout: Fraction = 0.0,
+    ):
         super().__init__()
         known = (fields or {}).get("frames")
         self.mels = mels or (known.shape[1] if known else None)

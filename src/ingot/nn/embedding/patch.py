@@ -34,10 +34,22 @@ class Patch(nn.Module):
     reads: tuple[str, ...] = ("image",)
 
     def __init__(
-        self, width: int, linear: Spec, fields: Mapping[str, Field] | None = None, *, patch: Positive[int], image: Positive[int] | None = None,
-        channels: Positive[int] | None = None, class_token: bool = False, bias: bool = True, position: Slot["nn.position"] | None = "learned",
-        mean: float | list[float] = 0.5, std: Positive[float] | list[float] = 0.5, norm: Slot["nn.norm"] | None = None, dropout: Fraction = 0.0,
-    ):  # fmt: skip
+        self,
+        width: int,
+        linear: Spec,
+        fields: Mapping[str, Field] | None = None,
+        *,
+        patch: Positive[int],
+        image: Positive[int] | None = None,
+        channels: Positive[int] | None = None,
+        class_token: bool = False,
+        bias: bool = True,
+        position: Slot["nn.position"] | None = "learned",
+        mean: float | list[float] = 0.5,
+        std: Positive[float] | list[float] = 0.5,
+        norm: Slot["nn.norm"] | None = None,
+        dropout: Fraction = 0.0,
+    ):
         super().__init__()
         C, H, W = _shape(fields or {}, image, channels)
         if H % patch or W % patch:

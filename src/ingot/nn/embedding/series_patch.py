@@ -41,11 +41,22 @@ class SeriesPatch(nn.Module):
     leading = 0
 
     def __init__(
-        self, width: int, linear: Spec, fields: Mapping[str, Field] | None = None, *, patch: Positive[int], stride: Positive[int] | None = None,
-        pad: bool = False, normalize: Literal["std", "mean"] | None = "std", independent: bool = True, length: Positive[int] | None = None,
-        channels: Positive[int] | None = None, position: Slot["nn.position"] | None = "learned", norm: Slot["nn.norm"] | None = None,
+        self,
+        width: int,
+        linear: Spec,
+        fields: Mapping[str, Field] | None = None,
+        *,
+        patch: Positive[int],
+        stride: Positive[int] | None = None,
+        pad: bool = False,
+        normalize: Literal["std", "mean"] | None = "std",
+        independent: bool = True,
+        length: Positive[int] | None = None,
+        channels: Positive[int] | None = None,
+        position: Slot["nn.position"] | None = "learned",
+        norm: Slot["nn.norm"] | None = None,
         dropout: Fraction = 0.0,
-    ):  # fmt: skip
+    ):
         super().__init__()
         known = fields["series"].shape if fields and "series" in fields else None
         if known is None and (length is None or channels is None):

@@ -38,7 +38,16 @@ class Stems(nn.Module):
 
     leading = 0
 
-    def __init__(self, width: int, linear: Spec, sequence: int, vocabulary: int | None = None, fields: Any = None, *, stems: dict[str, Slot["nn.embedding"]]):
+    def __init__(
+        self,
+        width: int,
+        linear: Spec,
+        sequence: int,
+        vocabulary: int | None = None,
+        fields: Any = None,
+        *,
+        stems: dict[str, Slot["nn.embedding"]],
+    ):
         super().__init__()
         wiring = {"width": width, "linear": linear, "sequence": sequence, "vocabulary": vocabulary, "fields": fields}
         self.stems = nn.ModuleDict({name: stem.build(**wiring) for name, stem in stems.items()})
@@ -84,6 +93,9 @@ class Stems(nn.Module):
             segments.append(own.segments_BT)
         context.positions_BT = torch.cat(positions, dim=1)
         if any(segment is not None for segment in segments):
-            real = [torch.ones(x.shape[:2], dtype=torch.int32, device=x.device) if segment is None else segment for x, segment in zip(pieces, segments)]
+            real = [
+                torch.ones(x.shape[:2], dtype=torch.int32, device=x.device) if segment is None else segment
+                for x, segment in zip(pieces, segments)
+            ]
             context.segments_BT = torch.cat(real, dim=1)
         return torch.cat(pieces, dim=1)

@@ -43,9 +43,17 @@ class Token(nn.Module):
     leading = 0
 
     def __init__(
-        self, width: int, vocabulary: int, sequence: int, *, position: Slot["nn.position"] | None = None, norm: Slot["nn.norm"] | None = None,
-        types: NonNegative[int] = 0, dropout: Fraction = 0.0, scale: Positive[float] = 1.0,
-    ):  # fmt: skip
+        self,
+        width: int,
+        vocabulary: int,
+        sequence: int,
+        *,
+        position: Slot["nn.position"] | None = None,
+        norm: Slot["nn.norm"] | None = None,
+        types: NonNegative[int] = 0,
+        dropout: Fraction = 0.0,
+        scale: Positive[float] = 1.0,
+    ):
         super().__init__()
         if vocabulary is None:
             raise UserError("an embedding of tokens needs a tokenizer: set data.tokenizer, or model.vocabulary")

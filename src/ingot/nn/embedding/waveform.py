@@ -56,12 +56,27 @@ class Waveform(nn.Module):
     of_width = True  # groups of the positional convolution hold features side by side
 
     def __init__(
-        self, width: int, linear: Spec, sequence: int, fields: Mapping[str, Field] | None = None, *, channels: Positive[int] = 512,
-        kernels: list[Positive[int]] = [10, 3, 3, 3, 3, 2, 2], strides: list[Positive[int]] = [5, 2, 2, 2, 2, 2, 2],  # noqa: B006
-        norms: Literal["first", "all"] = "first", bias: bool = False, project_norm: Slot["nn.norm"] | None = "layer", normalize: bool = True,
-        neighbors: NonNegative[int] = 128, groups: Positive[int] = 16, layers: Positive[int] = 1, gradient: Positive[float] = 1.0,
-        norm: Slot["nn.norm"] | None = "layer", dropout: Fraction = 0.0, stem_dropout: Fraction = 0.0,
-    ):  # fmt: skip
+        self,
+        width: int,
+        linear: Spec,
+        sequence: int,
+        fields: Mapping[str, Field] | None = None,
+        *,
+        channels: Positive[int] = 512,
+        kernels: list[Positive[int]] = [10, 3, 3, 3, 3, 2, 2],
+        strides: list[Positive[int]] = [5, 2, 2, 2, 2, 2, 2],
+        norms: Literal["first", "all"] = "first",
+        bias: bool = False,
+        project_norm: Slot["nn.norm"] | None = "layer",
+        normalize: bool = True,
+        neighbors: NonNegative[int] = 128,
+        groups: Positive[int] = 16,
+        layers: Positive[int] = 1,
+        gradient: Positive[float] = 1.0,
+        norm: Slot["nn.norm"] | None = "layer",
+        dropout: Fraction = 0.0,
+        stem_dropout: Fraction = 0.0,
+    ):
         super().__init__()
         self.channels, self.normalize, self.gradient = channels, normalize, gradient
         self.stride = prod(strides)
@@ -79,7 +94,9 @@ class Waveform(nn.Module):
         if fields and "waveform" in fields:
             self.longest = int(self._out(fields["waveform"].shape[0]))
             if self.longest < 1:
-                raise UserError(f"the waveform stem makes nothing of a row of {fields['waveform'].shape[0]} samples; make data.train.seconds longer")
+                raise UserError(
+                    f"the waveform stem makes nothing of a row of {fields['waveform'].shape[0]} samples; make data.train.seconds longer"
+                )
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:

@@ -26,7 +26,9 @@ class Groups:
 class StackedLinear(nn.Module):
     """One matrix per expert. active_share: of its parameters that a position meets, on average; plans read it."""
 
-    def __init__(self, groups: Groups, experts: int, inputs: int, outputs: int, bias: bool, axes: tuple[str, str], role: Role, active_share: float):
+    def __init__(
+        self, groups: Groups, experts: int, inputs: int, outputs: int, bias: bool, axes: tuple[str, str], role: Role, active_share: float
+    ):
         super().__init__()
         self.groups, self.active_share = groups, active_share
         self.weight = nn.Parameter(torch.empty(experts, outputs, inputs))

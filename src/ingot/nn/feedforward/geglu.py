@@ -24,8 +24,14 @@ class GEGLU(nn.Module):
     size = staticmethod(gated)
 
     def __init__(
-        self, width: int, linear: Spec, *, hidden: Positive[int] | None = None, bias: bool = False, approximate: Literal["none", "tanh"] = "tanh",
-    ):  # fmt: skip
+        self,
+        width: int,
+        linear: Spec,
+        *,
+        hidden: Positive[int] | None = None,
+        bias: bool = False,
+        approximate: Literal["none", "tanh"] = "tanh",
+    ):
         super().__init__()
         hidden = self.size(width, hidden)
         self.approximate = approximate

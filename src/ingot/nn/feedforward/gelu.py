@@ -40,4 +40,6 @@ class GELU(nn.Module):
 
     def forward(self, x_BTD: Tensor, context: Context | None = None) -> Tensor:
         up_BTF = self.up(x_BTD)
-        return self.down(up_BTF * (1.702 * up_BTF).sigmoid() if self.approximate == "quick" else F.gelu(up_BTF, approximate=self.approximate))
+        return self.down(
+            up_BTF * (1.702 * up_BTF).sigmoid() if self.approximate == "quick" else F.gelu(up_BTF, approximate=self.approximate)
+        )

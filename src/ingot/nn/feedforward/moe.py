@@ -36,10 +36,20 @@ class MoE(nn.Module):
     """
 
     def __init__(
-        self, width: int, linear: Spec, layer: int = 0, *, experts: Positive[int], router: Slot["nn.router"] = "top_k", expert: Slot["nn.feedforward"] = "swiglu",
-        shared: Slot["nn.feedforward"] | None = None, capacity_factor: Positive[float] | None = None, every: Positive[int] = 1,
-        first_dense: NonNegative[int] = 0, dense: Slot["nn.feedforward"] | None = None,
-    ):  # fmt: skip
+        self,
+        width: int,
+        linear: Spec,
+        layer: int = 0,
+        *,
+        experts: Positive[int],
+        router: Slot["nn.router"] = "top_k",
+        expert: Slot["nn.feedforward"] = "swiglu",
+        shared: Slot["nn.feedforward"] | None = None,
+        capacity_factor: Positive[float] | None = None,
+        every: Positive[int] = 1,
+        first_dense: NonNegative[int] = 0,
+        dense: Slot["nn.feedforward"] | None = None,
+    ):
         super().__init__()
         self.dense: nn.Module | None = None
         if layer < first_dense or (layer + 1) % every:

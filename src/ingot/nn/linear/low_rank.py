@@ -34,9 +34,16 @@ class LowRank(Projection):
     right: Tensor
 
     def __init__(
-        self, inputs: int, outputs: int, bias: bool, axes: tuple[str, str], role: Role = "matrix", *, rank: Positive[int],
+        self,
+        inputs: int,
+        outputs: int,
+        bias: bool,
+        axes: tuple[str, str],
+        role: Role = "matrix",
+        *,
+        rank: Positive[int],
         start: Literal["spectral", "scaled"] = "spectral",
-    ):  # fmt: skip
+    ):
         super().__init__(inputs, outputs, bias, axes, role)
         self.rank, self.start = min(rank, inputs, outputs), start
         self.hold("left", outputs, self.rank, axes=(axes[0], "rank"))

@@ -40,9 +40,17 @@ class Quantized(Projection):
     exact = False
 
     def __init__(
-        self, inputs: int, outputs: int, bias: bool, axes: tuple[str, str], role: Role = "matrix", *, format: Format = "e4m3",
-        scales: Literal["row", "tensor"] = "row", gradients: Format | None = None,
-    ):  # fmt: skip
+        self,
+        inputs: int,
+        outputs: int,
+        bias: bool,
+        axes: tuple[str, str],
+        role: Role = "matrix",
+        *,
+        format: Format = "e4m3",
+        scales: Literal["row", "tensor"] = "row",
+        gradients: Format | None = None,
+    ):
         super().__init__(inputs, outputs, bias, axes, role)
         self.format, self.scales, self.gradients = format, scales, gradients
         self.hold("weight", outputs, inputs, axes=axes)

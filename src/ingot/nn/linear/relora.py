@@ -39,9 +39,16 @@ class ReLoRA(Projection):
     restarts = True
 
     def __init__(
-        self, inputs: int, outputs: int, bias: bool, axes: tuple[str, str], role: Role = "matrix", *, rank: Positive[int],
+        self,
+        inputs: int,
+        outputs: int,
+        bias: bool,
+        axes: tuple[str, str],
+        role: Role = "matrix",
+        *,
+        rank: Positive[int],
         alpha: Positive[float] = 32.0,
-    ):  # fmt: skip
+    ):
         super().__init__(inputs, outputs, bias, axes, role)
         self.rank = min(rank, inputs, outputs)
         self.scale = alpha / self.rank

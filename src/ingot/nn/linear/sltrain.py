@@ -41,9 +41,17 @@ class SLTrain(Projection):
     places: Tensor
 
     def __init__(
-        self, inputs: int, outputs: int, bias: bool, axes: tuple[str, str], role: Role = "matrix", *, rank: Positive[int],
-        density: Annotated[float, Gt(0), Lt(1)] = 0.03, alpha: Positive[float] = 32.0,
-    ):  # fmt: skip
+        self,
+        inputs: int,
+        outputs: int,
+        bias: bool,
+        axes: tuple[str, str],
+        role: Role = "matrix",
+        *,
+        rank: Positive[int],
+        density: Annotated[float, Gt(0), Lt(1)] = 0.03,
+        alpha: Positive[float] = 32.0,
+    ):
         super().__init__(inputs, outputs, bias, axes, role)
         self.rank = min(rank, inputs, outputs)
         self.scale = alpha / self.rank

@@ -34,9 +34,15 @@ class StaticSparse(Projection):
     mask: Tensor
 
     def __init__(
-        self, inputs: int, outputs: int, bias: bool, axes: tuple[str, str], role: Role = "matrix", *,
+        self,
+        inputs: int,
+        outputs: int,
+        bias: bool,
+        axes: tuple[str, str],
+        role: Role = "matrix",
+        *,
         sparsity: Annotated[float, Ge(0), Lt(1)] = 0.75,
-    ):  # fmt: skip
+    ):
         super().__init__(inputs, outputs, bias, axes, role)
         self.kept = max(1, round((1 - sparsity) * inputs * outputs))
         self.hold("weight", outputs, inputs, axes=axes)

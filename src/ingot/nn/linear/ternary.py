@@ -36,9 +36,16 @@ class Ternary(Projection):
     exact = False
 
     def __init__(
-        self, inputs: int, outputs: int, bias: bool, axes: tuple[str, str], role: Role = "matrix", *, norm: Slot["nn.norm"] | None = "rms",
+        self,
+        inputs: int,
+        outputs: int,
+        bias: bool,
+        axes: tuple[str, str],
+        role: Role = "matrix",
+        *,
+        norm: Slot["nn.norm"] | None = "rms",
         activations: bool = True,
-    ):  # fmt: skip
+    ):
         super().__init__(inputs, outputs, bias, axes, role)
         self.activations = activations
         self.hold("weight", outputs, inputs, axes=axes)

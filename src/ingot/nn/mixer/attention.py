@@ -36,11 +36,22 @@ class Attention(nn.Module):
     caches = True
 
     def __init__(
-        self, width: int, linear: Spec, layer: int = 0, *, heads: Positive[int], kv_heads: Positive[int] | None = None,
-        head_dim: Positive[int] | None = None, window: Positive[int] | None = None, position: Slot["nn.position"] | None = "rotary",
-        qk_norm: Slot["nn.norm"] | None = None, bias: bool = False, output_bias: bool | None = None,
-        scale: Positive[float] | None = None, softcap: Positive[float] | None = None,
-    ):  # fmt: skip
+        self,
+        width: int,
+        linear: Spec,
+        layer: int = 0,
+        *,
+        heads: Positive[int],
+        kv_heads: Positive[int] | None = None,
+        head_dim: Positive[int] | None = None,
+        window: Positive[int] | None = None,
+        position: Slot["nn.position"] | None = "rotary",
+        qk_norm: Slot["nn.norm"] | None = None,
+        bias: bool = False,
+        output_bias: bool | None = None,
+        scale: Positive[float] | None = None,
+        softcap: Positive[float] | None = None,
+    ):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads or heads, head_dim or width // heads
         self.window, self.scale, self.softcap = window, scale, softcap
@@ -100,9 +111,16 @@ class Attention(nn.Module):
             q, k, v = (z.unflatten(2, (context.even, -1)).transpose(1, 2).flatten(0, 1) for z in (q, k, v))
             segments_BT = None
         y = attention(
-            q, k, v, causal=context.causal, segments_BT=segments_BT, window=self.window, scale=self.scale, softcap=self.softcap,
+            q,
+            k,
+            v,
+            causal=context.causal,
+            segments_BT=segments_BT,
+            window=self.window,
+            scale=self.scale,
+            softcap=self.softcap,
             bias_HTS=self.position.bias(context, x_BTD.dtype) if self.biased else None,  # type: ignore[union-attr, operator]
-        )  # fmt: skip
+        )
         return self.output(y.transpose(1, 2).reshape(B, T, self.heads * self.head_dim))
 
     def extra_repr(self) -> str:

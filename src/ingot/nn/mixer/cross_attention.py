@@ -31,10 +31,20 @@ class CrossAttention(nn.Module):
     caches = True
 
     def __init__(
-        self, width: int, linear: Spec, layer: int = 0, memory_width: int | None = None, *, heads: Positive[int],
-        kv_heads: Positive[int] | None = None, head_dim: Positive[int] | None = None, qk_norm: Slot["nn.norm"] | None = None,
-        bias: bool = False, output_bias: bool | None = None, scale: Positive[float] | None = None,
-    ):  # fmt: skip
+        self,
+        width: int,
+        linear: Spec,
+        layer: int = 0,
+        memory_width: int | None = None,
+        *,
+        heads: Positive[int],
+        kv_heads: Positive[int] | None = None,
+        head_dim: Positive[int] | None = None,
+        qk_norm: Slot["nn.norm"] | None = None,
+        bias: bool = False,
+        output_bias: bool | None = None,
+        scale: Positive[float] | None = None,
+    ):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim, self.scale = heads, kv_heads or heads, head_dim or width // heads, scale
         self.name, memory = f"cross/{layer}", memory_width or width

@@ -34,7 +34,9 @@ class MLPMixing(nn.Module):
         hidden = hidden or 2 * sequence
         self.up = linear.build(inputs=sequence, outputs=hidden, bias=True, axes=("mixing", "patches"), role="matrix")
         self.down = linear.build(inputs=hidden, outputs=sequence, bias=True, axes=("patches", "mixing"), role="matrix")
-        self.gate = linear.build(inputs=sequence, outputs=sequence, bias=True, axes=("patches", "patches"), role="matrix") if gated else None
+        self.gate = (
+            linear.build(inputs=sequence, outputs=sequence, bias=True, axes=("patches", "patches"), role="matrix") if gated else None
+        )
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         if context.causal:

@@ -28,7 +28,16 @@ class Relative(nn.Module):
     biases = True
     weight: Tensor | None
 
-    def __init__(self, head_dim: int, heads: int = 1, layer: int = 0, *, buckets: Positive[int] = 32, longest: Positive[int] = 128, shared: bool = True):
+    def __init__(
+        self,
+        head_dim: int,
+        heads: int = 1,
+        layer: int = 0,
+        *,
+        buckets: Positive[int] = 32,
+        longest: Positive[int] = 128,
+        shared: bool = True,
+    ):
         super().__init__()
         self.heads, self.buckets, self.longest, self.shared = heads, buckets, longest, shared
         self.name = f"relative/{buckets}/{longest}/{heads}"
@@ -55,7 +64,11 @@ class Relative(nn.Module):
             assert context.positions_BT is not None
             if self.weight is None:
                 raise ValueError("shared relative positions are kept by the first block, which this forward has not run")
-            queries, past, device = context.positions_BT.shape[1], context.cache.length if context.cache is not None else 0, self.weight.device
+            queries, past, device = (
+                context.positions_BT.shape[1],
+                context.cache.length if context.cache is not None else 0,
+                self.weight.device,
+            )
             distance_TS = torch.arange(queries + past, device=device)[None] - torch.arange(past, past + queries, device=device)[:, None]
             table = F.embedding(self.bucket(distance_TS, context.causal), _whole(self.weight))
             made = table.permute(2, 0, 1).contiguous().to(dtype)

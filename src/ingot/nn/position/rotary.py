@@ -27,9 +27,15 @@ class Rotary(nn.Module):
     rotates = True
 
     def __init__(
-        self, head_dim: int, *, theta: Positive[float] = 10000.0, scaling: Positive[float] | None = None,
-        low: Positive[float] = 1.0, high: Positive[float] = 4.0, original: Positive[int] = 8192,
-    ):  # fmt: skip
+        self,
+        head_dim: int,
+        *,
+        theta: Positive[float] = 10000.0,
+        scaling: Positive[float] | None = None,
+        low: Positive[float] = 1.0,
+        high: Positive[float] = 4.0,
+        original: Positive[int] = 8192,
+    ):
         super().__init__()
         self.head_dim, self.theta = head_dim, theta
         self.scaling, self.low, self.high, self.original = scaling, low, high, original

@@ -53,9 +53,10 @@ class Router(nn.Module):
         share_E = load_E / load_E.sum().clamp(min=1)
         entropy = float(torch.special.entr(share_E).sum())
         return {
-            "load_entropy": entropy / math.log(self.experts) if self.experts > 1 else 1.0, "max_load": float(share_E.max()) * self.experts,
+            "load_entropy": entropy / math.log(self.experts) if self.experts > 1 else 1.0,
+            "max_load": float(share_E.max()) * self.experts,
             "drop_rate": float(totals["dropped"]) / max(1.0, float(totals["routed"])),
-        }  # fmt: skip
+        }
 
 
 class Scored(Router):
@@ -139,7 +140,9 @@ def within_capacity(experts_BTK: Tensor, real_BT: Tensor, segments_BT: Tensor | 
     room_BT = (size_BT.double() * (capacity * choices / experts) - 1e-9).ceil().long()
     hot = F.one_hot(experts_BTK, experts).int() * real_BT[:, :, None, None].int()  # (B, T, K, E)
     through = hot.flatten(1, 2).cumsum(dim=1, dtype=torch.int32)  # (B, T K, E) choices so far, this one included
-    before = F.pad(through, (0, 0, 1, 0)).gather(1, (start_BT * choices)[:, :, None].expand(-1, -1, experts))  # (B, T, E) before the document
+    before = F.pad(through, (0, 0, 1, 0)).gather(
+        1, (start_BT * choices)[:, :, None].expand(-1, -1, experts)
+    )  # (B, T, E) before the document
     mine_BTK = through.view(rows, length, choices, experts).gather(3, experts_BTK[..., None]).squeeze(3)
     return mine_BTK - before.gather(2, experts_BTK) <= room_BT[:, :, None]
 

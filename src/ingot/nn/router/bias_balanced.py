@@ -33,11 +33,27 @@ class BiasBalanced(Scored, TokenChoice):
     bias: Tensor
 
     def __init__(
-        self, width: int, experts: int, capacity: float | None = None, *, top_k: Positive[int] = 2, rate: NonNegative[float] = 0.001,
-        score: Literal["sigmoid", "softmax"] = "sigmoid", normalize: bool = True, scale: Positive[float] = 1.0,
-    ):  # fmt: skip
+        self,
+        width: int,
+        experts: int,
+        capacity: float | None = None,
+        *,
+        top_k: Positive[int] = 2,
+        rate: NonNegative[float] = 0.001,
+        score: Literal["sigmoid", "softmax"] = "sigmoid",
+        normalize: bool = True,
+        scale: Positive[float] = 1.0,
+    ):
         super().__init__(width, experts)
-        self.capacity, self.top_k, self.rate, self.score, self.normalize, self.scale, self.share = capacity, top_k, rate, score, normalize, scale, top_k
+        self.capacity, self.top_k, self.rate, self.score, self.normalize, self.scale, self.share = (
+            capacity,
+            top_k,
+            rate,
+            score,
+            normalize,
+            scale,
+            top_k,
+        )
         self.weight_sum = (scale, scale) if normalize else (0.0, scale * (1 if score == "softmax" else top_k))
         self.register_buffer("bias", torch.zeros(experts))
 

@@ -51,7 +51,9 @@ class ExpertChoice(Scored):
 
     def forward(self, x_BTD: Tensor, context: Context) -> Routes:
         if context.causal and not self.leak_future:
-            raise UserError("expert_choice shows later positions to earlier ones, which a causal stack forbids; use top_k, or set leak_future: true")
+            raise UserError(
+                "expert_choice shows later positions to earlier ones, which a causal stack forbids; use top_k, or set leak_future: true"
+            )
         if context.cache is not None:
             raise UserError("expert_choice needs whole rows: it cannot continue from a cache")
         length, real_BT = x_BTD.shape[1], real(context, x_BTD)
@@ -62,8 +64,17 @@ class ExpertChoice(Scored):
         room_B = (real_BT.sum(dim=1).double() * (self.capacity_factor / self.experts) - 1e-9).ceil()
         taken_BEC = (torch.arange(each, device=x_BTD.device) < room_B[:, None, None]) & (s_BEC >= 0)
         if self.training:
-            reached_BT = torch.zeros_like(real_BT, dtype=torch.int64).scatter_add(1, positions_BEC.flatten(1), taken_BEC.expand_as(positions_BEC).long().flatten(1)) > 0
+            reached_BT = (
+                torch.zeros_like(real_BT, dtype=torch.int64).scatter_add(
+                    1, positions_BEC.flatten(1), taken_BEC.expand_as(positions_BEC).long().flatten(1)
+                )
+                > 0
+            )
             routed = real_BT.sum()
-            counts = {"count/load": taken_BEC.sum(dim=(0, 2)), "count/routed": routed, "count/dropped": routed - (reached_BT & real_BT).sum()}
+            counts = {
+                "count/load": taken_BEC.sum(dim=(0, 2)),
+                "count/routed": routed,
+                "count/dropped": routed - (reached_BT & real_BT).sum(),
+            }
             self.side = {"router_z": router_z(logits_BTE, real_BT), **counts}
         return Picked(positions_BEC, s_BEC.masked_fill(~taken_BEC, 0), length)

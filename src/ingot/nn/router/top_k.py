@@ -36,7 +36,14 @@ class TopK(Scored, TokenChoice):
     salt: Tensor
 
     def __init__(
-        self, width: int, experts: int, capacity: float | None = None, *, top_k: Positive[int] = 2, normalize: bool | None = None, jitter: Fraction = 0.0
+        self,
+        width: int,
+        experts: int,
+        capacity: float | None = None,
+        *,
+        top_k: Positive[int] = 2,
+        normalize: bool | None = None,
+        jitter: Fraction = 0.0,
     ):
         super().__init__(width, experts)
         self.capacity, self.top_k, self.jitter, self.share = capacity, top_k, jitter, top_k

@@ -39,7 +39,11 @@ class FSDP(Processes):
         """
         width = max((parameter.element_size() for parameter in model.parameters()), default=4)
         narrow = dtype.itemsize < width
-        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False) if narrow else MixedPrecisionPolicy(cast_forward_inputs=False)
+        policy = (
+            MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+            if narrow
+            else MixedPrecisionPolicy(cast_forward_inputs=False)
+        )
         for block in _blocks(model):
             fully_shard(block, reshard_after_forward=self.reshard, mp_policy=policy)
         fully_shard(model, mp_policy=policy)
@@ -87,5 +91,11 @@ def _widen_gradients(model: nn.Module) -> None:
     for module in model.modules():
         for group in module._get_fsdp_state()._fsdp_param_groups if isinstance(module, FSDPModule) else ():
             for item in group.fsdp_params:
-                if getattr(item, "reduce_dtype", None) is not None and item.unsharded_accumulated_grad is None and item.sharded_param.requires_grad:
-                    item.unsharded_accumulated_grad = torch.zeros(item._orig_size, dtype=item.reduce_dtype, device=item.sharded_param.device)
+                if (
+                    getattr(item, "reduce_dtype", None) is not None
+                    and item.unsharded_accumulated_grad is None
+                    and item.sharded_param.requires_grad
+                ):
+                    item.unsharded_accumulated_grad = torch.zeros(
+                        item._orig_size, dtype=item.reduce_dtype, device=item.sharded_param.device
+                    )

@@ -60,7 +60,10 @@ def _simpler(x: Mapping[str, Any], y_n: np.ndarray, w_n: np.ndarray, delta: floa
     floors = lowest + np.array([-0.2, -0.1, 0.0, 0.1, 0.2])
     places = grid(floors.tolist(), (np.exp(level) + near).tolist(), (near - slope).tolist(), (100.0, 550.0, 1000.0))
     options = {"maxiter": 100_000, "ftol": 1e-9, "gtol": 1e-6}
-    found = [optimize.minimize(objective, place, jac=True, method="L-BFGS-B", bounds=[(0, None)] * 4, options=options) for place in np.maximum(places, 0.0)]
+    found = [
+        optimize.minimize(objective, place, jac=True, method="L-BFGS-B", bounds=[(0, None)] * 4, options=options)
+        for place in np.maximum(places, 0.0)
+    ]
     return np.asarray(min(found, key=lambda one: one.fun).x)
 
 

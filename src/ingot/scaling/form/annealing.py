@@ -25,7 +25,12 @@ class Annealing(Form):
     inputs = ("step", "lr")
     delta = 1e-3
     curve = True
-    coefficients = (Coefficient("L_0", 1e-3, log=True), Coefficient("A", log=True), Coefficient("alpha", 0.02, 3.0), Coefficient("C", -1e9, 1e9))
+    coefficients = (
+        Coefficient("L_0", 1e-3, log=True),
+        Coefficient("A", log=True),
+        Coefficient("alpha", 0.02, 3.0),
+        Coefficient("C", -1e9, 1e9),
+    )
 
     def __init__(self, table: Columns | None = None, *, memory: Fraction = 0.999, warmup: int | None = None) -> None:
         """memory: lambda. warmup: steps of linear warm-up; None: it ended at the first row. table is not needed."""

@@ -31,10 +31,16 @@ class BatchAndRate(Form):
         self.within = within
         self.pairs = sorted(set(zip(np.asarray(table["params"], float).tolist(), np.asarray(table["tokens"], float).tolist())))
         self.coefficients = (
-            Coefficient("c", log=True), Coefficient("a", -3, 3), Coefficient("b", -3, 3), Coefficient("d", log=True), Coefficient("e", -3, 3),
-            Coefficient("u", 1e-7, 10, log=True), Coefficient("v", 1e-7, 10, log=True), Coefficient("w", -0.99, 0.99),
+            Coefficient("c", log=True),
+            Coefficient("a", -3, 3),
+            Coefficient("b", -3, 3),
+            Coefficient("d", log=True),
+            Coefficient("e", -3, 3),
+            Coefficient("u", 1e-7, 10, log=True),
+            Coefficient("v", 1e-7, 10, log=True),
+            Coefficient("w", -0.99, 0.99),
             *(Coefficient(f"l_{index}", log=True) for index in range(1, 1 + len(self.pairs))),
-        )  # fmt: skip
+        )
 
     def rows(self, table: Columns) -> np.ndarray:
         """(n,) bool: which rows are near enough to their pair's best."""
@@ -46,7 +52,10 @@ class BatchAndRate(Form):
 
     def _pair(self, table: Columns) -> np.ndarray:
         at = {pair: index for index, pair in enumerate(self.pairs)}
-        return np.array([at.get(pair, 0) for pair in zip(np.asarray(table["params"], float).tolist(), np.asarray(table["tokens"], float).tolist())], dtype=int)
+        return np.array(
+            [at.get(pair, 0) for pair in zip(np.asarray(table["params"], float).tolist(), np.asarray(table["tokens"], float).tolist())],
+            dtype=int,
+        )
 
     def prepare(self, table: Columns) -> dict[str, np.ndarray]:
         logs = {name: np.log(np.asarray(table[name], float)) for name in self.inputs}
@@ -67,7 +76,9 @@ class BatchAndRate(Form):
         N, D, one = x["params"][best], x["tokens"][best], np.ones(len(best))
         by_rate = np.linalg.lstsq(np.stack([one, N, D], 1), x["lr"][best], rcond=1e-9)[0]
         by_batch = np.linalg.lstsq(np.stack([one, D], 1), x["batch"][best], rcond=1e-9)[0]
-        return np.array([[*by_rate, *by_batch, np.log(u), np.log(v), w, *floor] for u, v, w in grid((1e-3, 1e-2), (1e-3, 1e-2), (-0.5, 0.0))])
+        return np.array(
+            [[*by_rate, *by_batch, np.log(u), np.log(v), w, *floor] for u, v, w in grid((1e-3, 1e-2), (1e-3, 1e-2), (-0.5, 0.0))]
+        )
 
     def optimum(self, theta_KP: np.ndarray, params: float, tokens: float) -> tuple[np.ndarray, np.ndarray]:
         """(K,) best learning rates and (K,) best batches in tokens."""

@@ -25,9 +25,12 @@ class Chinchilla(PowerSum):
     inputs = ("params", "tokens")
     delta = 1e-3
     coefficients = (
-        Coefficient("E", 1e-3, log=True), Coefficient("A", log=True), Coefficient("B", log=True),
-        Coefficient("alpha", 0.01, 2.5), Coefficient("beta", 0.01, 2.5),
-    )  # fmt: skip
+        Coefficient("E", 1e-3, log=True),
+        Coefficient("A", log=True),
+        Coefficient("B", log=True),
+        Coefficient("alpha", 0.01, 2.5),
+        Coefficient("beta", 0.01, 2.5),
+    )
 
     def __init__(self, table: Columns | None = None) -> None:
         """table is not needed."""

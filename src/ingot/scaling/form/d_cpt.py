@@ -22,17 +22,28 @@ from ._base import Coefficient, Columns, Form, amplitude, grid
 class DomainContinual(Form):
     inputs = ("params", "tokens", "share")
     coefficients = (
-        Coefficient("E", 1e-3, log=True), Coefficient("A", log=True), Coefficient("B", log=True), Coefficient("C", log=True),
-        Coefficient("alpha", 0.02, 2.0), Coefficient("beta", 0.02, 2.0), Coefficient("gamma", 0.02, 3.0), Coefficient("eta", -2.0, 3.0),
+        Coefficient("E", 1e-3, log=True),
+        Coefficient("A", log=True),
+        Coefficient("B", log=True),
+        Coefficient("C", log=True),
+        Coefficient("alpha", 0.02, 2.0),
+        Coefficient("beta", 0.02, 2.0),
+        Coefficient("gamma", 0.02, 3.0),
+        Coefficient("eta", -2.0, 3.0),
         Coefficient("epsilon", 1e-3, 2.0, log=True),
-    )  # fmt: skip
+    )
 
     def __init__(self, table: Columns | None = None) -> None:
         """table is not needed."""
 
     def prepare(self, table: Columns) -> dict[str, np.ndarray]:
         share = np.asarray(table["share"], float)
-        return {"log_params": np.log(table["params"]), "log_tokens": np.log(table["tokens"]), "share": share, "log_share": np.log(np.maximum(share, 1e-4))}
+        return {
+            "log_params": np.log(table["params"]),
+            "log_tokens": np.log(table["tokens"]),
+            "share": share,
+            "log_share": np.log(np.maximum(share, 1e-4)),
+        }
 
     def predict(self, theta_KP: np.ndarray, x: Mapping[str, Any]) -> np.ndarray:
         E, A, B, C, alpha, beta, gamma, eta, epsilon = (theta_KP[:, index, None] for index in range(9))

@@ -30,13 +30,21 @@ class DataConstrained(Form):
         """excess_parameters: whether parameters beyond N_opt(U) lose value too; without, N' = N. table is not needed."""
         self.excess = excess_parameters
         self.coefficients = (
-            Coefficient("E", 1e-3, log=True), Coefficient("A", log=True), Coefficient("B", log=True),
-            Coefficient("alpha", 0.05, 2.0), Coefficient("beta", 0.05, 2.0), Coefficient("R_D", 0.05, 1e4, log=True),
-        ) + ((Coefficient("R_N", 0.05, 1e4, log=True),) if excess_parameters else ())  # fmt: skip
+            Coefficient("E", 1e-3, log=True),
+            Coefficient("A", log=True),
+            Coefficient("B", log=True),
+            Coefficient("alpha", 0.05, 2.0),
+            Coefficient("beta", 0.05, 2.0),
+            Coefficient("R_D", 0.05, 1e4, log=True),
+        ) + ((Coefficient("R_N", 0.05, 1e4, log=True),) if excess_parameters else ())
 
     def prepare(self, table: Columns) -> dict[str, np.ndarray]:
         unique = np.minimum(np.asarray(table["unique_tokens"], float), table["tokens"])
-        return {"log_params": np.log(table["params"]), "log_unique": np.log(unique), "repeats": np.asarray(table["tokens"], float) / unique - 1}
+        return {
+            "log_params": np.log(table["params"]),
+            "log_unique": np.log(unique),
+            "repeats": np.asarray(table["tokens"], float) / unique - 1,
+        }
 
     def predict(self, theta_KP: np.ndarray, x: Mapping[str, Any]) -> np.ndarray:
         E, A, B, alpha, beta, R_D = (theta_KP[:, index, None] for index in range(6))

@@ -45,7 +45,13 @@ class DataMixing(PowerSum):
     def starts(self, x: Mapping[str, Any], y_n: np.ndarray) -> np.ndarray:
         if self.sum:
             low, number = float(y_n.min()), len(self.inputs)
-            return np.array([[np.log(share) + low, np.log((1 - share) / number * 2) + low, *([slope] * number)] for share in (0.3, 0.6, 0.8, 0.9) for slope in (0.5, -1.0, -5.0, -15.0)])
+            return np.array(
+                [
+                    [np.log(share) + low, np.log((1 - share) / number * 2) + low, *([slope] * number)]
+                    for share in (0.3, 0.6, 0.8, 0.9)
+                    for slope in (0.5, -1.0, -5.0, -15.0)
+                ]
+            )
         found = []
         for share in (0.02, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97):
             floor = share * np.exp(y_n.min())

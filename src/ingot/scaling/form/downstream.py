@@ -23,7 +23,12 @@ class Downstream(Form):
     inputs = ("loss",)
     output = "accuracy"
     residual = "linear"
-    coefficients = (Coefficient("floor", 0.0, 1.0), Coefficient("ceiling", 0.0, 1.0), Coefficient("k", 0.01, 500, log=True), Coefficient("L_0", -20, 50))
+    coefficients = (
+        Coefficient("floor", 0.0, 1.0),
+        Coefficient("ceiling", 0.0, 1.0),
+        Coefficient("k", 0.01, 500, log=True),
+        Coefficient("L_0", -20, 50),
+    )
 
     def __init__(self, table: Columns | None = None) -> None:
         """table is not needed."""

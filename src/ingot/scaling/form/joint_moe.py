@@ -24,19 +24,30 @@ from ._experts import saturated
 class JointMoE(PowerSum):
     inputs = ("params", "tokens", "experts")
     coefficients = (
-        Coefficient("c", 1e-3, log=True), Coefficient("a", log=True), Coefficient("b", log=True),
-        Coefficient("alpha", -2.0, -0.01), Coefficient("beta", -2.0, -0.01), Coefficient("delta", -3, 3), Coefficient("omega", -3, 3),
-        Coefficient("gamma", -0.5, 0.5), Coefficient("zeta", -0.5, 0.5),
-    )  # fmt: skip
+        Coefficient("c", 1e-3, log=True),
+        Coefficient("a", log=True),
+        Coefficient("b", log=True),
+        Coefficient("alpha", -2.0, -0.01),
+        Coefficient("beta", -2.0, -0.01),
+        Coefficient("delta", -3, 3),
+        Coefficient("omega", -3, 3),
+        Coefficient("gamma", -0.5, 0.5),
+        Coefficient("zeta", -0.5, 0.5),
+    )
 
-    def __init__(self, table: Columns | None = None, *, start: float = 1.847, most: float = 314.478,
-                 center: tuple[float, float] = (1e8, 1e10)) -> None:  # fmt: skip
+    def __init__(
+        self, table: Columns | None = None, *, start: float = 1.847, most: float = 314.478, center: tuple[float, float] = (1e8, 1e10)
+    ) -> None:
         """start, most: E_start and E_max of E_hat, as Clark et al. found them. center: unit of N and of D. table is not needed."""
         self.start, self.most, self.center = start, most, center
 
     def prepare(self, table: Columns) -> dict[str, np.ndarray]:
         log_E = np.log(saturated(np.asarray(table["experts"], float), self.start, self.most))
-        return {"N": np.log(np.asarray(table["params"], float) / self.center[0]), "D": np.log(np.asarray(table["tokens"], float) / self.center[1]), "E": log_E}
+        return {
+            "N": np.log(np.asarray(table["params"], float) / self.center[0]),
+            "D": np.log(np.asarray(table["tokens"], float) / self.center[1]),
+            "E": log_E,
+        }
 
     def terms(self, x: Mapping[str, Any]) -> list[dict[int, Any]]:
         return [{0: 1}, {1: 1, 3: x["N"], 5: x["E"], 7: x["N"] * x["E"]}, {2: 1, 4: x["D"], 6: x["E"], 8: x["D"] * x["E"]}]

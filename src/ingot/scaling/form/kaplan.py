@@ -22,8 +22,11 @@ from ._base import Coefficient, Columns, Form, grid
 class Kaplan(Form):
     inputs = ("params", "tokens")
     coefficients = (
-        Coefficient("N_c", log=True), Coefficient("D_c", log=True), Coefficient("alpha_N", 0.003, 1.5), Coefficient("alpha_D", 0.003, 1.5),
-    )  # fmt: skip
+        Coefficient("N_c", log=True),
+        Coefficient("D_c", log=True),
+        Coefficient("alpha_N", 0.003, 1.5),
+        Coefficient("alpha_D", 0.003, 1.5),
+    )
 
     def __init__(self, table: Columns | None = None) -> None:
         """table is not needed."""

@@ -27,8 +27,11 @@ class LossToLoss(Form):
         """table: bounds the source's floor to nine tenths of its smallest loss, so that the law still speaks a little beyond it."""
         lowest = float(np.min(table["source_loss"])) if table is not None else 1e3
         self.coefficients = (
-            Coefficient("K", 1e-4, log=True), Coefficient("kappa", 0.05, 6.0), Coefficient("E_source", 0.0, 0.9 * lowest), Coefficient("E", 0.0, 1e3),
-        )  # fmt: skip
+            Coefficient("K", 1e-4, log=True),
+            Coefficient("kappa", 0.05, 6.0),
+            Coefficient("E_source", 0.0, 0.9 * lowest),
+            Coefficient("E", 0.0, 1e3),
+        )
 
     def predict(self, theta_KP: np.ndarray, x: Mapping[str, Any]) -> np.ndarray:
         K, kappa, E_source, E = (theta_KP[:, index, None] for index in range(4))

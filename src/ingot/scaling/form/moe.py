@@ -25,9 +25,13 @@ from ._experts import saturated
 class Routed(Form):
     inputs = ("params", "experts")
     coefficients = (
-        Coefficient("a", -1, 0.5), Coefficient("b", -2, 1), Coefficient("c", -0.5, 0.5), Coefficient("d", -5, 10),
-        Coefficient("E_start", 1.001, 30.0, log=True), Coefficient("E_max", 31.0, 1e5, log=True),
-    )  # fmt: skip
+        Coefficient("a", -1, 0.5),
+        Coefficient("b", -2, 1),
+        Coefficient("c", -0.5, 0.5),
+        Coefficient("d", -5, 10),
+        Coefficient("E_start", 1.001, 30.0, log=True),
+        Coefficient("E_max", 31.0, 1e5, log=True),
+    )
 
     def __init__(self, table: Columns | None = None) -> None:
         """table is not needed."""

@@ -41,9 +41,14 @@ class MultiPower(Form):
     delta = 1e-3
     curve = True
     coefficients = (
-        Coefficient("L_0", 1e-3, log=True), Coefficient("A", log=True), Coefficient("alpha", 0.02, 3.0),
-        Coefficient("B", 1e-9, 1e12, log=True), Coefficient("C", 1e-9, 1e9, log=True), Coefficient("beta", 0.02, 5.0), Coefficient("gamma", 0.0, 2.0),
-    )  # fmt: skip
+        Coefficient("L_0", 1e-3, log=True),
+        Coefficient("A", log=True),
+        Coefficient("alpha", 0.02, 3.0),
+        Coefficient("B", 1e-9, 1e12, log=True),
+        Coefficient("C", 1e-9, 1e9, log=True),
+        Coefficient("beta", 0.02, 5.0),
+        Coefficient("gamma", 0.0, 2.0),
+    )
 
     def __init__(self, table: Columns | None = None, *, warmup: int | None = None, fit: Literal["optimum", "paper"] = "optimum") -> None:
         """warmup: steps of linear warm-up; None: it ended at the first row. fit: the lowest objective, or where the paper's way ends. table is not needed."""

@@ -1,0 +1,187 @@
+"""Images and sound: samples a second beside transformers' Trainer, and beside the same run on batches that lie ready in memory.
+
+    python benchmarks/encoder_speed.py [--steps 30] [--rounds 3] [--kinds vit,hubert]
+
+trainer     a ViT (supervised) and a HuBERT (masked units) of the same parameters within 2 %, batch and length, bf16 with fp32 master weights
+            on the CPU, in whole processes that alternate. Ingot decodes and augments real files meanwhile; the Trainer's rows lie in
+            memory. Median step, and whole processes less what neither model is: preparation of the store and k-means.
+cached      one process, steps on the loader's windows and on kept ones in turn; decoding and augmentation on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+from _machine import ROOT, spread, text_folder, write
+from step_speed import environment
+
+# Recipe, overrides, and the same shape in the peer's words.
+KINDS: dict[str, tuple[str, list[str], list[str]]] = {
+    "vit": (
+        "vision/vit_tiny.yaml",
+        [
+            "model.width=384",
+            "model.encoder.mixer.heads=6",
+            "model.embedding={name: patch, patch: 4, position: learned, class_token: true}",
+            "model.objective.pooling=first",
+            "stages.0.batch=32 images",
+            "micro_rows=32",
+        ],
+        ["--classes", "10", "--batch", "32"],
+    ),
+    "hubert": (
+        "speech/hubert_tiny.yaml",
+        [
+            "model.width=384",
+            "model.encoder.mixer.heads=6",
+            "model.encoder.depth=6",
+            "model.embedding={name: waveform, neighbors: 32}",
+            "stages.0.batch=16 clips",
+            "stages.0.annotate.frames=20000",
+            "micro_rows=16",
+        ],
+        ["--classes", "50", "--batch", "16"],
+    ),
+}
+COMMON = [
+    "evaluate.also=[]",
+    "evaluate.every=100%",
+    "evaluate.rows=32",
+    "checkpoint.every=100%",
+    "checkpoint.keep_best=0",
+    "log.tensorboard=false",
+    "anomaly.policy=log",
+    "precision=bf16",
+]
+
+
+def recipe(kind: str, name: str, steps: int) -> Any:
+    import ingot
+
+    path, own, _ = KINDS[kind]
+    found = ingot.load_recipe(ROOT / "recipes" / path, [*COMMON, *own, f"name={name}", f"stages.0.budget={steps} steps"])
+    return found
+
+
+def ours(kind: str, folder: Path, name: str, steps: int) -> dict[str, Any]:
+    """A whole process of the first stage alone."""
+    path, own, _ = KINDS[kind]
+    command = [
+        sys.executable,
+        "-m",
+        "ingot",
+        "train",
+        str(ROOT / "recipes" / path),
+        *COMMON,
+        *own,
+        f"name={name}",
+        f"stages.0.budget={steps} steps",
+        "--json",
+    ]
+    if kind == "hubert":
+        command.insert(-1, "stages.1.budget=0 steps")
+    began = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment())
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    lines = [json.loads(line) for line in (folder / "runs" / name / "ledger.jsonl").read_text().splitlines()]
+    times = [line["step_seconds"] for line in lines if line["kind"] == "step" and line["stage"] == 0]
+    start = next(line for line in lines if line["kind"] == "start")
+    return {
+        "seconds": seconds,
+        "steps": len(times),
+        "median_step_seconds": statistics.median(times[2:]),
+        "parameters": start["parameters"],
+        "compile": start["choices"]["compile"],
+        "compile_reason": start["choices"]["compile_reason"],
+        "data_seconds": sum(line["phases"].get("data", 0.0) for line in lines if line["kind"] == "step"),
+    }
+
+
+def theirs(kind: str, steps: int) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks/peer_encoders.py"), kind, "--steps", str(steps), *KINDS[kind][2]],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.strip().splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def of_cached(kind: str, folder: Path, rounds: int, steps: int = 5) -> dict[str, Any]:
+    """The rate on the loader's windows over the rate on kept ones, steps of one run in turn."""
+    import ingot
+    from ingot.train.step import step
+
+    run = ingot.build(recipe(kind, f"{kind}_cached", 1000), runs=folder / "runs")
+    state = run.state()
+    state.progress.entering = True
+    stage = run.program.enter(state)
+    fresh = stage.open(0, stage.batch_rows, stage.micro_rows)
+    loader = iter(fresh)
+    kept = cycle(list(islice(loader, 4)))
+    seconds: dict[str, list[float]] = {"cached": [], "loader": []}
+    for number in range(rounds + 1):
+        for name, windows in (("cached", kept), ("loader", loader)):
+            for _ in range(steps):
+                began = time.perf_counter()
+                window = [stage.prepare(micro) for micro in next(windows)]
+                step(state, window, run.layout, side_weights=stage.side, hooks=stage.hooks)
+                if number:
+                    seconds[name].append(time.perf_counter() - began)
+    fresh.close()
+    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    total = {name: statistics.mean(values) for name, values in seconds.items()}
+    return {
+        "samples_per_second": {name: stage.batch_rows / value for name, value in middle.items()},
+        "ratio_of_medians": middle["cached"] / middle["loader"],
+        "ratio_of_means": total["cached"] / total["loader"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--kinds", default="vit,hubert")
+    options = parser.parse_args()
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("images", "speech"):
+            (folder / part).symlink_to(text_folder().parent / part)
+        (folder / "cifar10").symlink_to(text_folder().parent / "images" / "cifar10")
+        os.chdir(folder)
+        for kind in options.kinds.split(","):
+            cached = of_cached(kind, folder, options.rounds * 4)
+            mine, peer = [], []
+            for number in range(options.rounds):
+                mine.append(ours(kind, folder, f"{kind}_{number}", options.steps))
+                peer.append(theirs(kind, options.steps))
+            results[kind] = {
+                "of_cached": cached,
+                "ingot": mine,
+                "trainer": peer,
+                "ratio_of_median_steps": spread(
+                    [b["median_step_seconds"] / a["median_step_seconds"] for a, b in zip(mine, peer, strict=True)]
+                ),
+                "ratio_of_whole_processes": spread([b["seconds"] / a["seconds"] for a, b in zip(mine, peer, strict=True)]),
+            }
+            print(kind, json.dumps(results[kind], indent=1), flush=True)
+    write("encoder_speed", {"steps": options.steps, **results})
+
+
+if __name__ == "__main__":
+    main()

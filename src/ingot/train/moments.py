@@ -1,0 +1,53 @@
+"""When something is due, and when a run is asked to end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..core.quantities import Quantity
+    from .stage import Stage
+    from .state import State
+
+
+@dataclass
+class Due:
+    """Fires whenever another interval of the stage's progress has passed."""
+
+    every: Quantity
+    last: float = 0.0
+
+    def passed(self, stage: Stage, state: State) -> bool:
+        unit = stage.budget.unit if self.every.unit == "fraction" else self.every.unit
+        size = self.every.value * stage.budget.value if self.every.unit == "fraction" else self.every.value
+        spent = float(getattr(state.progress, unit))
+        fires = size > 0 and int(spent / size) > int(self.last / size)
+        self.last = spent
+        return fires
+
+
+@contextmanager
+def end_asked(note: Callable[[str], bool]) -> Iterator[None]:
+    """Tell note the name of a SIGINT or SIGTERM that arrives inside. It says whether one had come before: then a second SIGINT ends all.
+
+    Only the main thread can be told of signals; elsewhere nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if note(signal.Signals(number).name) and number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
