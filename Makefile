@@ -28,7 +28,7 @@ types: .venv/ready-dev
 	@touch $@
 
 .venv/ready-dev: pyproject.toml constraints.txt .ci/environment
-	PYTHON=$(PYTHON) .ci/environment dev,hf,data,vision,audio,report,scaling
+	PYTHON=$(PYTHON) .ci/environment dev,hf,data,vision,audio,report,scaling,reference
 	@touch $@ .venv/ready
 
 clean:

@@ -36,6 +36,15 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
 
 
+def paired(differences: list[float]) -> dict[str, Any]:
+    """Mean of paired differences with its 95 % interval (Student's t over the pairs), and the differences."""
+    from scipy import stats
+
+    mean, count = statistics.mean(differences), len(differences)
+    half = float(stats.t.ppf(0.975, count - 1)) * statistics.stdev(differences) / count**0.5 if count > 1 else float("nan")
+    return {"mean": mean, "low": mean - half, "high": mean + half, "pairs": differences}
+
+
 def text_folder() -> Path:
     """The folder of real texts (INGOT_TEST_DATA, or ../shared/data beside the checkout)."""
     import os

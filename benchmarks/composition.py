@@ -1,13 +1,15 @@
 """The composition matrix in full, by hand; see tests/conformance/_matrix.py for what a cell is.
 
-    python benchmarks/composition.py                      what is not measured yet, as far as it gets
+    python benchmarks/composition.py                      what is not measured yet or stale, as far as it gets
+    python benchmarks/composition.py --stale              how many cells are stale, by slot and column, measuring nothing
     python benchmarks/composition.py --only optim --columns fsdp,resume --budget 20
     python benchmarks/composition.py --again              everything afresh (some two hours on two cores)
     python benchmarks/composition.py --defects            what was found wrong, once more
     python benchmarks/composition.py --pairs              optimizer and linear, router and placement of norms
     python benchmarks/composition.py --write-docs         docs/composition.md from the results, measuring nothing
 
-Results are kept cell by cell in benchmarks/results/composition.json, so a run that is stopped goes on where it was.
+Results are kept cell by cell in benchmarks/results/composition.json, so a run that is stopped goes on where it was. A cell carries a
+hash of the sources that it depends on (tests/conformance/_sources.py); it is stale once they have changed, or where it has none.
 """
 
 from __future__ import annotations
@@ -47,9 +49,31 @@ def write(results: Results) -> None:
     os.replace(aside, RESULTS)
 
 
+def stale(part: Any, column: str, cell: dict[str, Any]) -> bool:
+    """Whether what the cell depends on is not as it was when it was measured."""
+    import _sources
+
+    found: bool = cell.get("sources", "unknown") != _sources.mark(part.case.slot, part.case.name, column)
+    return found
+
+
+def say_stale() -> None:
+    """Print how many cells are stale, of how many, by slot and column."""
+    import _matrix
+
+    results, counts = read(), {}
+    for part in _matrix.parts():
+        for column in _matrix.COLUMNS:
+            cell = results.get(part.name, {}).get(column)
+            counts.setdefault(part.case.slot, {}).setdefault(column, []).append(cell is None or stale(part, column, cell))
+    for slot, columns in counts.items():
+        print(f"{slot:<16}", " ".join(f"{column} {sum(found)}/{len(found)}" for column, found in columns.items()))
+
+
 def measure(arguments: argparse.Namespace) -> None:
     """Every wanted cell within the budget."""
     import _matrix
+    import _sources
     import torch
 
     torch.set_num_threads(1)
@@ -59,10 +83,13 @@ def measure(arguments: argparse.Namespace) -> None:
 
     def due(part: Any, name: str) -> bool:
         known = results.get(part.name, {}).get(name)
-        return known is None or arguments.again or (arguments.defects and known["verdict"] in (*_matrix.DEFECTS, "unplaced"))
+        if arguments.defects:
+            return known is None or known["verdict"] in _matrix.DEFECTS
+        return known is None or arguments.again or stale(part, name, known)
 
     def say(part: Any, name: str, cell: Any) -> None:
-        results.setdefault(part.name, {})[name] = cell.as_dict()
+        sources = _sources.mark(part.case.slot, part.case.name, name)
+        results.setdefault(part.name, {})[name] = cell.as_dict() | {"sources": sources}
         write(results)
         print(
             f"{part.name:<32} {name:<15} {cell.verdict:<10} {'' if cell.measured is None else format(cell.measured, '.0e'):<7} {cell.reason[:150]}",
@@ -71,7 +98,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
     rows = []
     for part in _matrix.parts():
-        if part.name.startswith(arguments.only) and any(due(part, name) for name in wanted):
+        if part.name.startswith(tuple(arguments.only.split(","))) and any(due(part, name) for name in wanted):
             try:
                 rows.append((part, part.setup))
             except _matrix.CannotPlace as error:
@@ -91,15 +118,18 @@ def measure(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="parts whose slot/name begins so")
+    parser.add_argument("--only", default="", help="parts whose slot/name begins so; several with commas")
     parser.add_argument("--columns", default="", help="some columns, with commas")
     parser.add_argument("--budget", type=float, default=170.0, help="minutes")
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--compiler", default="inductor", help="backend of the column compile; aot_eager takes a tenth of the time")
     parser.add_argument("--defects", action="store_true")
+    parser.add_argument("--stale", action="store_true", help="say how many cells are stale, and stop")
     parser.add_argument("--pairs", action="store_true", help="the tables of pairs afresh")
     parser.add_argument("--write-docs", action="store_true")
     arguments = parser.parse_args()
+    if arguments.stale:
+        return say_stale()
     if not arguments.write_docs and not arguments.pairs:
         measure(arguments)
     if arguments.pairs or not PAIRS.exists():
@@ -108,10 +138,12 @@ def main() -> None:
 
 
 def published() -> str:
-    """The page that the results make."""
+    """The page that the results make; a variant that was never measured is shown as not run."""
+    import _variants
+
     from ingot.report.composition import page
 
-    return page(read(), json.loads(PAIRS.read_text(encoding="utf-8")) if PAIRS.exists() else {})
+    return page({name: {} for name in _variants.NAMES} | read(), json.loads(PAIRS.read_text(encoding="utf-8")) if PAIRS.exists() else {})
 
 
 def pairs() -> dict[str, dict[str, dict[str, str]]]:

@@ -4,7 +4,7 @@
 
 trainer     a ViT (supervised) and a HuBERT (masked units) of the same parameters within 2 %, batch and length, bf16 with fp32 master weights
             on the CPU, in whole processes that alternate. Ingot decodes and augments real files meanwhile; the Trainer's rows lie in
-            memory. Median step, and whole processes less what neither model is: preparation of the store and k-means.
+            memory. Median step, and whole processes; those of HuBERT hold the k-means that finds its units, which the Trainer is spared.
 cached      one process, steps on the loader's windows and on kept ones in turn; decoding and augmentation on.
 """
 
@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -120,8 +122,11 @@ def theirs(kind: str, steps: int) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])  # type: ignore[no-any-return]
 
 
-def of_cached(kind: str, folder: Path, rounds: int, steps: int = 5) -> dict[str, Any]:
-    """The rate on the loader's windows over the rate on kept ones, steps of one run in turn."""
+def of_cached(kind: str, folder: Path, rounds: int, steps: int = 6) -> dict[str, Any]:
+    """The rate on the loader's windows over the rate on kept ones, blocks of steps in turn; nothing is decoded while kept ones are used.
+
+    The windows that a new loader has ready before its block's first step is timed are not counted.
+    """
     import ingot
     from ingot.train.step import step
 
@@ -129,19 +134,38 @@ def of_cached(kind: str, folder: Path, rounds: int, steps: int = 5) -> dict[str,
     state = run.state()
     state.progress.entering = True
     stage = run.program.enter(state)
-    fresh = stage.open(0, stage.batch_rows, stage.micro_rows)
-    loader = iter(fresh)
-    kept = cycle(list(islice(loader, 4)))
+    row = 0
+
+    def block(windows: Iterator[Any], count: int) -> list[float]:
+        times = []
+        for _ in range(count):
+            began = time.perf_counter()
+            window = [stage.prepare(micro) for micro in next(windows)]
+            step(
+                state,
+                window,
+                run.layout,
+                side_weights=stage.side,
+                hooks=stage.hooks,
+                judge=lambda found: True,
+                stop=lambda: False,
+                phase=lambda name: nullcontext(),
+            )
+            times.append(time.perf_counter() - began)
+        return times
+
     seconds: dict[str, list[float]] = {"cached": [], "loader": []}
+    kept: list[Any] = []
     for number in range(rounds + 1):
-        for name, windows in (("cached", kept), ("loader", loader)):
-            for _ in range(steps):
-                began = time.perf_counter()
-                window = [stage.prepare(micro) for micro in next(windows)]
-                step(state, window, run.layout, side_weights=stage.side, hooks=stage.hooks)
-                if number:
-                    seconds[name].append(time.perf_counter() - began)
-    fresh.close()
+        opened = stage.open(row, stage.batch_rows, stage.micro_rows)
+        loaded = iter(opened)
+        kept = kept or list(islice(loaded, 4))
+        times = block(loaded, steps + 3)[3:]  # 2 were ready, 1 was begun
+        opened.close()
+        row += (steps + 8) * stage.batch_rows
+        if number:
+            seconds["loader"] += times
+            seconds["cached"] += block(cycle(kept), steps)
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     total = {name: statistics.mean(values) for name, values in seconds.items()}
     return {

@@ -1,6 +1,7 @@
 """What every optimizer's step costs over AdamW's, against what its arithmetic explains, on the weights of small GPTs.
 
     python benchmarks/optimizers.py [METHOD ...] [--sizes 384x6 1024x2] [--vocabulary 8192] [--turns 9] [--threads 1] [--device cpu] [--write]
+    python benchmarks/optimizers.py --write-docs      the table of docs/optimizers.md from the results, timing nothing
 
 share = the method's step / (AdamW's step + the arithmetic that the method has and AdamW has not); above 1.25 it is a miss. In every
 turn AdamW (torch's, fused), the method and the kernels of its arithmetic are timed one after another, so that a busy machine slows
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -37,6 +39,7 @@ from ingot.core.resolve import spec
 
 CHUNK, STREAM = 2**16, 2**24
 RESULTS = _machine.ROOT / "benchmarks" / "results" / "optimizer_steps.json"
+PAGE, START, END = _machine.ROOT / "docs" / "optimizers.md", "<!-- from benchmarks/optimizers.py -->\n", "<!-- end -->\n"
 ONE = {"lr": 1e-6}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {} if name == "sam" else ONE) for name in parts_in("optim")},
@@ -212,6 +215,42 @@ def measured(label: str, named: list[tuple[str, tuple[int, ...], Axes]], turns: 
     return result | {"times_adamw": (step + more) / base, "share": _machine.spread(shares)}
 
 
+def bytes_per_weight(label: str) -> float:
+    """State of an optimizer at the LLaMA-1B shape, over its weights; where it trains some blocks at a time, in the dearest period."""
+    sys.path.insert(0, str(_machine.ROOT / "tests" / "optim"))
+    from test_state_memory import held_bytes, llama
+
+    names, sizes, axes = zip(*llama(2048, 5461, 24, 32000))
+    weights = [nn.Parameter(torch.empty(size, device="meta")) for size in sizes]
+    part, knobs = CASES[label]
+    optimizer = spec("optim", part, **knobs).build(params=[{"params": weights, "names": list(names), "axes": list(axes)}])
+    if hasattr(optimizer, "stand_at_dearest"):
+        optimizer.stand_at_dearest()
+    optimizer.init_state()
+    return float(held_bytes(optimizer)) / sum(weight.numel() for weight in weights)
+
+
+def table() -> str:
+    """Markdown: every method's state, least first, and what its step was measured to cost."""
+    sizes = json.loads(RESULTS.read_text(encoding="utf-8"))["sizes"]
+    lines = [
+        f"| | state, bytes per weight | {' | '.join(f'step, x AdamW, {size}' for size in sizes)} |",
+        "|---|" + "---:|" * (1 + len(sizes)),
+    ]
+    for state, label in sorted((bytes_per_weight(label), label) for label in CASES):
+        part, _, variant = label.partition(", ")
+        times = [f"{found[label]['times_adamw']:.1f}" if label in found else "not run" for found in sizes.values()]
+        lines.append(f"| `{part}`{', ' + variant if variant else ''} | {state:.2f} | {' | '.join(times)} |")
+    return "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """docs/optimizers.md with the table as it is now."""
+    text = PAGE.read_text(encoding="utf-8")
+    head, _, rest = text.partition(START)
+    return head + START + table() + END + rest.partition(END)[2]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="*", metavar="METHOD", default=list(CASES))
@@ -220,7 +259,11 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--write", action="store_true", help="keep the figures in results/, beside those of other methods and sizes there")
+    parser.add_argument("--write-docs", action="store_true", help="the table of docs/optimizers.md, timing nothing")
     given = parser.parse_args()
+    if given.write_docs:
+        PAGE.write_text(page(), encoding="utf-8")
+        return
     torch.set_num_threads(given.threads)
     results: dict[str, Any] = {}
     for size in given.sizes:

@@ -1,10 +1,10 @@
 """How honest the verdicts of races are: simulated races of known truth, and real tiny races of a baseline against itself.
 
-    python benchmarks/race_statistics.py            simulations, a minute
+    python benchmarks/race_statistics.py            simulations, some minutes
     python benchmarks/race_statistics.py --real     also 20 real races, 120 trials of a fraction of a second
 
 False verdicts without an effect at 3, 5 and 10 seeds; the planted effect of 1 % at the seed count that race recommends; what early
-stopping does to survivors; a percentile bootstrap of as many pairs, for comparison.
+stopping does to survivors; races looked at again after 3, 5, 8 and 12 seeds; a percentile bootstrap of as many pairs, for comparison.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any
 from _machine import write
 
 RACES = 2000
+LOOKS = ((3, 5, 8, 12), (4, 8))
 
 
 def simulated() -> dict[str, Any]:
     """2,000 races for every setting."""
     import numpy as np
 
-    from ingot.race.simulate import SHAPES, false_verdicts, power_at_recommended, runs, stopping_bias
+    from ingot.race.simulate import SHAPES, false_verdicts, power_at_recommended, repeated_looks, runs, stopping_bias
 
     without = [
         {"shape": shape, "seeds": seeds, "contenders": contenders}
@@ -41,6 +42,16 @@ def simulated() -> dict[str, Any]:
         for own in (0.003, 0.004, 0.005)
         for contenders in (1, 3)
     ]
+    looked = [
+        {"shape": shape, "seeds": list(seeds), "contenders": contenders, "planned": planned, "corrected": corrected}
+        | repeated_looks(
+            races=RACES, seeds=seeds, contenders=contenders, shape=shape, planned=planned, corrected=corrected, seed=len(seeds)
+        )
+        for shape in SHAPES
+        for seeds in LOOKS
+        for contenders in (1, 3)
+        for planned, corrected in ((1, True), (len(seeds), True), (1, False))
+    ]
     draw, bootstrap = np.random.default_rng(0), {}
     for seeds in (3, 5, 10):
         wrong = 0
@@ -56,6 +67,8 @@ def simulated() -> dict[str, Any]:
         "planted_1_percent": planted,
         "worst_power": min(one["found"] for one in planted),
         "worst_false_after_pilot": max(one["all_false"] for one in planted),
+        "repeated_looks": looked,
+        "worst_false_after_looks": max(one["false"] for one in looked if one["corrected"]),
         "early_stopping": stopping_bias(races=RACES, seeds=6, effects_true=[0.0, 0.03, 0.0]),
         "percentile_bootstrap_false": bootstrap,
     }
@@ -73,7 +86,7 @@ def real(races: int = 20, seeds: int = 3) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         folder = files(Path(place) / "race")
         (folder / "race.yaml").write_text(
-            "baseline: {recipe: base.yaml}\ncontenders: {same: {shares: [1.0]}}\nbudget: 5120 tokens\nevaluations: 2\n"
+            "baseline: {recipe: base.yaml}\ncontenders: {same: {shares: [1.0]}}\nbudget: 5120 tokens\ntuning: {trials: 1}\nevaluations: 2\n"
         )
         os.chdir(folder)
         try:

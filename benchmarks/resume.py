@@ -2,7 +2,8 @@
 
     python benchmarks/resume.py [--kills 15] [--inside-save 5]
 
-Accumulation of three micro-batches, a mixture of two sources, beyond one epoch.
+Accumulation of three micro-batches, a mixture of two sources, beyond one epoch. Every kill strikes a process that has made at least one
+step since it resumed; its count stands beside it. Fails when fewer kills struck than asked, or when a case stays within one epoch.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ RECIPE = {
     "data": {
         "train": {
             "name": "mixture",
-            "weights": {"json": 0.7, "email": 0.3},
-            "sources": {name: {"name": "python_library", "packages": [name]} for name in ("json", "email")},
+            "weights": {"json": 0.7, "tomllib": 0.3},
+            "sources": {name: {"name": "python_library", "packages": [name]} for name in ("json", "tomllib")},
         },
         "holdout": 0.2,
         "tokenizer": {"name": "bpe", "vocabulary": 512},
@@ -98,8 +99,21 @@ def main() -> None:
             )
             if not done.stdout.strip():
                 raise SystemExit(done.stderr)
-            results[case] = json.loads(done.stdout)
-    write("resume", {"equal": all(item["equal"] for item in results.values()), "cases": results})
+            found = results[case] = json.loads(done.stdout)
+            if "errors" in found or len(found["kills"]) < options.kills + options.inside_save or found["epochs"] <= 1:
+                raise SystemExit(f"{case} shows too little:\n{done.stdout}{done.stderr}")
+            found["recipe"] = path.name
+    kills = [kill for item in results.values() for kill in item["kills"]]
+    write(
+        "resume",
+        {
+            "equal": all(item["equal"] for item in results.values()),
+            "kills": len(kills),
+            "inside_save": sum(kill["inside_save"] for kill in kills),
+            "fewest_steps_before_a_kill": min(kill["steps_this_attempt"] for kill in kills),
+            "cases": results,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -121,6 +121,12 @@ DESIGNS: dict[str, dict[str, Any]] = {
 }
 
 VARIANTS: dict[str, dict[str, Any]] = {
+    "critical_batch, target_loss": {
+        "form": "critical_batch",
+        "table": cross(batch=np.geomspace(2e4, 2e7, 8), target_loss=np.linspace(2.5, 4.0, 5)),
+        "truth": {"S_min": 2e5, "B_crit": 2e8, "p": 3.0, "q": 4.76},
+        "sigma": 0.03,
+    },
     "data_mixing, sum": {
         "form": "data_mixing",
         "knobs": {"combine": "sum"},

@@ -4,14 +4,18 @@
     python benchmarks/scaling_laws.py published speed  some sections; the results of the others are kept
     python benchmarks/scaling_laws.py coverage moe     coverage of some forms, which are named last; the results of the others are kept
 
+Each section (and each form of coverage) carries the commit, time and machine of its own run.
+
 published       the refit of Chinchilla's 245 points (Besiroglu et al. 2024), by Huber loss with delta 1e-3, five highest losses left out
-schedules       multi-power law, at the lowest objective and as its paper fits: fitted to three learning-rate schedules, asked about six others; beside it
-                what the authors log for each, and how often each of the two ways does it when the fitted points are weighed otherwise
-mixtures        laws of mixtures at 70 M parameters: five-fold over runs; the law is chosen for each domain by held-out runs among those that are fitted
-over_training   fitted to the cheaper half of the runs, asked about the dearer half
-coverage        90 % profile intervals on 500 synthetic data sets for every form, and for the other shapes of forms that have several
-speed           4,000 bootstrap draws, and that twice the draws take twice the time
-others          loss to loss at ten times the compute; best learning rate and batch; the rest of a half-finished run
+schedules       multi-power law, at the lowest objective and as its paper fits: fitted to three learning-rate schedules, asked about six;
+                beside it what the authors log for each, and how often each way does it when the points are weighed otherwise
+mixtures        laws of mixtures at 70 M parameters: five-fold over runs; each domain's law is chosen by held-out runs among the fitted
+over_training   fitted to the smaller half of the runs, asked about the larger; by compute and by model size (scaling_over_training.py)
+coverage        90 % profile intervals on 500 synthetic data sets for every form, and for the other shapes of forms that have several;
+                the fits start at the truth, and 1 % of the data sets are refitted from all starts
+speed           4,000 bootstrap draws, and that twice the draws take twice the time: seconds by the clock, and of the processor
+continued       the rest of a run that is cut halfway, for nine schedules of two sizes: how often the interval covers it
+others          loss to loss at ten times the compute; best learning rate and batch
 """
 
 from __future__ import annotations
@@ -27,8 +31,9 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from _machine import text_folder, write
+from _machine import facts, text_folder
 from scaling_designs import DESIGNS, VARIANTS
+from scaling_over_training import over_training as halves
 
 from ingot.scaling import Fit, compare, continued, fit
 from ingot.scaling.coverage import coverage
@@ -237,45 +242,8 @@ def _off(pairs: dict[str, dict[str, np.ndarray]], domains: tuple[str, ...], weig
 
 
 def over_training() -> dict[str, Any]:
-    """The cheaper half of a corpus is nine runs. Seven are of one size; the other two spent 53 % and 106 % of their tokens in warm-up.
-
-    So what the size does is known from two runs that were cut short, and tokens are counted with and without the warm-up; in the last rows, runs
-    that never left the warm-up are neither fitted nor predicted.
-    """
     table = rename(read(data() / "overtraining_losses_small.csv"), {"flop": "6*params*tokens", "warmup_tokens": "warmup*global_batch*2048"})
-    table["flop"] = table["params"] * table["tokens"] * 6
-    left = table["warmup_tokens"] < table["tokens"]
-    bare = {name: column for name, column in table.items() if name != "warmup_tokens"}
-    found = {}
-    for name, rows, keep in (
-        ("warm-up discounted", table, left | True),
-        ("as published", bare, left | True),
-        ("warm-up discounted, runs that left it", table, left),
-    ):
-        for share in (0.5, 0.7):
-            found[f"{name}, fitted to the cheaper {share:.0%}"] = _dearer(rows, keep, share)
-    return found
-
-
-def _dearer(table: Table, keep: np.ndarray, share: float) -> dict[str, Any]:
-    errors: dict[str, list[float]] = {}
-    sizes: set[str] = set()
-    for corpus in np.unique(table["dataset"]).tolist():
-        for valid in np.unique(table["valid_set"]).tolist():
-            chosen = (table["dataset"] == corpus) & (table["valid_set"] == valid)
-            cheap = table["flop"] <= np.quantile(table["flop"][chosen], share)
-            seen, dear = take(table, chosen & cheap & keep), take(table, chosen & ~cheap & keep)
-            sizes |= {f"{count} of {size / 1e6:.0f} M" for size, count in zip(*np.unique(seen["params"], return_counts=True))}
-            errors.setdefault(valid, []).extend(relative(fit("over_training", seen, **QUIET)(dear), dear["loss"]).tolist())
-    means = {valid: float(np.mean(values)) for valid, values in errors.items()}
-    every = [one for values in errors.values() for one in values]
-    return {
-        "mean_error": float(np.mean(every)),
-        "median_error": float(np.median(every)),
-        "fitted_runs": sorted(sizes),
-        "by_validation_set": means,
-        "validation_sets_within_2_percent": sum(mean <= 0.02 for mean in means.values()),
-    }
+    return halves(table)
 
 
 def coverages(names: list[str], before: dict[str, Any]) -> dict[str, Any]:
@@ -283,11 +251,11 @@ def coverages(names: list[str], before: dict[str, Any]) -> dict[str, Any]:
     found = {name: one for name, one in before.get("forms", {}).items() if names}
     designs = DESIGNS | VARIANTS
     for name in names or designs:
-        design, began = designs[name], time.perf_counter()
+        design, stamp, began = designs[name], facts(), time.perf_counter()
         found[name] = coverage(
             design.get("form", name), design["table"], design["truth"], sigma=design["sigma"], draws=500, knobs=design.get("knobs")
         )
-        found[name]["seconds"] = time.perf_counter() - began
+        found[name] |= {"seconds": time.perf_counter() - began, "stamp": stamp}
         print(f"{name}: {found[name]['lowest']:.3f} to {found[name]['highest']:.3f} in {found[name]['seconds']:.0f} s", flush=True)
     low, high = min(one["lowest"] for one in found.values()), max(one["highest"] for one in found.values())
     return {
@@ -328,23 +296,50 @@ def others() -> dict[str, Any]:
         cheap = rows["flop"] <= rows["flop"].max() / 10
         pairs[corpus] = float(relative(fit("loss_to_loss", take(rows, cheap), **QUIET)(take(rows, ~cheap)), rows["loss"][~cheap]).mean())
     steps = rename(read(data() / "lr_batch_sweep_dense_small.csv.gz"), {"params": "params_non_embedding", "batch": "batch_size*2048"})
-    bowl = fit("batch_lr", steps | {"loss": steps["smooth_loss"]}, draws=0, backtest=False)
-    curves, ends = read(data() / "lr_schedule_loss_curves.csv"), {}
-    for millions in (25, 100):
-        for run, cut in (("constant_24000", 12000), ("cosine_24000", 12000), ("wsd_20000_24000", 18000), ("cosine_72000", 36000)):
-            rows = where(curves, [f"model_millions={millions}", f"schedule={run}"])
-            later = take(rows, rows["step"] > cut)
-            answer = continued(take(rows, rows["step"] <= cut), later)
-            ends[f"{millions} M, {run} from step {cut}"] = {
-                "end_error": float(answer.loss[-1] / later["loss"][-1] - 1),
-                "mean_error": float(relative(answer.loss, later["loss"]).mean()),
-                "covered": float(((answer.low <= later["loss"]) & (later["loss"] <= answer.high)).mean()),
-            }
+    bowl = fit("batch_lr", steps | {"loss": steps["smooth_loss"]}, draws=0)
     exponents = {
         name: {"estimate": bowl.estimates[name], "interval": bowl.intervals[name], "published": value}
         for name, value in (("a", -0.713), ("b", 0.307), ("e", 0.571))
     }
-    return {"loss_to_loss_mean_error_at_10x": pairs, "batch_lr_exponents": exponents, "continued": ends}
+    return {"loss_to_loss_mean_error_at_10x": pairs, "batch_lr_exponents": exponents, "batch_lr_past_choices": bowl.backtest}
+
+
+def continued_runs() -> dict[str, Any]:
+    """Every run cut halfway. unseen: what `ingot.scaling.running` takes for the effect of a falling rate, from 25 M; 100 M judge it."""
+    curves, found = read(data() / "lr_schedule_loss_curves.csv"), {}
+    for law in ("multi_power", "annealing"):
+        runs: dict[str, Any] = {}
+        ratios: dict[int, list[float]] = {25: [], 100: []}
+        for millions in ratios:
+            for run in dict.fromkeys(curves["schedule"].tolist()):
+                rows = where(curves, [f"model_millions={millions}", f"schedule={run}"])
+                sofar = rows["step"] <= rows["step"][-1] / 2
+                later = take(rows, ~sofar)
+                answer = continued(take(rows, sofar), later, law=law)
+                off, effect = answer.loss / later["loss"] - 1, np.abs(answer.effect) / answer.loss
+                if (much := effect > 2e-3).any():
+                    ratios[millions].append(float(((off[much] / effect[much]) ** 2).mean()))
+                runs[f"{millions} M, {run}"] = {
+                    "end_error": float(off[-1]),
+                    "mean_error": float(np.abs(off).mean()),
+                    "half_width_at_the_end": float((answer.high[-1] - answer.low[-1]) / 2 / answer.loss[-1]),
+                    "covered": float(((answer.low <= later["loss"]) & (later["loss"] <= answer.high)).mean()),
+                    "end_covered": bool(answer.low[-1] <= later["loss"][-1] <= answer.high[-1]),
+                }
+                print(f"{law}, {millions} M, {run}: {runs[f'{millions} M, {run}']['covered']:.3f} covered", flush=True)
+        found[law] = {
+            "level": 0.9,
+            "covered_mean": {f"{size} M": _mean(runs, size, "covered") for size in ratios},
+            "covered_lowest": min(one["covered"] for one in runs.values()),
+            "ends_covered": {f"{size} M": _mean(runs, size, "end_covered") for size in ratios},
+            "unseen": {f"{size} M": float(np.sqrt(np.mean(several))) for size, several in ratios.items()},
+            "runs": runs,
+        }
+    return found
+
+
+def _mean(runs: dict[str, Any], millions: int, key: str) -> float:
+    return float(np.mean([one[key] for name, one in runs.items() if name.startswith(f"{millions} M")]))
 
 
 RESULTS = Path(__file__).parent / "results" / "scaling_laws.json"
@@ -354,6 +349,7 @@ SECTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "mixtures": mixtures,
     "over_training": over_training,
     "speed": speed,
+    "continued": continued_runs,
     "others": others,
 }
 NAMES = [*SECTIONS, "coverage"]
@@ -365,14 +361,18 @@ def main() -> None:
     at = asked.index("coverage") + 1 if "coverage" in asked else len(asked)
     chosen, forms = asked[:at] or NAMES, asked[at:]
     before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    results: dict[str, Any] = {}
     for name in chosen:
-        began = time.perf_counter()
-        results[name] = coverages(forms, before.get("coverage", {})) if name == "coverage" else SECTIONS[name]()
+        stamp, began = facts(), time.perf_counter()
+        section = coverages(forms, before.get("coverage", {})) if name == "coverage" else SECTIONS[name]()
+        keep(name, {"stamp": stamp} | section)
         print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
-    # Read again: another run may have written its sections meanwhile.
+
+
+def keep(name: str, section: dict[str, Any]) -> None:
+    """Put a section beside the others, which are read again: another run may have written its own meanwhile."""
     before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    write("scaling_laws", {name: section for name, section in before.items() if name in NAMES} | results)
+    whole = {known: one for known, one in before.items() if known in NAMES} | {name: section}
+    RESULTS.write_text(json.dumps(whole, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What pre-training on technical text gives: SST-2 and TREC after equal fine-tuning, against the same model from scratch.
 
-    python benchmarks/text_gains.py DATA [--minutes 10] [--seeds 3] [--epochs 4] [--rows 2000] [--width 192] [--depth 4] [--small]
+    python benchmarks/text_gains.py DATA [--tokens 6M] [--seeds 3] [--epochs 4] [--rows 2000] [--width 192] [--depth 4] [--small]
 
-For every seed: masked_lm, replaced_token (with a generator) and span_corruption are trained on DATA/text/technical for so many minutes each,
+For every seed: masked_lm, replaced_token (with a generator) and span_corruption are trained on so many tokens of DATA/text/technical,
 and every model, and one of the same shape as initialized, is fine-tuned on DATA/classification_en/{sst2,trec} with the same rows, epochs and
 learning rate. Reported: accuracy on the held-out rows, and the gain over from-scratch of the same shape with its 95 % interval over seeds
 (Student's t on the paired differences), whatever its sign.
@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import _machine
 import torch
-from scipy import stats
 
 import ingot
 from ingot.core.recipe import Recipe
@@ -58,7 +56,7 @@ def recipe(data: Path, kind: str, seed: int, given: argparse.Namespace, cache: s
             "model": {"width": given.width, "embedding": "token", "encoder": stack, "objective": objective} | further,
             "stages": [
                 {
-                    "budget": f"{given.minutes} min",
+                    "budget": f"{given.tokens} tokens",
                     "batch": "64 rows",
                     "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01},
                     "schedule": {"lr": {"name": "cosine", "warmup": "5%"}},
@@ -103,13 +101,6 @@ def fine_tuned(run: Any, data: Path, given: argparse.Namespace, seed: int) -> di
     return found
 
 
-def interval(differences: list[float]) -> dict[str, float]:
-    """Mean and half the width of its 95 % interval."""
-    mean, count = statistics.fmean(differences), len(differences)
-    half = float(stats.t.ppf(0.975, count - 1)) * statistics.stdev(differences) / count**0.5 if count > 1 else float("nan")
-    return {"mean": mean, "half_width": half}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -123,12 +114,12 @@ def main() -> None:
         ("vocabulary", 8192),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--tokens", default="6M", help="that every model is pre-trained on")
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--small", action="store_true", help="seconds instead of hours: to see that it runs; nothing is written")
     given = parser.parse_args()
     if given.small:
-        given.minutes, given.seeds, given.epochs, given.rows, given.width, given.depth, given.vocabulary = 0.03, 1, 1, 64, 32, 1, 512
+        given.tokens, given.seeds, given.epochs, given.rows, given.width, given.depth, given.vocabulary = 20_000, 1, 1, 64, 32, 1, 512
     results: dict[str, Any] = {
         "settings": {name: value for name, value in vars(given).items() if name != "data"},
         "accuracy": [],
@@ -146,7 +137,7 @@ def main() -> None:
     for kind in ("masked_lm", "replaced_token", "span_corruption"):
         lines = [line for line in results["accuracy"] if line["objective"] == kind]
         results["gain"][kind] = {
-            task: interval([line["pre_trained"][task] - line["from_scratch"][task] for line in lines]) for task in TASKS
+            task: _machine.paired([line["pre_trained"][task] - line["from_scratch"][task] for line in lines]) for task in TASKS
         }
     print(json.dumps(results["gain"])) if given.small else _machine.write("text_gains", results)
 

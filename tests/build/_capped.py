@@ -1,4 +1,4 @@
-"""Run by test_fit.py: trains a recipe whose activations take gigabytes under a cap, and prints what was chosen and measured, as JSON.
+"""Run by test_memory_fit.py: trains a recipe whose activations take gigabytes under a cap, and prints what was chosen and measured, as JSON.
 
 python _capped.py FOLDER BYTES (0: forecasts the naive need and trains nothing)
 """
@@ -15,7 +15,7 @@ import torch
 
 import ingot
 import ingot.ledger.machine
-from ingot.build.fit import settle_naively
+from ingot.build.memory_fit import settle_naively
 from ingot.core.recipe import Recipe
 from ingot.ledger.memory import process_peak
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,21 @@ def test_two_rounds_of_units_resume_to_the_bit(train: Any) -> None:
     shutil.rmtree(".ingot/annotations")
     with pytest.raises(RunError, match="is gone"):
         train("gone")
+
+
+def test_a_disk_that_fills_while_units_are_kept_is_one_line(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = np.save
+
+    def save(path: Path, values: np.ndarray, **more: Any) -> None:
+        if path.name.endswith("values.npy"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, values, **more)
+
+    monkeypatch.setattr(np, "save", save)
+    with pytest.raises(RunError) as caught:
+        train("full")
+    assert "annotations" in str(caught.value) and str(caught.value).endswith("cannot be written: No space left on device")
+    assert not list(Path(".ingot/annotations").iterdir())
 
 
 def test_units_are_asked_for_and_counted_alike() -> None:

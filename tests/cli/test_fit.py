@@ -58,6 +58,49 @@ def test_fit_by_group(points: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two domains: `steep` obeys a sum of exponentials that no product can say, `even` a product."""
+    path, rng = tmp_path_factory.mktemp("mixed") / "mixed.csv", np.random.default_rng(0)
+    shares = rng.dirichlet((1.0, 1.0, 1.0), 30)
+    losses = {"steep": 1.5 + 0.4 * np.exp(shares * [-12.0, 0.3, -1.0]).sum(1), "even": 1.9 + np.exp(shares @ [-1.5, 0.6, 0.4])}
+    rows = [
+        f"{domain},{a},{b},{c},{loss * np.exp(0.001 * rng.normal())}"
+        for domain, values in losses.items()
+        for (a, b, c), loss in zip(shares, values)
+    ]
+    path.write_text("\n".join(["valid_domain,mix_a,mix_b,mix_c,loss", *rows]) + "\n")
+    return path
+
+
+def test_several_laws_are_compared_and_the_best_is_named(mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each domain by the law that made it; in text, as JSON, and in what is saved."""
+    words = ("fit", "data_mixing,data_mixing:combine=sum", str(mixed), "--by", "valid_domain", "--draws", "0", "--interval", "none")
+    found = answer(capsys, *words, "--save", str(tmp_path / "best.json"))
+    assert {name: one["best"] for name, one in found["groups"].items()} == {"steep": "data_mixing:combine=sum", "even": "data_mixing"}
+    assert found["best"] == "data_mixing:combine=sum", "the product misses the steep domain by far more than the sum misses the even one"
+    for one in found["groups"].values():
+        errors = [row["held_out"] for row in one["laws"]]
+        assert errors == sorted(errors) and set(one["fits"]) == {"data_mixing", "data_mixing:combine=sum"}
+    kept = json.loads((tmp_path / "best.json").read_text())["fits"]
+    assert kept["steep"]["knobs"] == {"combine": "sum"} and kept["even"]["knobs"] == {}
+    assert main([*words]) == 0
+    shown = capsys.readouterr().out
+    assert "best over all: data_mixing:combine=sum" in shown and "held-out error" in shown and "best for so many of 2" in shown
+    one = answer(capsys, "fit", words[1], str(mixed), "--where", "valid_domain=even", "--draws", "0", "--interval", "none")
+    assert one["best"] == "data_mixing" and one["laws"][0]["law"] == "data_mixing"
+
+
+def test_frontiers_are_found_once_a_fit(points: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from ingot.scaling import frontier
+
+    calls: list[Any] = []
+    whole = frontier.frontiers
+    monkeypatch.setattr(frontier, "frontiers", lambda one: calls.append(one) or whole(one))
+    assert main(["fit", "chinchilla", str(points), *FIT, "--no-backtest", "--interval", "none"]) == 0
+    assert len(calls) == 1 and "N_opt ~ C^" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
 def curves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three schedules of a law that knows S_1 alone, warm-up ended at step 100."""
     path, step = tmp_path_factory.mktemp("curves") / "curves.csv", np.arange(100.0, 4000.0, 100.0)
@@ -96,6 +139,35 @@ def test_predict_a_budget(saved: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "within the range" in capsys.readouterr().out
 
 
+def test_what_was_never_tested_is_refused_in_one_line(points: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "never.json"
+    assert main(["fit", "chinchilla", str(points), *FIT, "--no-backtest", "--save", str(path)]) == 0
+    capsys.readouterr()
+    assert main(["predict", str(path), "--budget", "1e27flops"]) == 2
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert "nothing tells how wrong" in first and "never back-tested" in first and "--untested" in first and rest == ["1 error."]
+    found = answer(capsys, "predict", str(path), "--budget", "1e27flops", "--untested")
+    assert found["past"]["tested"] is False and found["reach"] > 1e6
+    assert main(["predict", str(path), "--at", "params=1e8,tokens=2e9"]) == 0, "inside the data nothing is extrapolated"
+
+
+def test_accuracy_at_a_budget_goes_through_the_loss(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loss, draw = np.linspace(1.9, 3.6, 30), np.random.default_rng(0)
+    seen = 0.25 + 0.6 / (1 + np.exp(4 * (loss - 2.7))) + 0.004 * draw.normal(size=30)
+    (tmp_path / "task.csv").write_text("\n".join(["loss,accuracy", *(f"{a},{b}" for a, b in zip(loss, seen))]))
+    task = tmp_path / "task.json"
+    assert main(["fit", "downstream", str(tmp_path / "task.csv"), "--draws", "60", "--save", str(task)]) == 0
+    capsys.readouterr()
+    assert main(["predict", str(task), "--budget", "1e21flops"]) == 2 and "--through" in capsys.readouterr().err
+    found = answer(capsys, "predict", str(task), "--through", str(saved), "--budget", "1e21flops")
+    first = answer(capsys, "predict", str(saved), "--budget", "1e21flops")
+    assert found["through"]["value"] == first["value"] and found["choice"] == first["choice"]
+    assert found["value"] == pytest.approx(0.25 + 0.6 / (1 + np.exp(4 * (first["value"] - 2.7))), abs=0.01)
+    assert found["low"] < found["value"] < found["high"]
+    assert main(["predict", str(task), "--through", str(saved), "--budget", "1e21flops"]) == 0
+    assert "accuracy 0." in (shown := capsys.readouterr().out) and "through loss" in shown and "best params" in shown
+
+
 def test_predict_a_crossing(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert answer(capsys, "predict", str(saved), "--against", str(saved))["crossing_draws"] is not None
 
@@ -130,6 +202,8 @@ def test_predict_the_rest_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture
         (["predict", "{saved}"], "wants --budget or --at"),
         (["predict", "{saved}", "--budget", "3h"], "FLOPs"),
         (["predict"], "wants a FIT.json"),
+        (["fit", "kaplan,chinchilla", "{points}", "--no-backtest", "--columns", "params=size,tokens=flop/6/size"], "held-out errors"),
+        (["predict", "{saved}", "--through", "{saved}", "--budget", "1e20flops"], "reads no loss"),
         (["predict", "--job", "nowhere"], "cannot read"),
     ],
 )

@@ -137,8 +137,24 @@ def bert(out: Path) -> None:
     )
 
 
+def qwen(name: str, **more: Any) -> Callable[[Path], None]:
+    """Qwen2 and Qwen3: byte-level tokens, the end of a text marks its beginning too."""
+
+    def make(out: Path) -> None:
+        tokenizer = byte_level(["<|endoftext|>"])
+        transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(out)
+        config = getattr(transformers, f"{name}Config")(
+            **SIZES, **more, vocab_size=tokenizer.get_vocab_size(), num_key_value_heads=2, bos_token_id=0, eos_token_id=0
+        )
+        getattr(transformers, f"{name}ForCausalLM")(config).save_pretrained(out)
+
+    return make
+
+
 SHAPES: dict[str, tuple[Callable[[Path], None], str, dict[str, int]]] = {
     "llama": (llama, "AutoModelForCausalLM", {"bos_token_id": 1, "eos_token_id": 2}),
+    "qwen2": (qwen("Qwen2", tie_word_embeddings=True), "AutoModelForCausalLM", {"bos_token_id": 0, "eos_token_id": 0}),
+    "qwen3": (qwen("Qwen3", head_dim=16), "AutoModelForCausalLM", {"bos_token_id": 0, "eos_token_id": 0}),
     "gpt2": (gpt2, "AutoModelForCausalLM", {"bos_token_id": 0, "eos_token_id": 0}),
     "bert": (bert, "AutoModelForMaskedLM", {"pad_token_id": 0}),
 }
@@ -188,6 +204,13 @@ def test_the_tokenizer_comes_out_as_it_went_in(shape: str, capsys: pytest.Captur
     theirs, ours = (transformers.AutoTokenizer.from_pretrained(folder) for folder in ("model", "out"))
     for text in (*texts()[:3], "Ünïcode  and\tspace 東京 <s> [MASK]"):
         assert ours(text)["input_ids"] == theirs(text)["input_ids"]
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "qwen3"], indirect=True)
+def test_plan_and_check_look_at_the_folder_s_model(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", RECIPE, "--from", "hf:model", "--memory", "1 GiB", "--json", *SETTINGS]) == 0
+    model = getattr(transformers, SHAPES[shape][1]).from_pretrained("model")
+    assert json.loads(capsys.readouterr().out)["parameters"] == sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("shape", ["bert"], indirect=True)

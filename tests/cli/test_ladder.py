@@ -1,4 +1,4 @@
-"""From a ladder to a plan: ingot ladder, fit of run folders, page, predict, crossover, the rest of a run, plan with a budget."""
+"""From a ladder to a plan: ingot ladder, fit of run folders, page, predict, where two fits cross, the rest of a run, plan with a budget."""
 
 from __future__ import annotations
 
@@ -102,8 +102,10 @@ def test_held_out_rows_are_predicted_not_fitted(answer: Any) -> None:
     assert found["error"]["n"] == 4 and len(found["held_out"]) == 1 and found["held_out"][0]["reach"] > 1
 
 
-def test_plan_buys_the_budget(answer: Any) -> None:
-    found = answer("plan", "base.yaml", "--budget", "1e12flops", "--fit", "runs/ladders/steps/fit.json")
+def test_plan_buys_the_budget(answer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("plan", "base.yaml", "--budget", "1e12flops", "--fit", "runs/ladders/steps/fit.json")
+    assert main([*words]) == 2 and "nothing tells how wrong" in capsys.readouterr().err
+    found = answer(*words, "--untested")
     best, points = found["best"], answer("ladder", "steps.yaml", "--dry-run")["rungs"]
     assert best["choice"]["params"] > max(one["params"] for one in points) and found["settings"]["model.width"] > 24
     assert found["settings"]["model.width"] % found["settings"]["model.encoder.mixer.heads"] == 0
@@ -116,9 +118,9 @@ def test_where_two_fits_cross(answer: Any, climbed: Path, capsys: pytest.Capture
         rows = [f"{10.0**power},{1 + A * 10.0 ** (-alpha * power)}" for power in range(6, 16)]
         (climbed / f"{name}.csv").write_text("\n".join(["flop,loss", *rows]))
         answer("fit", "power", f"{name}.csv", "--knob", "over=flop", "--save", f"{name}.json", "--draws", "20")
-    found = answer("predict", "one.json", "two.json", "--crossover")
+    found = answer("predict", "one.json", "--against", "two.json")
     assert found["at"] == pytest.approx(1e10, rel=0.1) and found["lower_before"] == "first"
-    assert main(["predict", "one.json", "two.json"]) == 2 and "--crossover" in capsys.readouterr().err
+    assert main(["predict", "one.json", "two.json"]) == 2 and "two.json" in capsys.readouterr().err
 
 
 def test_the_end_of_a_run(answer: Any, climbed: Path) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from ingot.cli import _dispatch, commands, main, page
+from ingot.cli import GROUPS, _dispatch, commands, main, page
 from ingot.core.errors import Problem, RunError, UserError
+from ingot.core.version import installed_version
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,6 +115,16 @@ def test_other_ranks_are_silent(capsys: pytest.CaptureFixture[str], monkeypatch:
     assert main(["check", "missing.yaml"]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err == ""
+
+
+def test_every_command_has_its_group() -> None:
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(commands()) and "\nothers:" not in page()
+
+
+def test_the_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ingot {installed_version()}\n"
 
 
 def test_the_page_has_no_holes() -> None:

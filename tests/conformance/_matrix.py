@@ -86,7 +86,7 @@ def beside(name: str) -> Any:
     return module
 
 
-suite, rows = beside("conftest"), beside("_matrix_rows")
+suite, rows, variants = beside("conftest"), beside("_matrix_rows"), beside("_variants")
 Rows, source_known = rows.Rows, rows.source_known
 Tree = dict[str, Any]
 
@@ -473,7 +473,7 @@ class Part:
 
     def __init__(self, case: Any):
         self.case, self._setup, self._base = case, None, None
-        self.name = f"{case.slot}/{case.name}" + (f" {case.number}" if case.number else "")
+        self.name = variants.row_name(case.slot, case.name, case.number)
 
     @property
     def setup(self) -> Setup:
@@ -498,8 +498,13 @@ class Part:
 
 
 def parts(slots: tuple[str, ...] = SLOTS, every: bool = False) -> list[Part]:
-    """Every part of the slots that the suites know how to make; every: in every way that they name."""
-    return [Part(case) for slot in slots for case in suite.cases(slot) if every or not case.number]
+    """Every part of the slots that the suites know how to make, with its variants; every: in every way that the suites name."""
+    return [
+        Part(case)
+        for slot in slots
+        for case in suite.cases(slot)
+        if every or not case.number or (slot, case.name, case.number) in variants.VARIANTS
+    ]
 
 
 def draw(*what: str, seed: int = 4) -> int:

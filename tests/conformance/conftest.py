@@ -32,6 +32,7 @@ WIDTH, SEQUENCE, VOCABULARY = 16, 12, 24
 ORDINARY: dict[str, Any] = {"heads": 2, "depth": 2, "lr": 0.01, "base_width": 8, "mixer": {"name": "attention", "heads": 2}}
 SENTINELS = [20, 21, 22, 23]
 STEM: dict[str, Any] = {"channels": 8, "kernels": [4, 3], "strides": [3, 2], "neighbors": 4, "groups": 4}
+TEACHER: dict[str, Any] = {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}}
 # Several ways to make a part; what is not named takes its default.
 KNOBS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("nn.mixer", "attention"): [
@@ -65,6 +66,7 @@ KNOBS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"dropout": 0.2},
         {"block": "hybrid", "norm": "layer", "feedforward": "swiglu", "final_norm": False},
         {"dropout": 0.2, "checkpointing": "full"},
+        {"dropout": 0.2, "checkpointing": "selective"},
     ],
     ("model.decoder", "transformer"): [
         {"cross": {"name": "cross_attention", "heads": 2}, "dropout": 0.2},
@@ -107,6 +109,20 @@ KNOBS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("objective", "masked_series"): [{"rate": 0.5}, {"rate": 0.5, "hide": "zeros", "consistent": True}],
     ("nn.mixer", "mlp_mixing"): [{}, {"hidden": 5, "gated": False}],
     ("objective", "classification"): [{}, {"smoothing": 0.1, "pooling": "first", "norm": "layer", "causal": False}],
+    ("objective", "feature_distillation"): [
+        {"teacher": {"width": 12, "embedding": {"name": "patch", "patch": 2}, "encoder": TEACHER}},
+        {
+            "teacher": {
+                "width": 12,
+                "embedding": {"name": "patch", "patch": 4, "class_token": True},
+                "encoder": TEACHER,
+                "pooling": "first",
+            },
+            "each": "row",
+            "distance": "cosine",
+            "whiten": False,
+        },
+    ],
     ("objective", "regression"): [{}, {"huber": 0.5, "mean": [1.5, 0.5], "std": 2.0}],
     ("model.encoder", "tread"): [{"depth": 3}, {"depth": 3, "dropout": 0.2, "end": 3, "share": 0.3, "checkpointing": "full"}],
     ("objective", "causal_lm"): [{}, {"tied": False, "bias": True, "softcap": 20.0, "z_loss": 0.01}],
@@ -179,6 +195,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "span_corruption": DECODED,
     "mixture_of_denoisers": DECODED,
     "classification": IMAGES,
+    "feature_distillation": IMAGES,
     "regression": IMAGES,
     "forecasting": SERIES,
     "masked_series": SERIES,

@@ -134,6 +134,15 @@ MISSING |= {name: {"paths": ["nowhere"], "seconds": 1.0} for name in ("audio_par
 }
 
 
+def labeled_text(folder: Path) -> dict[str, Any]:
+    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": f"row {n}", "label": n % 3}) + "\n" for n in range(ROWS)))
+    return {"paths": ["texts.jsonl"], "classes": 3}
+
+
+MAKERS |= {"labeled_text": labeled_text, "synthetic_text": lambda folder: {"count": ROWS}}
+MISSING |= {"labeled_text": {"paths": ["nowhere"]}, "synthetic_text": None}
+
+
 @pytest.fixture
 def source(case: Any, tmp_path: Path) -> Any:
     if case.name not in MAKERS:

@@ -164,3 +164,21 @@ def test_scores_have_the_promised_shape(case: Any, tiny_model: Any, batch_of: An
     assert scores.shape == (*batch["tokens"].shape, model.embedding.vocabulary) and scores.dtype == torch.float32
     nll = torch.nn.functional.cross_entropy(scores.mT, batch["targets"].clamp(min=0), reduction="none") * (batch["targets"] >= 0)
     torch.testing.assert_close(nll.sum(1), next(iter(model(batch).values())), rtol=1e-4, atol=1e-4)
+
+
+def test_vitals_belong_to_rows_and_have_bands(case: Any, tiny_model: Any, batch_of: Any) -> None:
+    """What health watches: per row, whatever other rows are beside it, without a trace; every measure with its band."""
+    model = tiny_model(case.spec()).eval()
+    if not hasattr(model.objective, "vitals"):
+        pytest.skip("watches nothing of its own")
+    batch = model.objective.prepare(batch_of(ROWS))
+    with torch.no_grad():
+        whole, some = model.objective.vitals(model, batch), model.objective.vitals(model, take(batch, [5, 2]))
+    for name, value in whole.items():
+        assert len(value) == len(ROWS) and value.isfinite().all(), name
+        torch.testing.assert_close(some[name], value[[5, 2]], rtol=1e-4, atol=1e-5)
+    found = model.objective.bands({name: value.double().mean(dim=0) for name, value in whole.items()})
+    assert bool(found) == bool(whole) and all(least <= most for _, least, most in found.values())
+    assert all(torch.tensor(value).isfinite() for value, _, _ in found.values()) and not any(
+        getattr(module, "side", None) for module in model.modules()
+    )

@@ -15,9 +15,11 @@ from torch import Tensor
 import ingot.hook.ema
 import ingot.nn.router.bias_balanced
 import ingot.optim._projection
+import ingot.optim._quantize
 import ingot.optim.lion
 import ingot.train.state
 import ingot.train.step
+import ingot.transform._carry
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -84,6 +86,34 @@ def test_an_average_that_is_not_carried(caught: Any, tiny_model: Any, batch_of: 
         "state_dict",
         lambda self: {},
     )
+
+
+def test_a_state_that_growth_does_not_carry(caught: Any) -> None:
+    growth = suite("optim/test_growth")
+    nothing = lambda self, name, source, state: None  # noqa: E731
+    caught(lambda: growth.test_wider_every_state_goes_along("adafactor"), ingot.transform._carry.Take, "_keep", nothing)
+
+
+def test_a_moment_that_is_carried_whole_by_every_copy(caught: Any, matrix: Any) -> None:
+    """Copies share the gradient; a momentum that each of them gets whole is twice what it should be."""
+    right = ingot.transform._carry.through
+
+    def whole(tensor: Tensor, maps: Any, factor: str, power: int = 1) -> Tensor:
+        return right(tensor, maps, factor, 0 if factor == "gradient" else power)
+
+    transforms = matrix.beside("test_transform")
+    caught(transforms.test_the_moments_of_cloned_experts_are_their_gradients, ingot.transform._carry, "through", whole)
+
+
+def test_codes_that_are_cleared_instead_of_grown(caught: Any) -> None:
+    right = ingot.optim._quantize.KeepsCodes.in_codes
+
+    def cleared(self: Any, held: Any, axes: Any, shape: Any) -> Any:
+        return {key: torch.zeros_like(value) if key.endswith("_codes") else value for key, value in right(self, held, axes, shape).items()}
+
+    growth = suite("optim/test_growth")
+    owner = ingot.optim._quantize.KeepsCodes
+    caught(lambda: growth.test_codes_are_those_of_the_moments_that_full_numbers_would_have(8), owner, "in_codes", cleared)
 
 
 def equal(matrix: Any, name: str, column: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from ingot.build.schema import Graph
 from ingot.core.parts import load, parts_in, plain, signature
 from ingot.core.recipe import Recipe
 from ingot.core.resolve import resolve
@@ -35,8 +36,6 @@ def fits(case: Any, growth: Growth) -> bool:
 
 
 def test_the_graph_is_a_pure_edit_of_plain_data(case: Any) -> None:
-    from ingot.build.schema import Graph
-
     growth = start(case, PLAIN)
     tree = plain(growth.graph)
     before = copy.deepcopy(tree)
@@ -101,6 +100,62 @@ def test_every_linear_is_carried_or_refused(case: Any, linear: str) -> None:
     first = growth.loss()
     growth.train(12)
     assert growth.loss() < first
+
+
+MIXTURES: dict[str, dict[str, Any]] = {
+    "top_k": {},
+    "biased, of every kind": {
+        "router": "bias_balanced",
+        "shared": {"name": "relu2", "hidden": 8},
+        "capacity_factor": 1.0,
+        "first_dense": 1,
+    },
+    "hash": {"router": "hash"},
+    "gated": {"expert": {"name": "swiglu", "hidden": 10}, "router": {"name": "top_k", "top_k": 3, "normalize": False}},
+}
+
+
+def mixture(knobs: dict[str, Any]) -> dict[str, Any]:
+    part = {"name": "moe", "experts": 4, "expert": {"name": "gelu", "bias": True, "hidden": 8}} | knobs
+    return {**PLAIN, "encoder": {**PLAIN["encoder"], "feedforward": part}}
+
+
+@pytest.mark.parametrize("mixture_of", list(MIXTURES))
+@pytest.mark.parametrize("transform", ["widen", "hyperclone"])
+def test_a_mixture_of_experts_grows_wider(transform: str, mixture_of: str) -> None:
+    growth = Growth(mixture(MIXTURES[mixture_of]))
+    growth.train(6)
+    before = growth.logits()
+    (line,) = growth.grow(transform)
+    assert not line["notes"] and float((growth.logits() - before).abs().max()) < 1e-10
+    first = growth.loss()
+    growth.train(8)
+    assert growth.loss() < first
+
+
+def test_the_moments_of_cloned_experts_are_their_gradients() -> None:
+    """Clones are equal, so the larger model's gradients are known: state that was the gradient and its square still is."""
+    growth = Growth(mixture({"shared": {"name": "relu2", "hidden": 8}}) | {"objective": {"name": "causal_lm", "tied": False}})
+    growth.remember_gradients()
+    growth.grow("hyperclone")
+    moments, squares, found = growth.moments("exp_avg"), growth.moments("exp_avg_sq"), growth.gradients()
+    assert any(".experts." in name for name in found) and any(".router." in name for name in found)
+    for name, gradient in found.items():
+        torch.testing.assert_close(moments[name], gradient, rtol=1e-8, atol=1e-14)
+        torch.testing.assert_close(squares[name], gradient**2, rtol=1e-8, atol=1e-20)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"shared": {"name": "relu2", "hidden": 16}}, "8 and 16 hidden units, which would not copy alike; give them one hidden size"),
+        ({"router": "soft"}, "measures the lengths of vectors, which unequal copies change; grow in depth"),
+    ],
+)
+def test_a_mixture_that_cannot_be_widened_is_told_what_to_do_instead(part: dict[str, Any], words: str) -> None:
+    tree = mixture(part) | {"objective": {"name": "masked_lm", "rate": 0.4}}
+    with pytest.raises(ValueError, match=words):
+        load("transform", "widen")().graph(plain(resolve(Recipe(tree), Graph)))
 
 
 @pytest.mark.parametrize("optimizer", sorted(parts_in("optim")))

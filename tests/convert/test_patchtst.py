@@ -36,6 +36,7 @@ SMALL = {
 CASES: dict[str, dict[str, Any]] = {
     "flat": SMALL | {"pooling_type": None},
     "pooled": SMALL | {"patch_stride": 5, "scaling": None, "bias": False},
+    "norms after": SMALL | {"pooling_type": None, "pre_norm": False},
 }
 
 

@@ -40,6 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
         "relative_attention_num_buckets": 8,
         "relative_attention_max_distance": 12,
     },
+    "silu": SMALL | {"feed_forward_proj": "gated-silu"},
 }
 
 
@@ -98,7 +99,9 @@ def test_logits_loss_gradients_and_round_trip(case: str, tmp_path: Path) -> None
 
     expected.loss.backward()
     found.backward()
-    agree(model, gradients(reference, type(reference)(reference.config), tmp_path / "gradients"))
+    slopes = gradients(reference, type(reference)(reference.config), tmp_path / "gradients")
+    assert slopes.keys() == dict(model.named_parameters()).keys()
+    agree(model, slopes)
 
     assert write_folder(model, section, tmp_path / "out", sequence=32) == family == "t5"
     same_tensors(tmp_path)
@@ -123,7 +126,7 @@ def test_what_is_unknown_is_refused_by_name(tmp_path: Path) -> None:
     save_file(tensors | {"decoder.block.0.surprise": torch.zeros(2)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"surprise is unknown"):
         read_folder(tmp_path)
-    config = (tmp_path / "config.json").read_text().replace('"relu"', '"gated-silu"')
+    config = (tmp_path / "config.json").read_text().replace('"relu"', '"gated-tanh"')
     (tmp_path / "config.json").write_text(config)
-    with pytest.raises(UserError, match="feed_forward_proj='gated-silu'"):
+    with pytest.raises(UserError, match="feed_forward_proj='gated-tanh'"):
         read_folder(tmp_path)

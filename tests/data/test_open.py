@@ -47,7 +47,8 @@ def test_opens_trains_and_validates_on_other_documents(tmp_path: Path) -> None:
     assert set(data.validation) == {"a", "b"} and not kept & held and len(kept | held) == 600 and 30 < len(held) < 90
     assert {(item["source"], item["split"]) for item in data.report} == {(s, x) for s in "ab" for x in ("train", "validation")}
     assert sum(item["documents"] for item in data.report) == 600
-    assert data.packing()["a"]["cut"] == 0 < data.packing()["a"]["padding"]
+    packed = data.train.sources["a"].pack.report()
+    assert packed["cut"] == 0 < packed["padding"]
 
 
 def test_a_validation_source_of_its_own(tmp_path: Path) -> None:

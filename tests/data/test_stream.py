@@ -55,7 +55,6 @@ def test_row_numbers_are_global_and_reach_the_source() -> None:
 def test_position_in_epochs() -> None:
     stream = Stream({"a": Numbers(10), "b": Numbers(30)}, 0, Mixture([0], [[0.5, 0.5]]))
     assert stream.epochs(100) == 2.5
-    assert stream.source_epochs(100) == {"a": 5.0, "b": pytest.approx(50 / 30)}
 
 
 def test_sources_that_do_not_mix_and_empty_ones_are_refused() -> None:

@@ -43,7 +43,14 @@ class Setting:
     def measure(self, evaluator: Any, **given: Any) -> dict[str, float]:
         import inspect
 
-        offered = {"windows": self.windows(), "training": self.training, "fields": self.fields, "seed": 0, "looks": None} | given
+        offered = {
+            "windows": self.windows(),
+            "training": self.training,
+            "fields": self.fields,
+            "seed": 0,
+            "looks": None,
+            "objective": self.model.objective,
+        } | given
         return evaluator(
             self.model,
             **{name: offered[name] for name, item in inspect.signature(evaluator).parameters.items() if item.kind is item.KEYWORD_ONLY},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -140,38 +141,69 @@ def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return folder
 
 
+class Disk:
+    """Places that can be filled up. Mounted: small file systems of their own. Limited: folders in a process whose files may not grow.
+
+    full: what the system says of a write that has no room. Limited knows nothing of the room that is left, so what is forecast from it
+    cannot be tried there.
+    """
+
+    def __init__(self, folder: Path, mounted: bool):
+        self.folder, self.mounted = folder, mounted
+        self.full = "No space left" if mounted else "File too large"
+        self.places: list[Path] = []
+
+    def __call__(self, options: str) -> Path:
+        place = self.folder / f"disk{len(self.places)}"
+        place.mkdir()
+        if self.mounted:
+            try:
+                done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(place)], capture_output=True)
+            except FileNotFoundError:
+                pytest.skip("no mount command")
+            if done.returncode:
+                pytest.skip("mounting is not permitted")
+        self.places.append(place)
+        return place
+
+    def fill(self, place: Path, leave: int = 0, file: str = "") -> None:
+        """Take all room but so many bytes. file: the one that is to find none, by its name below the place."""
+        if self.mounted:
+            room = os.statvfs(place)
+            with open(place / "filler", "ab", buffering=0) as filler, contextlib.suppress(OSError):
+                for _ in range(max(0, room.f_bavail * room.f_frsize - leave) // 4096):
+                    filler.write(bytes(4096))
+        else:
+            # Below 4 kB what the test itself writes down would find no room; 64 kB is less than the files that are to fail.
+            largest = max((path.stat().st_size for path in place.rglob(file)), default=0) if file else 4096
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest + min(leave, 65536), resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    def clear(self, place: Path) -> None:
+        """Give the room back."""
+        if self.mounted:
+            (place / "filler").unlink(missing_ok=True)
+        else:
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+    def close(self) -> None:
+        for place in self.places:
+            self.clear(place)
+            if self.mounted:
+                subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture(params=["mounted", "limited"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    """A disk that can be full, in both ways; the first is skipped where mounting is not permitted, the second always runs."""
+    found = Disk(tmp_path, request.param == "mounted")
+    yield found
+    found.close()
+
+
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a small file system of its own where the system allows it; the test is skipped otherwise."""
-    mounted: list[Path] = []
-
-    def make(options: str) -> Path:
-        folder = tmp_path / f"disk{len(mounted)}"
-        folder.mkdir()
-        try:
-            done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], capture_output=True)
-        except FileNotFoundError:
-            pytest.skip("no mount command")
-        if done.returncode:
-            pytest.skip("mounting is not permitted")
-        mounted.append(folder)
-        return folder
-
-    yield make
-    for folder in mounted:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(folder: Path, leave: int = 0) -> Path:
-    """Take all room on the disk of a folder but so many bytes."""
-    room = os.statvfs(folder)
-    path = folder / "filler"
-    with open(path, "ab", buffering=0) as file, contextlib.suppress(OSError):
-        for _ in range(max(0, room.f_bavail * room.f_frsize - leave) // 4096):
-            file.write(bytes(4096))
-    return path
-
-
-@pytest.fixture
-def filler() -> Callable[..., Path]:
-    return fill
+def mounted(tmp_path: Path) -> Iterator[Disk]:
+    """A file system of its own, for tests that need one; skipped where mounting is not permitted."""
+    found = Disk(tmp_path, True)
+    yield found
+    found.close()

@@ -39,34 +39,34 @@ def whole(ledger: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("leave", [0, 4096, 8192, 16384, 32768])
-def test_full_while_preparing(ingot: Any, write: Any, disk: Any, filler: Any, tmp_path: Path, leave: int) -> None:
+def test_full_while_preparing(ingot: Any, write: Any, disk: Any, tmp_path: Path, leave: int) -> None:
     place = disk("size=256k")
     (tmp_path / "big.txt").write_text("the of and a to\n" * 20_000)
     path = write(
         {"data": {"train": None, "cache": str(place / "cache")}},
         {"data": {"train": {"name": "text_files", "paths": ["big.txt"], "document": "line"}}},
     )
-    filler(place, leave)
-    ingot.refuses("prepare", path, status=1, words=(str(place / "cache"), "No space left"), keeps=(tmp_path / "big.txt",))
-    (place / "filler").unlink()
+    disk.fill(place, leave)
+    ingot.refuses("prepare", path, status=1, words=(str(place / "cache"), disk.full), keeps=(tmp_path / "big.txt",))
+    disk.clear(place)
     assert not list(place.glob("cache/tokens/*.aside-*"))
 
 
-def test_full_while_a_tokenizer_is_trained(ingot: Any, write: Any, disk: Any, filler: Any) -> None:
+def test_full_while_a_tokenizer_is_trained(ingot: Any, write: Any, disk: Any) -> None:
     place = disk("size=4m")
     path = write({"data": {"tokenizer": {"name": "bpe", "vocabulary": 400}, "cache": str(place)}})
-    filler(place, 8192)
-    ingot.refuses("prepare", path, status=1, words=(str(place), "No space left"))
-    (place / "filler").unlink()
+    disk.fill(place, 8192 * disk.mounted)
+    ingot.refuses("prepare", path, status=1, words=(str(place), disk.full))
+    disk.clear(place)
     assert ingot("prepare", path)[0] == 0
 
 
 @pytest.mark.parametrize("leave", [0, 4096, 100_000, 1_000_000])
-def test_full_before_the_start(ingot: Any, write: Any, disk: Any, filler: Any, leave: int) -> None:
+def test_full_before_the_start(ingot: Any, write: Any, disk: Any, leave: int) -> None:
     place = disk("size=8m")
     path = write()
     assert ingot("prepare", path)[0] == 0
-    filler(place, leave)
+    disk.fill(place, leave)
     ingot.refuses("train", path, "--runs", place / "runs", status=1, words=(str(place / "runs" / "tiny"),), keeps=(Path(".ingot"),))
 
 
@@ -74,15 +74,15 @@ def test_full_before_the_start(ingot: Any, write: Any, disk: Any, filler: Any, l
     ("kind", "number", "leave"), [("step", 3, 0), ("evaluation", 0, 0), ("event", 2, 0), ("step", 1, 4096), ("step", 2, 0)]
 )
 def test_full_while_the_ledger_is_written(
-    ingot: Any, write: Any, disk: Any, filler: Any, monkeypatch: pytest.MonkeyPatch, kind: str, number: int, leave: int
+    ingot: Any, write: Any, disk: Any, monkeypatch: pytest.MonkeyPatch, kind: str, number: int, leave: int
 ) -> None:
     place = disk("size=32m")
     run = place / "runs" / "tiny"
     path = write({"log": {"tensorboard": False}})
-    at_step(monkeypatch, number, kind, lambda: filler(place, leave))
+    at_step(monkeypatch, number, kind, lambda: disk.fill(place, leave, "ledger.jsonl"))
     ingot.refuses("train", path, "--runs", place / "runs", status=1, words=(str(run),))
     assert all(line["kind"] for line in whole(run / "ledger.jsonl"))
-    (place / "filler").unlink()
+    disk.clear(place)
     monkeypatch.undo()
     monkeypatch.chdir(path.parent)
     status, _, err = ingot("train", path, "--runs", place / "runs")
@@ -91,10 +91,10 @@ def test_full_while_the_ledger_is_written(
 
 
 @pytest.mark.parametrize("leave", [0, 10_000, 100_000, 300_000, 4_000_000])
-def test_full_while_a_checkpoint_is_written(
-    ingot: Any, write: Any, disk: Any, filler: Any, monkeypatch: pytest.MonkeyPatch, leave: int
-) -> None:
+def test_full_while_a_checkpoint_is_written(ingot: Any, write: Any, disk: Any, monkeypatch: pytest.MonkeyPatch, leave: int) -> None:
     """With and without the forecast of room: the writer itself meets the end of the disk when nothing forecasts it."""
+    if leave == 4_000_000 and not disk.mounted:
+        pytest.skip("a limit on files does not say what room is left, which this case forecasts from")
     place = disk("size=32m")
     run = place / "runs" / "tiny"
     path = write()
@@ -103,27 +103,27 @@ def test_full_while_a_checkpoint_is_written(
     kept: dict[str, str] = {}
 
     def act() -> None:
-        filler(place, leave)
+        disk.fill(place, leave + 16384 * (not disk.mounted), "ledger.jsonl")  # the step's own line still has room
         kept.update(ingot.fingerprint(run / "checkpoints"))
 
     at_step(monkeypatch, 4, "step", act)
     ingot.refuses("train", path, "--runs", place / "runs", status=1, words=("step-00000004", "earlier checkpoints are whole"))
     assert kept and ingot.fingerprint(run / "checkpoints") == kept
     assert whole(run / "ledger.jsonl")[-1]["kind"] in ("step", "evaluation", "event")
-    (place / "filler").unlink()
+    disk.clear(place)
     monkeypatch.undo()
     monkeypatch.chdir(path.parent)
     assert ingot("train", path, "--runs", place / "runs")[0] == 0
 
 
 @pytest.mark.parametrize("command", ["report", "export"])
-def test_full_while_results_are_written(ingot: Any, place: Path, disk: Any, filler: Any, command: str) -> None:
+def test_full_while_results_are_written(ingot: Any, place: Path, disk: Any, command: str) -> None:
     room = disk("size=8m")
     subprocess.run(["cp", "-r", "runs/tiny", str(room)], check=True)
     (room / "tiny" / "report.html").write_text("the old report")
-    filler(room, 0)
+    disk.fill(room)
     arguments = (room / "tiny",) if command == "report" else ("runs/tiny", room / "out")
-    ingot.refuses(command, *arguments, status=1, words=(str(room), "No space left"), keeps=(room / "tiny", place / "runs"))
+    ingot.refuses(command, *arguments, status=1, words=(str(room), disk.full), keeps=(room / "tiny", place / "runs"))
 
 
 # -- not to be written -------------------------------------------------------------------------------------------------------------
@@ -166,8 +166,8 @@ def test_run_folders_that_cannot_be_made(ingot: Any, place: Path, case: str) -> 
     ingot.refuses("train", "tiny.yaml", "--runs", "elsewhere", status=1, words=("elsewhere",), keeps=(place,))
 
 
-def test_a_read_only_disk(ingot: Any, place: Path, disk: Any) -> None:
-    room = disk("size=32m")
+def test_a_read_only_disk(ingot: Any, place: Path, mounted: Any) -> None:
+    room = mounted("size=32m")
     subprocess.run(["cp", "-r", "runs/tiny", str(room)], check=True)
     subprocess.run(["mount", "-o", "remount,ro", str(room)], check=True)
     for argv in (("train", "tiny.yaml", "--runs", room), ("train", "tiny.yaml", "name=other", "--runs", room), ("report", room / "tiny")):
@@ -209,9 +209,9 @@ def test_caches_that_cannot_be_made(ingot: Any, write: Any, tmp_path: Path, case
     assert os.path.lexists("store")
 
 
-def test_a_read_only_cache(ingot: Any, write: Any, disk: Any) -> None:
+def test_a_read_only_cache(ingot: Any, write: Any, mounted: Any) -> None:
     """What is prepared can be used where nothing can be written; what is not is one line."""
-    room = disk("size=32m")
+    room = mounted("size=32m")
     path = write({"data": {"cache": str(room / "cache")}})
     assert ingot("prepare", path)[0] == 0
     subprocess.run(["mount", "-o", "remount,ro", str(room)], check=True)

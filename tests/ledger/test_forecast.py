@@ -12,14 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ingot.ledger import forecast as module
 from ingot.ledger.flops import FlopCount
-from ingot.ledger.forecast import changes, fitting_rows, forecast, sharded, step_seconds
+from ingot.ledger.forecast import changes, forecast, sharded, step_seconds
 from ingot.ledger.live import LiveBytes
 from ingot.ledger.memory import process_memory
 
@@ -122,21 +120,6 @@ def test_live_bytes_rise_and_fall_with_storages() -> None:
         assert live.live == 4096
         del b
     assert (live.live, live.peak) == (0, 6144)
-
-
-@given(st.integers(1, 500), st.integers(0, 10**6), st.integers(1, 10**4), st.integers(0, 10**7))
-def test_the_largest_number_of_rows_that_fits(most: int, fixed: int, slope: int, available: int) -> None:
-    calls: list[int] = []
-
-    def peak(rows: int) -> int:
-        calls.append(rows)
-        return fixed + slope * rows + rows * rows % 7
-
-    found = fitting_rows(peak, available, most)
-    assert 0 <= found <= most
-    assert found == 0 or peak(found) <= available
-    assert found == most or peak(found + 1) > available - 7
-    assert len(calls) < 24
 
 
 def test_changes_put_what_fits_first_and_leave_out_what_saves_nothing() -> None:

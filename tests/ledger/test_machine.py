@@ -34,6 +34,31 @@ def test_a_slow_machine_is_not_measured_for_long(monkeypatch: pytest.MonkeyPatch
     machine._matmul_rate.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("seconds", "worked", "words"),
+    [
+        ([0.01] * 20, 1.0, []),
+        ([0.01, 0.02, 0.02] + [0.02] * 20, 1.0, ["2.0 times as long as the best"]),
+        ([0.01] * 20, 0.5, ["other programs had 50% of the processors"]),
+    ],
+)
+def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch, seconds: list[float], worked: float, words: list[str]) -> None:
+    """Made-up clocks: each product takes so long, of which the processors worked so large a share for this process."""
+    times, clock = iter(seconds), [0.0]
+
+    def product(*_: object) -> float:
+        taken = next(times)
+        clock[0] += taken * worked * torch.get_num_threads()
+        return taken
+
+    monkeypatch.setattr(machine, "_seconds", product)
+    monkeypatch.setattr(machine.time, "process_time", lambda: clock[0])
+    machine._matmul_rate.cache_clear()
+    said = machine.matmul_doubt("cpu", torch.float64)
+    machine._matmul_rate.cache_clear()
+    assert bool(said) == bool(words) and all(word in said for word in words)
+
+
 def test_the_description_is_plain_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "matmul_rate", lambda *_: 1.0)
     description = machine.describe()

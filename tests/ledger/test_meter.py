@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ingot.ledger import meter as module
 from ingot.ledger.flops import FlopCount
-from ingot.ledger.meter import Meter, window_key
+from ingot.ledger.meter import Meter
 
 WIDTH, HEADS, KV_HEADS, HIDDEN, VOCABULARY, DEPTH, ROWS, LENGTH = 32, 4, 2, 64, 96, 3, 2, 16
 TOKENS = ROWS * LENGTH
@@ -160,7 +160,7 @@ def test_a_key_is_metered_once_and_taken_every_later_time(monkeypatch: pytest.Mo
     for index in range(3):
         if index == 1:
             monkeypatch.setattr(module, "FlopCount", None)
-        with meter.step(), meter.counting(model, window_key([batch()], "stage 0")):
+        with meter.step(), meter.counting(model, ("tokens 2x8", "stage 0")):
             one_step(model)
         spent.append(meter.finish())
     assert spent[0].flops == spent[1].flops == spent[2].flops > 0
@@ -196,14 +196,6 @@ def test_a_block_inside_a_counted_block_is_counted_once() -> None:
         with meter.step(), meter.counting(model, "outer"), meter.counting(model, "inner"):
             one_step(model)
         assert meter.finish().flops == counted(Model()).total
-
-
-def test_window_keys_differ_by_shape_and_stage() -> None:
-    short = {"tokens": torch.zeros(2, 8)}
-    long = {"tokens": torch.zeros(2, 16)}
-    keys = {window_key([short]), window_key([long]), window_key([short, short]), window_key([short], 1)}
-    assert len(keys) == 4
-    assert window_key([short], 1) in keys
 
 
 def test_phases_are_exclusive_and_add_up_to_the_step() -> None:

@@ -68,6 +68,51 @@ def test_saves_what_is_claimed_at_the_shape_of_llama_1b(name: str, knobs: dict[s
     assert least <= 1 - held_bytes(optimizer) / adamw <= most
 
 
+def numbers(shapes: list[tuple[str, tuple[int, ...], Axes]], *roles: str) -> int:
+    return sum(torch.Size(shape).numel() for _, shape, axes in shapes if axes.role in roles)
+
+
+def others_of(shapes: list[tuple[str, tuple[int, ...], Axes]]) -> int:
+    """AdamW on what is no matrix: two fp32 numbers each, and a step count for every weight."""
+    return 8 * numbers(shapes, "embedding", "head", "scale") + 4 * sum(axes.role != "matrix" for _, _, axes in shapes)
+
+
+def rows_of(shapes: list[tuple[str, tuple[int, ...], Axes]]) -> int:
+    return sum(shape[0] for _, shape, axes in shapes if axes.role == "matrix")
+
+
+def blocks_of(shapes: list[tuple[str, tuple[int, ...], Axes]], prefixes: tuple[str, ...], outside: bool) -> int:
+    """AdamW on some blocks, and on what is outside of all where that is said."""
+    chosen = [shape for name, shape, _ in shapes if name.startswith(prefixes) or (outside and not name.startswith("blocks."))]
+    return sum(8 * torch.Size(shape).numel() + 4 for shape in chosen)
+
+
+# What the papers say is kept, of these shapes; four bytes a number.
+FORMULAS: list[tuple[str, dict[str, Any], Any]] = [
+    # Jordan et al. 2024: one momentum for a matrix, AdamW for the rest
+    ("muon", {}, lambda shapes: 4 * numbers(shapes, "matrix") + others_of(shapes)),
+    # Li et al. 2025 (NorMuon), Algorithm 1: a number for each row more
+    ("muon", {"normalize": "neurons"}, lambda shapes: 4 * (numbers(shapes, "matrix") + rows_of(shapes)) + others_of(shapes)),
+    # Defazio et al. 2024, Algorithm 1: z and v; and t, the sum of weights and the largest rate
+    ("schedule_free", {}, lambda shapes: sum(8 * torch.Size(shape).numel() + 12 for _, shape, _ in shapes)),
+    # Pan et al. 2024, Algorithm 1: AdamW on gamma layers of N, embedding and head; all layers of a LLaMA are alike
+    ("lisa", {"layers": 1}, lambda shapes: blocks_of(shapes, ("blocks.0.",), True)),
+    ("lisa", {"layers": 3}, lambda shapes: blocks_of(shapes, ("blocks.0.", "blocks.1.", "blocks.2."), True)),
+    # Luo et al. 2024 (BAdam), section 2: Adam on the block alone, from the first one on
+    ("badam", {"order": "descending"}, lambda shapes: blocks_of(shapes, ("blocks.3.",), False)),
+]
+
+
+@pytest.mark.parametrize(("name", "knobs", "formula"), FORMULAS, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_step_leaves_what_the_papers_formula_says(name: str, knobs: dict[str, Any], formula: Any) -> None:
+    shapes = list(llama(32, 88, 4, 100))
+    optimizer = built(name, knobs, shapes, "cpu")
+    for weight in optimizer.param_groups[0]["params"] if name != "muon" else [w for g in optimizer.param_groups for w in g["params"]]:
+        weight.grad = torch.randn(weight.shape)
+    optimizer.step()
+    assert held_bytes(optimizer) == formula(shapes)
+
+
 @each_claim
 def test_real_tensors_after_a_step_hold_what_is_declared(name: str, knobs: dict[str, Any], least: float, most: float) -> None:
     shapes = list(llama(64, 170, 2, 300))

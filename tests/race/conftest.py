@@ -59,6 +59,7 @@ contenders:
   other: {set: {model: {encoder: {feedforward: relu2}}}}
 budget: 5120 tokens
 seeds: 3
+tuning: {trials: 1}
 evaluations: 4
 """
 
@@ -103,6 +104,7 @@ def invented() -> Callable[..., dict[str, Any]]:
         tokens: float = 5120.0,
         flops: float = 1e9,
         seconds: float = 2.0,
+        processor: float | None = None,
         status: str = "done",
         memory: float = 1e6,
         curve: list[float] | None = None,
@@ -110,6 +112,8 @@ def invented() -> Callable[..., dict[str, Any]]:
         values = curve or [6.0, 5.0, 4.5, 4.2, value]
         share = [index / (len(values) - 1) for index in range(len(values))]
         spent = {"tokens": tokens, "flops": flops, "seconds": seconds, "reference_seconds": flops / 1e11, "rows": 160.0, "step": 20.0}
+        if processor is not None:  # older results have none
+            spent["cpu_seconds"] = processor
         return {
             "final": value,
             "metric": "bits_per_byte",

@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 
 from ingot.race import plots
+from ingot.race.claim import cards_page, read_cards
 from ingot.race.course import survey_course
 from ingot.race.page import write_page
 from ingot.race.spec import Race
-from ingot.race.trials import Store, write_whole
+from ingot.race.trials import Store, note, write_whole
 from ingot.race.verdict import judge
 
 Make = Callable[..., Race]
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# Debian's package `chromium` puts it at /usr/bin/chromium, which need not be on the path of who runs the tests.
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "/usr/bin/chromium", "chromium-browser", "google-chrome"))), None)
 COSTS = ("tokens", "flops", "reference_seconds", "seconds")
 PLOTS = {
     "forest",
@@ -55,9 +57,12 @@ def verdict(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: 
                 + (0.05 if trial.arm == "third" else -0.03 if trial.arm == "other" else 0.0)
                 + 0.1 * abs(trial.factor - 1),
             )
+            place = store.write(trial, {"cwd": ".", "metric": "auto"})
+            note(place, event="start", time=1.0, conduct="one")
+            note(place, event="end", time=2.0)
             write_whole(
-                store.write(trial, {"cwd": ".", "metric": "auto"}) / "result.json",
-                invented(value + 0.002 * (trial.seed % 3), seconds=2.0 + slow, memory=1e6 * (1 + slow)),
+                place / "result.json",
+                invented(value + 0.002 * (trial.seed % 3), seconds=2.0 + slow, memory=1e6 * (1 + slow), processor=1.9 + slow),
             )
     return judge(race, store, course, notes=["other: a note"])
 
@@ -99,6 +104,18 @@ def test_one_file_without_any_address_or_markup_from_the_race(verdict: dict[str,
     assert "nan" not in re.sub(r"<script.*</script>", "", text, flags=re.S).lower().replace("resonance", "")
 
 
+def test_wall_clock_is_left_out_where_the_trials_did_not_run_side_by_side(verdict: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("third", "control"):
+        verdict["arms"][name]["side_by_side"] = False
+    text = write_page(verdict, tmp_path / "race.html").read_text()
+    assert "Wall-clock is not compared for third" in text and set(re.findall(r'data-plot="(\w+)"', text)) == PLOTS
+    for arm in verdict["arms"].values():
+        arm["side_by_side"] = False
+    text = write_page(verdict, tmp_path / "race.html").read_text()
+    assert "Wall-clock is not compared for other, third" in text
+    assert PLOTS - set(re.findall(r'data-plot="(\w+)"', text)) == {"curve_seconds", "target_seconds", "front_seconds"}
+
+
 PROBE = """f.onload = () => {
   const d = f.contentDocument, plots = [...d.querySelectorAll("[data-plot]")];
   const drawn = plots.filter((one) => { const svg = one.querySelector("svg"); const box = svg && svg.getBBox(); return box && box.width > 100 && box.height > 20 && svg.querySelectorAll("path,rect,circle,line").length > 1; });
@@ -117,6 +134,28 @@ def test_every_plot_is_drawn_inside_its_frame_and_nothing_is_logged(verdict: dic
     frame.write_text(f'<iframe id="f" style="width:{width}px;height:5000px;border:0" srcdoc="{inside}"></iframe><script>{PROBE}</script>')
     document, _ = browse(frame, tmp_path, "--dump-dom", width=width + 50)
     assert re.search("<title>(.*?)</title>", document)[1] == f"{len(PLOTS)},{len(PLOTS)},inside,true"
+
+
+def test_the_page_of_all_claims_in_a_browser(tmp_path: Path, repository: Path) -> None:
+    """The committed page and one written now from the committed cards: nothing logged, nothing fetched, every card there, no overflow."""
+    cards = read_cards(repository / "claims")
+    fresh = tmp_path / "index.html"
+    fresh.write_text(cards_page(cards), encoding="utf-8")
+    for page in (repository / "claims" / "index.html", fresh):
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"https?://|src=|@import|url\((?!#)", text)
+        document, console = browse(page, tmp_path, "--dump-dom", width=500)
+        assert console == "" and document.count("data-card=") == len(cards)
+        for card in cards:
+            assert card["method"] in document
+        frame = tmp_path / "frame.html"
+        inside = text.replace("&", "&amp;").replace('"', "&quot;")
+        probe = "f.onload = () => { const d = f.contentDocument.documentElement; document.title = d.scrollWidth <= d.clientWidth; }"
+        frame.write_text(f'<iframe id="f" style="width:500px;height:5000px;border:0" srcdoc="{inside}"></iframe><script>{probe}</script>')
+        document, _ = browse(frame, tmp_path, "--dump-dom", width=550)
+        assert re.search("<title>(.*?)</title>", document)[1] == "true"
+    browse(fresh, tmp_path, f"--print-to-pdf={tmp_path / 'claims.pdf'}", "--no-pdf-header-footer")
+    assert (tmp_path / "claims.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_it_prints(verdict: dict[str, Any], tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ def test_a_recipe_and_a_program_race(make_race: Make, program: Path, pool: Pool,
     for arm in arms.values():
         assert arm["spent"]["tokens"] == pytest.approx(5120, rel=0.01) and not arm["off_budget"] and len(arm["finals"]) == 3
         assert arm["curve"]["value"][0] > arm["curve"]["value"][-1]
+    assert arms["other"]["side_by_side"] and arms["unigram"]["side_by_side"], "all ran in this conduct"
+    assert all(arm["spent"]["cpu_seconds"] > 0 for arm in arms.values())
     assert arms["unigram"]["declared"] and arms["unigram"]["verdict"] in ("worse", "better") and arms["unigram"]["peak_memory"] > 1e6
     assert arms["baseline"]["tuning"]["tokens"] == pytest.approx(2 * 5120, rel=0.01) and arms["unigram"]["tuning"][
         "tokens"
@@ -114,7 +116,7 @@ def test_a_run_that_diverges_is_a_result(make_race: Make, pool: Pool, tmp_path: 
     ("code", "error", "said"),
     [
         ("print('nothing')", UserError, "printed no evaluation"),
-        ("import os; os.kill(os.getpid(), 9)", UserError, "was killed"),
+        ("import os; os.kill(os.getpid(), 15)", UserError, "asked to end"),
     ],
 )
 def test_a_program_that_does_not_speak_the_protocol(
@@ -129,6 +131,14 @@ def test_a_program_that_does_not_speak_the_protocol(
 def test_data_that_cannot_be_read_is_refused_before_any_trial(make_race: Make, pool: Pool, tmp_path: Path) -> None:
     race = make_race("set: {data: {train: {name: text_files, paths: [nowhere]}}}")
     with pytest.raises(UserError, match="nowhere"):
+        conduct(race, folder=tmp_path / "races", results=None, pool=pool)
+    assert not (tmp_path / "races" / "trials").exists()
+
+
+def test_a_budget_in_flops_that_a_few_steps_miss_is_refused_before_any_trial(make_race: Make, pool: Pool, tmp_path: Path) -> None:
+    per_step = forecast(make_race(), folder=tmp_path / "races", jobs=1)["arms"]["baseline"]["flops"] / 20
+    race = make_race(f"budget: {3.4 * per_step:.6g} flops")
+    with pytest.raises(UserError, match=r"baseline: budget[\s\S]*more than 1 %"):
         conduct(race, folder=tmp_path / "races", results=None, pool=pool)
     assert not (tmp_path / "races" / "trials").exists()
 

@@ -8,8 +8,8 @@ import pytest
 
 from ingot.core.errors import UserError
 from ingot.core.quantities import parse_quantity
-from ingot.race.arms import check_arms, final_factor, section_of, stage_shares, trial_tree
-from ingot.race.spec import Race, tuned_knobs
+from ingot.race.arms import check_arms, coarse_budgets, final_factor, section_of, stage_shares, trial_tree
+from ingot.race.spec import Race, Tuning, tuned_knobs
 
 Make = Callable[..., Race]
 
@@ -92,6 +92,27 @@ def test_a_budget_that_whole_steps_miss_is_refused(make_race: Make) -> None:
     with pytest.raises(UserError, match=r"more than 1 % off"):
         check_arms(make_race("budget: 5000 tokens\ncontenders: {other: {set: {stages: {0: {batch: 384 tokens}}}}}"))
     assert check_arms(make_race()) == []
+
+
+@pytest.mark.parametrize(
+    ("budget", "step", "refused"),
+    [
+        ("1e9 flops", {"flops": 3e8, "seconds": 1.0}, True),  # 3 steps: 10 % short
+        ("1e9 flops", {"flops": 3.3e8, "seconds": 1.0}, False),  # 3 steps: 1 % short
+        ("1e9 flops", {"flops": 1e6, "seconds": 9.0}, False),
+        ("60 s", {"flops": 1e6, "seconds": 1.5}, True),  # half a step is 1.25 %
+        ("60 s", {"flops": 1e6, "seconds": 1.0}, False),
+        ("5120 tokens", {"flops": 1e12, "seconds": 100.0}, False),  # counted elsewhere
+    ],
+)
+def test_budgets_that_are_coarser_than_their_steps(make_race: Make, budget: str, step: dict[str, float], refused: bool) -> None:
+    problems = coarse_budgets(make_race(f"budget: {budget}"), {"baseline": [step], "other": [step]})
+    assert [problem.where for problem in problems] == (["baseline: budget", "other: budget"] if refused else [])
+    assert all("more than 1 %" in problem.message for problem in problems)
+
+
+def test_learning_rates_are_tuned_with_four_trials_when_nothing_is_said() -> None:
+    assert Tuning().trials == 4
 
 
 def test_a_schedule_that_does_not_decay_is_noted(make_race: Make) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ingot.core.errors import UserError
-from ingot.race.claim import NOT, PART, SEEN, card, cards_page, read_cards, write_card, write_cards_page
+from ingot.race.claim import BETTER, NOT, PART, SEEN, card, cards_page, read_cards, renewed, write_card, write_cards_page
 from ingot.race.course import survey_course
 from ingot.race.spec import Race
 from ingot.race.trials import Store, Trial, write_whole
@@ -157,6 +157,49 @@ def test_equal_and_cost_claims(make_race: Make, invented: Callable[..., dict[str
     )
     parts = card(verdict)["parts"]
     assert [part["verdict"] for part in parts] == [SEEN, SEEN] and parts[1]["found"].startswith("0.5")
+
+
+EQUAL = "seeds: 5\nclaim: {method: m, contender: other, paper: p, says: s, parts: [{what: loss, wants: equal, by: 0.01}]}\n"
+
+
+def test_better_than_claimed_is_said_so_and_holds(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    found = card(judged(make_race(EQUAL), tmp_path, lambda trial: invented(loss(trial, -0.03))))
+    assert found["parts"][0]["verdict"] == BETTER == "better than claimed" and found["verdict"] == SEEN
+    assert "better than claimed" in cards_page([found])
+    slight = card(judged(make_race(EQUAL), tmp_path / "b", lambda trial: invented(loss(trial, -0.005))))
+    assert slight["parts"][0]["verdict"] == SEEN, "inside of the claim's own width"
+    cost = EQUAL.replace("what: loss", "what: peak memory")
+    less = judged(make_race(cost), tmp_path / "c", lambda trial: invented(loss(trial), memory=5e5 if trial.arm == "other" else 1e6))
+    assert card(less)["parts"][0]["verdict"] == BETTER
+
+
+@pytest.mark.parametrize(("trials", "best", "expected"), [(3, 2.0, PART), (4, 2.0, SEEN), (4, 8.0, PART), (1, 1.0, SEEN)])
+def test_a_best_learning_rate_at_the_edge_caps_the_claim(
+    make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path, trials: int, best: float, expected: str
+) -> None:
+    race = make_race(EQUAL.replace("wants: equal, by: 0.01", "wants: lower") + f"tuning: {{trials: {trials}}}")
+    found = card(judged(race, tmp_path, lambda trial: invented(loss(trial, -0.5, best=best))))
+    assert found["parts"][0]["verdict"] == SEEN and found["verdict"] == expected
+    assert ("the edge of those tried" in found.get("capped", "")) == (expected == PART) == ("all parts hold, but" in cards_page([found]))
+
+
+def test_cards_of_before_are_read(tmp_path: Path) -> None:
+    for number, key in enumerate(("'on'", "on", "metric")):
+        (tmp_path / f"{number}.yaml").write_text(
+            f"method: m\nverdict: holds\npaper: p\nsays: s\nparts: []\neffect: {{{key}: loss, verdict: better}}\n"
+        )
+    assert [one["effect"]["metric"] for one in read_cards(tmp_path)] == ["loss"] * 3
+    assert renewed({"method": "m"})["effect"] == {"metric": "auto"} and "loss: better" in cards_page(read_cards(tmp_path))
+
+
+def test_a_control_that_cards_share_is_one(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    one = card(judged(make_race(EQUAL), tmp_path, lambda trial: invented(loss(trial))))
+    shorter = card(judged(make_race(EQUAL.replace("seeds: 5", "seeds: 3")), tmp_path, lambda trial: invented(loss(trial))))
+    apart = card(judged(make_race(EQUAL, "first_seed=50"), tmp_path / "b", lambda trial: invented(loss(trial))))
+    assert one["effect"]["metric"] == "bits_per_byte" and "on" not in one["effect"]
+    assert "2 cards here lean on 1 control," in cards_page([one, shorter])
+    assert "3 cards here lean on 2 controls," in cards_page([one, shorter, apart])
+    assert "counts once however many cards" in cards_page([])
 
 
 def test_no_claim_and_no_race(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 
 from ingot.core.errors import UserError
-from ingot.scaling import Fit, compare, envelope, fit, isoflop
+from ingot.scaling import Fit, compare, envelope, fit, isoflop, summary
 from ingot.scaling.backtest import past
 from ingot.scaling.coverage import coverage
-from ingot.scaling.table import read, rename, where
+from ingot.scaling.table import read, rename, take, where
 
 Simulate = Callable[..., dict[str, np.ndarray]]
 QUIET: dict[str, Any] = {"draws": 0, "interval": "none", "backtest": False}
@@ -73,6 +74,33 @@ def test_saved_and_loaded_it_predicts_the_same(fitted: Fit, tmp_path: Path) -> N
     assert (again(point) == fitted(point)).all()
     assert (again.sample(point) == fitted.sample(point)).all()
     assert again.intervals == fitted.intervals and again.backtest == fitted.backtest
+
+
+def test_four_thousand_draws_take_few_seconds_of_the_processor(shared_data: Path) -> None:
+    """The 240 Chinchilla points: under 30 processor seconds, and linear in the draws (twice as many cost 1.4 to 2.6 times as much)."""
+    table = read(shared_data / "scaling" / "chinchilla_points.csv")
+    table = rename(take(table, table["loss"].argsort().argsort() < len(table["loss"]) - 5), {"tokens": "flop/6/params"})
+
+    def spent(draws: int) -> float:
+        began = time.process_time()
+        found = fit("chinchilla", table, interval="bootstrap", draws=draws, backtest=False)
+        assert found.method["bootstrap"]["refitted"] == draws // 100 and found.method["bootstrap"]["agree"] == 1.0
+        return time.process_time() - began
+
+    once, twice = spent(4000), spent(8000)
+    assert once < 30
+    assert 1.4 < twice / once < 2.6
+
+
+def test_a_summary_ranks_laws_over_groups() -> None:
+    row = {"aicc": 0.0, "mean": 0.0, "coefficients": 1}
+    ranks = {
+        "x": [row | {"law": "one", "held_out": 0.01}, row | {"law": "two", "held_out": 0.02}],
+        "y": [row | {"law": "two", "held_out": 0.03}, row | {"law": "one", "held_out": 0.09}],
+        "z": [row | {"law": "two", "held_out": 0.01}, row | {"law": "one", "held_out": 0.02}],
+    }
+    assert [(one["law"], one["best"]) for one in summary(ranks)] == [("two", 2), ("one", 1)]
+    assert summary(ranks)[0]["held_out"] == pytest.approx(0.02)
 
 
 def test_compare_prefers_the_law_that_made_the_data(simulate: Simulate) -> None:

@@ -202,7 +202,7 @@ def test_room_is_forecast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert sum(file.stat().st_size for file in path.iterdir()) <= needed
     checkpoints.check_room(state)
     monkeypatch.setattr(module, "_free", lambda folder: needed)
-    with pytest.raises(RunError, match=r"needs 10\.\d MB for 2 checkpoints of 5\.\d MB, but 5\.\d MB are free"):
+    with pytest.raises(RunError, match=r"needs 10\.\d MiB for 2 checkpoints of 5\.\d+ MiB, but 5\.\d+ MiB are free"):
         checkpoints.check_room(state)
 
 

@@ -9,8 +9,6 @@ model was asked. The centers are found from training rows alone.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,7 @@ from ..core.evaluating import evaluating
 from ..core.parts import Spec
 from ..core.seams import Field
 from ..data.source._fingerprint import digest
+from ..data.store.arrays import keep_arrays
 from .latents import find_latents
 from .rows import leaves
 
@@ -144,20 +143,15 @@ def _make(run: Run, chosen: Spec, index: int, folder: Path) -> None:
     if not usable or sum(map(len, usable)) < part.clusters:
         raise UserError(f"stages.{index}.annotate: {sum(map(len, usable))} values are too few for {part.clusters} clusters")
     centers = part.fit(np.concatenate(usable))
-    aside = folder.with_name(f"{folder.name}.aside-{os.getpid()}")
-    aside.mkdir(parents=True, exist_ok=True)
-    np.save(aside / "centers.npy", centers)
+    arrays = {"centers": centers}
     for source in found:
         columns = [
             part.assign(value, centers) if len(value) else np.zeros(0, dtype=np.int32)
             for value in _values(run, part, source, np.arange(len(source)))
         ]
-        np.save(aside / f"{digest(source.identity)}.values.npy", np.concatenate(columns))
-        np.save(aside / f"{digest(source.identity)}.starts.npy", np.cumsum([0, *map(len, columns)]))
-    if folder.is_dir():
-        shutil.rmtree(aside)
-    else:
-        os.replace(aside, folder)
+        place = digest(source.identity)
+        arrays |= {f"{place}.values": np.concatenate(columns), f"{place}.starts": np.cumsum([0, *map(len, columns)])}
+    keep_arrays(folder, arrays)
 
 
 def _values(run: Run, part: Any, source: Any, ids: np.ndarray) -> Iterator[np.ndarray]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import Problem, UserError, shown
-from ..core.parts import Spec, plain, signature, walk_specs
+from ..core.parts import Spec, knob_names, plain, signature, walk_specs
 from ..core.quantities import Quantity
 from ..core.recipe import Recipe, keys_of
-from ..core.resolve import nearest, try_resolve
+from ..core.resolve import UNRESOLVED, Unresolved, nearest, partly_resolve
 from ..core.seams import SLOTS
 from .grow import graph_after
 from .rows import gives_only_rows, gives_text, known_keys, leaves, reading
-from .schema import RunSection, Stage
+from .schema import Data, RunSection, Stage
 
 
 def resolve_run(recipe: Recipe, folder: Path | None = None) -> RunSection:
@@ -29,11 +29,24 @@ def resolve_run(recipe: Recipe, folder: Path | None = None) -> RunSection:
 
 
 def check(recipe: Recipe, folder: Path | None = None) -> tuple[RunSection | None, list[Problem]]:
-    """Values first; then, if they all hold, the rules between parts. folder: where relative paths start; None looks at no file."""
-    section, problems = try_resolve(recipe, RunSection)
-    if problems or section is None:
+    """Values, and the rules between parts: those that ask about nothing but sound values, where some are wrong.
+
+    folder: where relative paths start; None looks at no file.
+    """
+    section, problems = partly_resolve(recipe, RunSection)
+    if section is UNRESOLVED:
         return None, problems
-    return section, list(_between(recipe, section, folder))
+    wrong = bool(problems)
+    for rule in _rules(recipe, section, folder):
+        try:
+            for problem in rule:
+                problems.append(problem)  # one by one: what was found before a rule gave up stays
+        except Unresolved:
+            pass
+        except Exception:
+            if not wrong:  # what a rule makes of a value that is not there need not be Unresolved
+                raise
+    return None if wrong else section, problems
 
 
 def batch_rows(batch: Quantity, sequence: int) -> int:
@@ -41,27 +54,84 @@ def batch_rows(batch: Quantity, sequence: int) -> int:
     return round(batch.value / sequence) if batch.unit == "tokens" else round(batch.value)
 
 
-def _between(recipe: Recipe, run: RunSection, folder: Path | None) -> Iterator[Problem]:
+def _rules(recipe: Recipe, run: RunSection, folder: Path | None) -> Iterator[Iterator[Problem]]:
+    """Every rule by itself, not yet asked, so that one that cannot be answered keeps back no other. run: perhaps resolved in part."""
+
     def problem(path: str, message: str, hint: str = "") -> Problem:
         keys = keys_of(path)
         suffix = "   [command line]" if recipe.by_command_line(keys) else ""
         return Problem(path, message + suffix, recipe.origin(keys), hint)
 
-    context = {"width": run.model.width, "sequence": run.data.sequence, "precision": run.precision, "run": run, "folder": folder}
-    for path, spec in walk_specs(run):
-        info = SLOTS.get(spec.slot)
-        expected = signature(spec.target)
-        strange = [
-            name for name, item in expected.wiring.items() if info and name not in info.wiring and item.default is inspect.Parameter.empty
-        ]
-        if strange and info and info.wiring:
-            yield problem(
-                path, f"part {spec.name!r} asks for wiring {', '.join(strange)}, which {spec.slot} does not provide", expected.where
-            )
-        for message in _own(spec, context):
-            yield problem(path, message)
+    context = {
+        "width": _known(lambda: run.model.width),
+        "sequence": _known(lambda: run.data.sequence),
+        "precision": run.precision,
+        "run": run,
+        "folder": folder,
+    }
+    for path, spec in _specs(run):
+        yield _part(path, spec, context, problem)
+    yield _whole_run(run, problem)
+    yield _tokenizer(run, problem)
+    yield _name(run, problem)
+    stages: list[Stage] = _known(lambda: [*run.stages])
+    stages = [] if stages is UNRESOLVED else stages
+    yield from _data("data", run.data, problem)
+    for index, stage in enumerate(stages):
+        if stage is not UNRESOLVED:
+            if stage.data is not None:
+                yield from _data(f"stages.{index}.data", stage.data, problem)
+            yield from _stage(run, stage, f"stages.{index}", problem)
+    yield _reading(run, problem)
+    yield _grown(run, context, problem)
+
+
+def _known(ask: Callable[[], Any]) -> Any:
+    """The answer, or UNRESOLVED where it would come from a value that is."""
+    try:
+        return ask()
+    except Unresolved:
+        return UNRESOLVED
+
+
+def _specs(value: Any, path: str = "") -> Iterator[tuple[str, Spec]]:
+    """As walk_specs, passing over what could not be resolved."""
+    if value is UNRESOLVED:
+        return
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Spec):
+        yield path, value
+        items = value.knobs.items()
+    elif isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    elif hasattr(type(value), "__ingot_section__"):
+        items = ((name, getattr(value, name)) for name in knob_names(value))
+    for key, item in items:
+        yield from _specs(item, f"{path}.{key}" if path else str(key))
+
+
+def _part(path: str, spec: Spec, context: dict[str, Any], problem: Any) -> Iterator[Problem]:
+    info = SLOTS.get(spec.slot)
+    expected = signature(spec.target)
+    strange = [
+        name for name, item in expected.wiring.items() if info and name not in info.wiring and item.default is inspect.Parameter.empty
+    ]
+    if strange and info and info.wiring:
+        yield problem(path, f"part {spec.name!r} asks for wiring {', '.join(strange)}, which {spec.slot} does not provide", expected.where)
+    for message in _own(spec, context):
+        yield problem(path, message)
+
+
+def _tokenizer(run: RunSection, problem: Any) -> Iterator[Problem]:
     if run.data.tokenizer is None and gives_text(run.data.train) and not getattr(run.model.embedding.target, "tokenizer", None):
         yield problem("data.tokenizer", "texts need a tokenizer: bytes, bpe or pretrained")
+
+
+def _whole_run(run: RunSection, problem: Any) -> Iterator[Problem]:
+    if not run.stages:
+        yield problem("stages", "needs at least one stage")
     if isinstance(run.layout, Spec) and run.layout.name == "fsdp":
         for index, stage in enumerate(run.stages):
             if stage.objective is not None and index:
@@ -69,29 +139,37 @@ def _between(recipe: Recipe, run: RunSection, folder: Path | None) -> Iterator[P
                     f"stages.{index}.objective",
                     "another objective cannot be entered under fsdp; use replicate, or a second run with --from",
                 )
-    if not run.stages:
-        yield problem("stages", "needs at least one stage")
+
+
+def _name(run: RunSection, problem: Any) -> Iterator[Problem]:
     if not run.name.strip(". ") or len(run.name) > 100 or any(letter in "/\\" or not letter.isprintable() for letter in run.name):
         yield problem("name", f"names the run's folder and cannot be {shown(run.name)}")
-    for path, data in [
-        ("data", run.data),
-        *((f"stages.{index}.data", stage.data) for index, stage in enumerate(run.stages) if stage.data is not None),
-    ]:
-        if data.validation is not None and data.holdout:
+
+
+def _data(path: str, data: Data, problem: Any) -> Iterator[Iterator[Problem]]:
+    def held_out() -> Iterator[Problem]:
+        if data.holdout and data.validation is not None:
             yield problem(f"{path}.holdout", "validation and holdout both say what to validate on; give one")
+        if data.holdout == 1:
+            yield problem(f"{path}.holdout", "wants a share below 1: something must be left to train on")
+
+    def views() -> Iterator[Problem]:
         if data.views > 1 and not data.augment:
             yield problem(f"{path}.views", f"{data.views} views of a row would be alike: say what changes them in augment")
+
+    def bucket() -> Iterator[Problem]:
         if data.bucket and not any(hasattr(spec.target, "trimmed") for spec in leaves(data.train)):
             yield problem(
                 f"{path}.bucket",
                 "puts rows of similar length together, but no source of this run knows how long its rows are; sources of sound do",
             )
-        if data.holdout == 1:
-            yield problem(f"{path}.holdout", "wants a share below 1: something must be left to train on")
-    for index, stage in enumerate(run.stages):
-        yield from _stage(run, stage, f"stages.{index}", problem)
-    yield from (problem(path, message) for path, message in dict(_unread(run)).items())
-    yield from _grown(run, context, problem)
+
+    yield from (held_out(), views(), bucket())
+
+
+def _reading(run: RunSection, problem: Any) -> Iterator[Problem]:
+    for path, message in dict(_unread(run)).items():
+        yield problem(path, message)
 
 
 def _unread(run: RunSection) -> Iterator[tuple[str, str]]:
@@ -136,39 +214,53 @@ def _own(spec: Spec, context: dict[str, Any]) -> Iterator[str]:
         yield from checker(spec.knobs, context) or ()
 
 
-def _stage(run: RunSection, stage: Stage, path: str, problem: Any) -> Iterator[Problem]:
-    if stage.budget.value <= 0:
-        yield problem(f"{path}.budget", "wants a budget above 0")
-    for name in {spec.name for spec in stage.hooks}:
-        if sum(spec.name == name for spec in stage.hooks) > 1:
-            yield problem(f"{path}.hooks", f"{name!r} is there twice; a hook works once")
-    data = stage.data or run.data
-    for name in ("budget", "batch"):
+def _stage(run: RunSection, stage: Stage, path: str, problem: Any) -> Iterator[Iterator[Problem]]:
+    def budget() -> Iterator[Problem]:
+        if stage.budget.value <= 0:
+            yield problem(f"{path}.budget", "wants a budget above 0")
+
+    def hooks() -> Iterator[Problem]:
+        for name in {spec.name for spec in stage.hooks}:
+            if sum(spec.name == name for spec in stage.hooks) > 1:
+                yield problem(f"{path}.hooks", f"{name!r} is there twice; a hook works once")
+
+    def audio(name: str) -> Iterator[Problem]:
+        data = stage.data or run.data
         if getattr(stage, name).unit == "audio_seconds" and not any(hasattr(spec.target, "seconds_per_row") for spec in leaves(data.train)):
             yield problem(f"{path}.{name}", "a length of audio needs a source of audio, which this run has not")
-    if stage.batch.unit == "tokens" and gives_only_rows(data.train):
-        yield problem(f"{path}.batch", f"a batch of rows that are not text is a number of them, such as '256 images', got {stage.batch}")
-    elif stage.batch.unit != "audio_seconds" and batch_rows(stage.batch, data.sequence) < 1:
-        yield problem(f"{path}.batch", f"{stage.batch} is less than one row of {data.sequence} tokens")
-    if (
-        isinstance(run.micro_rows, int)
-        and stage.batch.unit != "audio_seconds"
-        and batch_rows(stage.batch, data.sequence) < run.micro_rows
-        and not path.endswith("0")
-    ):
-        yield problem("micro_rows", f"{run.micro_rows} rows are more than the global batch of {path}")
-    if stage.fused_backward is True:
-        yield from (problem(f"{path}.fused_backward", message) for message in unfusable(run, stage))
-    known = sorted({name for _, spec in walk_specs(run) for name in getattr(spec.target, "side_losses", ())})
-    for name in stage.side:
-        if name not in known:
+
+    def batch() -> Iterator[Problem]:
+        data = stage.data or run.data
+        if stage.batch.unit == "tokens" and gives_only_rows(data.train):
             yield problem(
-                f"{path}.side",
-                f"no layer of this model leaves a side loss {name!r}. {nearest(name, known) or 'There are: ' + (', '.join(known) or 'none')}",
+                f"{path}.batch", f"a batch of rows that are not text is a number of them, such as '256 images', got {stage.batch}"
             )
-    for knob in stage.schedule:
+        elif stage.batch.unit != "audio_seconds" and batch_rows(stage.batch, data.sequence) < 1:
+            yield problem(f"{path}.batch", f"{stage.batch} is less than one row of {data.sequence} tokens")
+
+    def micro_rows() -> Iterator[Problem]:
+        if not isinstance(run.micro_rows, int) or stage.batch.unit == "audio_seconds" or path.endswith("0"):
+            return
+        if batch_rows(stage.batch, (stage.data or run.data).sequence) < run.micro_rows:
+            yield problem("micro_rows", f"{run.micro_rows} rows are more than the global batch of {path}")
+
+    def fused() -> Iterator[Problem]:
+        if stage.fused_backward is True:
+            yield from (problem(f"{path}.fused_backward", message) for message in unfusable(run, stage))
+
+    def side() -> Iterator[Problem]:
+        known = sorted({name for _, spec in walk_specs(run) for name in getattr(spec.target, "side_losses", ())})
+        for name in stage.side:
+            if name not in known:
+                near = nearest(name, known) or "There are: " + (", ".join(known) or "none")
+                yield problem(f"{path}.side", f"no layer of this model leaves a side loss {name!r}. {near}")
+
+    def schedule(knob: str) -> Iterator[Problem]:
         if knob != "batch" and (message := _unschedulable(run, stage, knob)):
             yield problem(f"{path}.schedule.{knob}", message)
+
+    yield from (budget(), hooks(), audio("budget"), audio("batch"), batch(), micro_rows(), fused(), side())
+    yield from (schedule(knob) for knob in (stage.schedule if stage.schedule is not UNRESOLVED else ()))
 
 
 def unfusable(run: RunSection, stage: Stage) -> Iterator[str]:

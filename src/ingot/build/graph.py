@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..core.errors import UserError
 from ..core.parts import Spec
 
 if TYPE_CHECKING:
+    from ..core.frozen import Frozen
     from ..core.seams import Field
     from ..model.graph import Model
     from .schema import Graph, TowerSection
@@ -41,6 +43,7 @@ def build_model(
     shared = {"width": graph.width, "vocabulary": vocabulary, "sequence": sequence, "specials": specials, "fields": fields or {}} | (
         context or {}
     )
+    shared.setdefault("frozen", lambda one: untrained(one, shared, graph.init.build(), 0))
     embedding, encoder = _encoder(graph, shared)
     towers = {name: Tower(*_encoder(tower, shared | {"width": tower.width or graph.width})) for name, tower in graph.towers.items()}
     linear = graph.encoder.knobs.get("linear") or dense()
@@ -60,7 +63,19 @@ def build_model(
     return model
 
 
-def _encoder(graph: Graph | TowerSection, shared: dict[str, Any]) -> tuple[Any, Any]:
+def untrained(one: Frozen, shared: dict[str, Any], initializer: Any, seed: int) -> Model:
+    """The model of a frozen encoder that comes from nowhere. Raises UserError for one that another run or folder holds."""
+    from ..model.graph import Model
+
+    if one.start is not None:
+        raise UserError(f"{one.start}: only a run can open another's encoder")
+    embedding, encoder = _encoder(one, shared | {"width": one.width})
+    model = Model(embedding=embedding, encoder=encoder, objective=nn.Identity())
+    initializer.apply(model, seed=seed)
+    return model
+
+
+def _encoder(graph: Graph | TowerSection | Frozen, shared: dict[str, Any]) -> tuple[Any, Any]:
     """Embedding and encoder of the model or of a tower."""
     embedding = graph.embedding.build(**shared, linear=graph.encoder.knobs.get("linear") or dense())
     return embedding, graph.encoder.build(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,8 @@ def snapshot_of(run: Run, state: State, *, optimizer: bool = True) -> Snapshot:
                 name, _, key = path.removeprefix("optim.").rpartition(".")
                 found.state.setdefault(name, {})[key] = tensor
         declare = getattr(state.optimizer, "state_layout", None)
+        if first:
+            found.full = partial(converted, state.optimizer, "in_full")
         if declare is not None and first:
             found.layouts = {name: dict(declare(found.axes[name], tuple(found.weights[name].shape))) for name in found.state}
     return found
@@ -78,6 +81,14 @@ def powers_of(optimizer: Any) -> dict[str, int | str]:
         if isinstance(inner, torch.optim.Optimizer):
             found |= powers_of(inner)
     return found | dict(getattr(optimizer, "state_powers", {}))
+
+
+def converted(optimizer: Any, how: str, held: dict[str, Any], axes: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    """A weight's state in full numbers ("in_full"), or as the optimizer keeps it ("in_codes"), by whichever optimizer inside keeps codes."""
+    for inner in vars(optimizer).values():
+        if isinstance(inner, torch.optim.Optimizer):
+            held = converted(inner, how, held, axes, shape)
+    return getattr(optimizer, how)(held, axes, shape) if hasattr(optimizer, how) else held
 
 
 def target_of(run: Run, graph: Graph, model: Model, batches: Any = None) -> Target:
@@ -175,6 +186,9 @@ def put_weights(run: Run, model: Any, snapshot: Snapshot) -> Any:
 
 def put_state(run: Run, state: State, snapshot: Snapshot) -> list[str]:
     """Fill the state's fresh optimizer from rank 0's snapshot; collective. Returns what it had to leave out, as notes."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in state.model.named_parameters()}
+    for name, held in snapshot.state.items():
+        snapshot.state[name] = converted(state.optimizer, "in_codes", held, snapshot.axes[name], shapes[name])
     left_out = unwanted(state, snapshot)
     for name in left_out:
         del snapshot.state[name]

@@ -8,31 +8,31 @@ The encoders do not change, so what is missing is found again whenever it is nee
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from ..core.errors import RunError, UserError
+from ..core.errors import UserError
 from ..core.evaluating import evaluating
 from ..core.parts import Spec, plain
 from ..core.recipe import Recipe
 from ..core.resolve import resolve
 from ..data.source._fingerprint import digest
-from .reference import run_at
+from ..data.store.arrays import keep_arrays
+from .graph import untrained
+from .reference_model import run_at
 from .rows import fields_of
 
 if TYPE_CHECKING:
+    from ..core.frozen import Frozen
     from .run import Run
 
 
 def find_latents(run: Run, chosen: Spec, index: int) -> str:
     """Give the rows of a stage's data their latents; a sentence for the ledger. Collective."""
-    found, made = _sources(run, index), 0
+    found = _sources(run, index)
     names = [
         digest("latents", 1, chosen.data(), [_content(one.start) for one in chosen.knobs["encoders"].values()], source.identity)
         for source in found
@@ -40,17 +40,19 @@ def find_latents(run: Run, chosen: Spec, index: int) -> str:
     folders = [Path(run.data_section(index).cache) / "latents" / name for name in names]
     wanted = [(source, folder) for source, folder in zip(found, folders, strict=True) if not folder.is_dir()]
     if wanted and run.layout.rank == 0:
-        encoders = {name: frozen(run, index, name, one) for name, one in chosen.knobs["encoders"].items()}
+        encoders = {
+            name: frozen(run, one, f"stages.{index}.annotate: the encoder {name!r}", index)
+            for name, one in chosen.knobs["encoders"].items()
+        }
         for source, folder in wanted:
-            _keep(_encoded(run, source, encoders, chosen.knobs), folder)
-    made = len(wanted)
+            keep_arrays(folder, _encoded(run, source, encoders, chosen.knobs))
     run.layout.barrier()
     data = run.data_of(index)
     for source, folder in zip(found, folders, strict=True):
         source.hold({path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(folder.glob("*.npy"))})
     for stream in (data.train, *data.validation.values(), *data.plain.values()):
         stream._fields = None
-    return f"{chosen.name} of {', '.join(chosen.knobs['encoders'])} {'found' if made else 'reused'} for {sum(map(len, found))} rows: {folders[0].parent}"
+    return f"{chosen.name} of {', '.join(chosen.knobs['encoders'])} {'found' if wanted else 'reused'} for {sum(map(len, found))} rows: {folders[0].parent}"
 
 
 def _sources(run: Run, index: int) -> list[Any]:
@@ -83,35 +85,25 @@ def _content(start: str | None) -> list[Any]:
     ]
 
 
-def frozen(run: Run, index: int, name: str, one: Any) -> Any:
-    """The model of an encoder, never trained. Raises UserError where it is not there or not as wide as said."""
+def frozen(run: Run, one: Frozen, where: str, index: int = 0) -> Any:
+    """The model of an encoder, never trained. where: its place in the recipe, for people. index: of the stage whose rows it reads.
+    Raises UserError where it is not there or not as wide as said."""
     if one.start is None:
-        model = _random(run, index, one)
+        model: Any = untrained(one, _shared(run, index), run.initializer, run.section.seed)
     elif one.start.startswith("hf:"):
         model = _hugging_face(run, index, one.start.removeprefix("hf:"))
     else:
         model = _of_run(run, one.start)
     width = int(model.encoder.width)
     if width != one.width:
-        raise UserError(f"stages.{index}.annotate: the encoder {name!r} gives latents of {width}, not of {one.width}")
+        raise UserError(f"{where} gives vectors of {width}, not of {one.width}")
     return model.to(run.device).requires_grad_(False)
 
 
-def _random(run: Run, index: int, one: Any) -> Any:
-    from ..model.graph import Model
-    from .graph import _encoder
-    from .schema import TowerSection
-
-    shared = {
-        "width": one.width,
-        "vocabulary": run.vocabulary,
-        "sequence": run.data_section(index).sequence,
-        "fields": fields_of(run.data_section(index), Path.cwd()),
-    }
-    embedding, encoder = _encoder(TowerSection(width=one.width, embedding=one.embedding, encoder=one.encoder), shared)
-    model = Model(embedding=embedding, encoder=encoder, objective=nn.Identity())
-    run.initializer.apply(model, seed=run.section.seed)
-    return model
+def _shared(run: Run, index: int) -> dict[str, Any]:
+    """What a model is built with, for the rows of a stage as they are before anything is found of them."""
+    data = run.data_section(index)
+    return {"vocabulary": run.vocabulary, "sequence": data.sequence, "fields": fields_of(data, Path.cwd())}
 
 
 def _hugging_face(run: Run, index: int, folder: str) -> Any:
@@ -165,16 +157,3 @@ def _encoded(run: Run, source: Any, encoders: dict[str, Any], knobs: dict[str, A
         for key, value in found.items():
             pieces.setdefault(key, []).append(value)
     return {key: np.concatenate(values) for key, values in pieces.items()}
-
-
-def _keep(columns: dict[str, np.ndarray], folder: Path) -> None:
-    aside = folder.with_name(f"{folder.name}.aside-{os.getpid()}")
-    try:
-        aside.mkdir(parents=True, exist_ok=True)
-        for key, values in columns.items():
-            np.save(aside / f"{key}.npy", values, allow_pickle=False)
-        os.replace(aside, folder)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        if not folder.is_dir():
-            raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from None

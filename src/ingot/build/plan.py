@@ -5,7 +5,6 @@ Nothing of the planned size is made: the model stands on the meta device and the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +13,14 @@ import torch
 
 from ..core.parts import Spec, signature
 from ..core.quantities import Quantity
-from ..core.resolve import spec
-from ..ledger.forecast import Change, Forecast, changes, forecast, sharded
-from ..ledger.machine import matmul_rate
-from ..model.recompute import MODES
+from ..ledger.forecast import Forecast, forecast, sharded
+from ..ledger.machine import matmul_doubt, matmul_rate
 from ..train.fused_backward import FusedBackward
-from .fit import Setting, may_fuse, modes, settle, settle_naively, stacks
 from .graph import build_model
 from .groups import parameter_groups
 from .grow import graph_of
+from .memory_fit import settle, settle_naively, stacks
+from .remedies import Remedies
 from .rows import example_batch, positions_per_row
 
 if TYPE_CHECKING:
@@ -45,7 +43,6 @@ SPECIALS = {
         )
     )
 }
-SMALLER_OPTIMIZERS = (("adam8bit", 1e-3, "the same rule, state in 8 bits"), ("lion", 1e-4, "another optimizer: tune its lr"))
 
 
 def forecast_stage(
@@ -95,6 +92,7 @@ def meta_model(run: Run, index: int, dtype: torch.dtype) -> Any:
             dtype=dtype,
             objective=objective,
             fields=run.fields(index),
+            context={"frozen": run.frozen},
         )
     return model.double() if dtype == torch.float64 else model
 
@@ -114,7 +112,10 @@ def vocabulary_of(run: Run) -> int | None:
 
 
 def plan(run: Run, available: int) -> dict[str, Any]:
-    """Per stage: the forecast at the chosen micro-batch, whether it fits, seconds and money, and changes that take less memory."""
+    """Per stage: the forecast at the chosen micro-batch, whether it fits, seconds and money; where it does not, what would take less.
+
+    changes: one by one; together: the cheapest combination that fits, or the one that needs least; none where the stage fits.
+    """
     rate = matmul_rate(run.device, run.dtype)
     stages = [_plan_stage(run, index, available, rate) for index in range(len(run.section.stages))]
     seconds = [stage["seconds"] for stage in stages]
@@ -124,6 +125,7 @@ def plan(run: Run, available: int) -> dict[str, Any]:
         "stages": stages,
         "available": available,
         "matmul_flops_per_second": rate,
+        "matmul_doubt": matmul_doubt(run.device, run.dtype),
         "parameters": stages[0]["forecast"]["parameters"] if stages else 0,
         "active_parameters": stages[0]["forecast"]["active_parameters"] if stages else 0,
         "seconds": total,
@@ -138,6 +140,7 @@ def _plan_stage(run: Run, index: int, available: int, rate: float) -> dict[str, 
     found = setting.forecast
     steps = steps_in(run, index, found.flops * run.layout.ranks, setting.seconds)
     naive = settle_naively(run, index, rows, rate)
+    remedies = None if setting.fits else Remedies(run, index, setting, available)
     return {
         "forecast": found.as_dict(),
         "micro_rows": setting.micro_rows,
@@ -150,7 +153,8 @@ def _plan_stage(run: Run, index: int, available: int, rate: float) -> dict[str, 
         "naive": {"micro_rows": naive.micro_rows, "peak": naive.forecast.peak, "step_seconds": naive.seconds},
         "slower": setting.seconds / naive.seconds,
         "budget": str(run.section.stages[index].budget),
-        "changes": [vars(change) for change in _changes(run, index, setting, available)],
+        "changes": [vars(change) for change in remedies.one_by_one()] if remedies else [],
+        "together": remedies.together().as_dict() if remedies else None,
     }
 
 
@@ -163,27 +167,3 @@ def steps_in(run: Run, index: int, flops: float, seconds: float) -> float:
         data = run.data_of(index)
         per_step = {"epochs": rows / data.train.rows_per_epoch}.get(budget.unit, 1.0)
     return max(1.0, budget.value / per_step)
-
-
-def _changes(run: Run, index: int, now: Setting, available: int) -> list[Change]:
-    """Full forecasts of the run with one thing changed each, cheapest to the user first."""
-    micro, section = now.micro_rows, run.section.stages[index]
-    tried = {"checkpointing": now.checkpointing, "fused": now.fused_backward}
-
-    def trying(rows: int = micro, **changed: Any) -> Callable[[], Forecast]:
-        return lambda: forecast_stage(run, index, rows, **(tried | changed))
-
-    smaller = max(1, micro // 4)
-    alternatives: dict[str, tuple[Callable[[], Forecast], str]] = {}
-    if smaller < micro:
-        alternatives[f"micro_rows={smaller}"] = (trying(smaller), "slightly slower matmuls, the same result")
-    for mode, cost in (("selective", "some elementwise work twice, the same result"), ("full", "a third more arithmetic, the same result")):
-        if mode in modes(run, index, every=True) and MODES.index(mode) > MODES.index(now.checkpointing):
-            alternatives[f"model.encoder.checkpointing={mode}"] = (trying(checkpointing=mode), cost)
-    if not now.fused_backward and may_fuse(run, index):
-        alternatives[f"stages.{index}.fused_backward=true"] = (trying(fused=True), "no clipping, no skipped step; the same result")
-    if run.dtype == torch.float32:
-        alternatives["precision=bf16"] = (trying(dtype=torch.bfloat16), "activations in 16 bits")
-    for name, lr, cost in SMALLER_OPTIMIZERS if section.optimizer.name == "adamw" else ():
-        alternatives[f"stages.{index}.optimizer={name}"] = (trying(optimizer=spec("optim", name, lr=lr)), cost)
-    return changes(replace(now.forecast), available, alternatives)

@@ -17,10 +17,10 @@ from ..train.lines import event
 from ..train.stage import Knob, Stage
 from ..train.state import NOT_VALUES, State
 from .annotate import annotate
-from .fit import fitting, stacks
 from .groups import parameter_groups
 from .grow import grow
-from .reference import reference_model
+from .memory_fit import fitting, stacks
+from .reference_model import reference_model
 from .rows import positions_per_row
 
 if TYPE_CHECKING:
@@ -69,7 +69,10 @@ class Program:
         run, index = self.run, state.progress.stage
         section = run.section.stages[index]
         if state.progress.entering:
+            before = _shapes(state.model)
             self._begin(state, section, index)
+            if section.transforms or _shapes(state.model) != before:
+                self._restart_hooks(state, section)
             if hasattr(run.model.objective, "begin"):  # such as a teacher that starts as a copy
                 run.model.objective.begin(run.model)
         if section.fused_backward is True and run.layout.ranks > 1:
@@ -123,7 +126,10 @@ class Program:
             state.extra["data_start"] = state.progress.total_rows
         if index and section.objective is not None:
             run.replace_objective(section.objective)
-        same = index == 0 or (run.section.stages[index - 1].optimizer.name == section.optimizer.name and section.objective is None)
+        before = run.section.stages[index - 1]
+        same = index == 0 or (
+            before.optimizer.name == section.optimizer.name and before.layer_decay == section.layer_decay and section.objective is None
+        )
         if section.transforms:
             for line in grow(run, state, index, keep_optimizer=same):
                 self.say(event(state.progress.total_steps, "transform", described(line), transform=line))
@@ -131,6 +137,13 @@ class Program:
             state.optimizer = make_optimizer(run, section)
         elif index:
             take_knobs(state.optimizer, make_optimizer(run, section))
+
+    def _restart_hooks(self, state: State, section: StageSection) -> None:
+        """Hooks of the stage before go on in this one, but not on another model: those that would have are said to begin anew."""
+        held = state.forget_hooks()
+        for name in (spec.name for spec in section.hooks if spec.name in held):
+            words = f"the hook {name!r} starts afresh: the model is not that of the stage before, so what it held no longer fits"
+            self.say(event(state.progress.total_steps, "hook", words))
 
     def choose_micro_rows(self, index: int, rows: int) -> int:
         """Rows a rank holds at once: the recipe's number, the one chosen at start and recorded, or what memory allows.
@@ -208,9 +221,14 @@ def averaged(hooks: dict[str, Any], model: Any) -> Iterator[None]:
         yield
 
 
+def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """Of every weight, by name."""
+    return {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+
+
 def make_optimizer(run: Run, section: StageSection) -> torch.optim.Optimizer:
     """The stage's optimizer over the model's parameter groups."""
-    optimizer: torch.optim.Optimizer = section.optimizer.build(params=parameter_groups(run.model, run.initializer))
+    optimizer: torch.optim.Optimizer = section.optimizer.build(params=parameter_groups(run.model, run.initializer, section.layer_decay))
     claimed = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     wanted = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
     if len(claimed) != len(wanted) or {id(item) for item in claimed} != {id(item) for item in wanted}:

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from ..core.errors import Problem, RunError, UserError
+from ..core.errors import Problem, RunError, UserError, one_line
+from ..core.frozen import Frozen
 from ..core.parts import Spec, plain, signature
 from ..core.progress import Progress
 from ..core.recipe import Recipe, difference, digest, load
@@ -27,14 +28,15 @@ from ..train.state import State
 from .annotate import annotate, annotated_fields
 from .check import batch_rows, resolve_run
 from .device import choose_device, choose_layout, choose_precision
+from .evaluation import evaluate_streams
 from .graph import build_model, without_weights
 from .grow import graph_of
-from .measure import evaluate_streams
+from .initial_weights import adopt, adopt_tokenizer, load_start
+from .latents import frozen
 from .program import DeviceWindows, Program, make_optimizer
 from .rows import fields_of, gives_text, seconds_per_row
 from .schema import Data, Graph, RunSection
 from .session import train
-from .start import adopt, adopt_tokenizer, load_start
 
 # What may change between a run's start and its resuming: where and how it runs and reports, not what it computes.
 OF_THE_MACHINE = {"layout", "micro_rows", "device", "memory", "price_per_hour", "log", "compile", "checkpoint"}
@@ -224,8 +226,13 @@ class Run:
                 dtype=self.dtype,
                 objective=self.objective_spec,
                 fields=self.fields(),
+                context={"frozen": self.frozen},
             )
         return model.double() if self.dtype == torch.float64 else model
+
+    def frozen(self, one: Frozen) -> Any:
+        """The model of a frozen encoder that an objective learns from."""
+        return frozen(self, one, "objective.teacher: it")
 
     def replace_objective(self, objective: Spec) -> None:
         """A stage with another objective: build it, keep the weights that fit by name and shape, initialize the others."""
@@ -320,7 +327,7 @@ class Run:
     def evaluate_streams(
         self, streams: dict[str, Any], rows: int | None = None, also: list[Spec] | None = None
     ) -> dict[str, dict[str, float]]:
-        """Per source: held-out loss, and what the recipe's other evaluators find. See build/measure.py."""
+        """Per source: held-out loss, and what the recipe's other evaluators find. See build/evaluation.py."""
         plain = [data.plain for data in self._data.values() if data.validation is streams] or [data.plain for data in self._data.values()]
         return evaluate_streams(self, streams, plain=plain[0] if plain else {}, rows=rows, also=also)
 
@@ -333,25 +340,18 @@ class Run:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int = 0,
+        passes: int | None = None,
     ) -> Iterator[str]:
-        """Stream text that continues the prompt. Raises UserError when the objective cannot generate."""
-        from ..model.generate import generate
+        """Stream text that continues the prompt, in the way of the objective (model/write.py). Raises UserError where it has none."""
+        from ..model.write import Manner, write
 
-        if not getattr(self.model.objective, "causal", False):
-            raise UserError("only a causal language model generates text")
+        if self.tokenizer is None:
+            raise UserError("a run without text writes none")
         ids = self.tokenizer.encode([prompt])[0].tolist() if prompt else [self.tokenizer.end]
         produced: list[int] = []
         shown = ""
-        for token in generate(
-            self.model,
-            ids,
-            max_new=tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=1.0 if top_p is None else top_p,
-            seed=seed,
-            end=self.tokenizer.end,
-        ):
+        manner = Manner(tokens, temperature, top_k, 1.0 if top_p is None else top_p, seed, self.tokenizer.end, passes)
+        for token in write(self.model, ids, manner):
             produced.append(int(token))
             text = self.tokenizer.decode(produced)
             if not text.endswith("�"):
@@ -360,20 +360,19 @@ class Run:
 
     def plan(self) -> dict[str, Any]:
         """Forecast of memory, seconds and cost, by stage; see build/plan.py. Nothing is trained."""
-        from .fit import available_bytes
+        from .memory_fit import available_bytes
         from .plan import plan
 
         return plan(self, available_bytes(self))
 
-    def export(self, out: str | Path, *, dtype: torch.dtype = torch.float32) -> str:
-        """Write the model and its tokenizer as a Hugging Face folder; returns the family. Raises UserError for a model that no family has."""
-        from ..convert.hf import write_folder
+    def export(self, out: str | Path, *, dtype: torch.dtype = torch.float32, check: bool = True) -> str:
+        """Write the model and its tokenizer as a Hugging Face folder, checked against transformers; returns the family. See build/export.py."""
+        from .export import export
 
-        if (Path(out) / "config.json").exists():
-            raise UserError(f"{out} holds a model already; name another folder")
-        return str(
-            write_folder(self.model, self.graph, Path(out), tokenizer=self.tokenizer, sequence=self.section.data.sequence, dtype=dtype)
-        )
+        done = export(self, out, dtype=dtype, check=check)
+        for line in done.left:
+            self.echo(line)
+        return done.family
 
     def report(self) -> Path:
         """Write the run folder's report.html and return its path."""
@@ -408,7 +407,7 @@ def build(
     """Check a recipe and prepare its Run. Raises UserError with every problem; an existing run with another recipe is refused.
 
     recipe: a file, the name of a shipped one, or one that was loaded; overrides and tiny as on the command line, for the former two.
-    tokenizer: instead of the recipe's own: a part's name or knobs, a path, or a live tokenizer (see start.adopt_tokenizer).
+    tokenizer: instead of the recipe's own: a part's name or knobs, a path, or a live tokenizer (see initial_weights.adopt_tokenizer).
     """
     if not isinstance(recipe, Recipe):
         recipe = load(recipe, tuple(overrides), tiny=tiny)
@@ -443,12 +442,9 @@ def refuse_changed(run: Run) -> None:
             if all(line.startswith(last) for line in changes)
             else "or choose another name="
         )
-        raise UserError(
-            [
-                Problem("", f"the run {run.folder} exists with another recipe; resume needs the same one ({other})"),
-                *(Problem("", f"  {line}") for line in changes[:20]),
-            ]
-        )
+        more = [f"and {len(changes) - 20} more"] if len(changes) > 20 else []
+        lines = "\n  ".join([*map(one_line, changes[:20]), *more])
+        raise UserError([Problem("", f"the run {run.folder} exists with another recipe; resume needs the same one ({other})", hint=lines)])
 
 
 def open_run(folder: str | Path, checkpoint: str | Path | None = None, *, echo: Callable[[str], None] | None = None) -> Run:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.atomic import one_line_of, write_text
 from ..core.errors import RunError
 from ..core.recipe import dump
+from ..core.version import installed_version
 from ..ledger.energy import Energy
 from ..ledger.ledger import Ledger
 from ..ledger.machine import describe
@@ -24,10 +24,15 @@ from ..train.anomaly import AnomalyGuard
 from ..train.lines import event
 from ..train.loop import Loop
 from ..train.state import State
-from .probe import choose_compile
+from .compile_probe import choose_compile
 
 if TYPE_CHECKING:
     from .run import Run
+
+
+ROOT = Path(__file__).resolve().parents[3]
+# What decides results; pages, claims and results that lie in the checkout and are not committed yet do not.
+DECIDES = ("src", "recipes", "races", "ladders", "pyproject.toml", "constraints.txt", "benchmarks/*.py")
 
 
 class Scribe:
@@ -156,7 +161,7 @@ def prepare_folder(run: Run) -> None:
         try:
             (run.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
             if not run.checkpoints.all():
-                _write(run.folder / "recipe.yaml", dump(run.resolved))
+                write_text(run.folder / "recipe.yaml", dump(run.resolved))
             else:
                 tempfile.TemporaryFile(dir=run.folder).close()
         except OSError as error:
@@ -205,8 +210,9 @@ def _open(run: Run, scribe: Scribe, state: State, path: Path | None, machine: di
     }
     if scribe.ledger is not None:
         if path is None and hasattr(run.tokenizer, "save"):
-            run.tokenizer.save(run.folder / "tokenizer")
-        _write(run.folder / "run.json", json.dumps(facts, indent=2, default=str) + "\n")
+            with one_line_of(run.folder / "tokenizer"):
+                run.tokenizer.save(run.folder / "tokenizer")
+        write_text(run.folder / "run.json", json.dumps(facts, indent=2, default=str) + "\n")
         if path is None:
             scribe.ledger.truncate_after(-1)
         else:
@@ -229,27 +235,8 @@ def _open(run: Run, scribe: Scribe, state: State, path: Path | None, machine: di
         scribe.emit(event(state.progress.total_steps, "resume", f"resumed from {path.name}: weights, optimizer, progress, data position"))
 
 
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".new")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        if aside.is_file():
-            aside.unlink(missing_ok=True)
-        raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
-
-
-def installed_version() -> str:
-    try:
-        return version("ingot")
-    except PackageNotFoundError:
-        return "uninstalled"
-
-
-def commit() -> str | None:
-    """The commit of the checkout this package runs from, with a + when it has changes; None outside of one."""
-    root = Path(__file__).resolve().parents[3]
+def commit(root: Path = ROOT) -> str | None:
+    """The commit of the checkout this package runs from, with a + when what decides results has changed since; None outside of one."""
     if not (root / ".git").exists():
         return None
     try:
@@ -257,7 +244,7 @@ def commit() -> str | None:
             ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10
         ).stdout.strip()
         changed = subprocess.run(
-            ["git", "-C", str(root), "status", "--porcelain"], capture_output=True, text=True, timeout=10
+            ["git", "-C", str(root), "status", "--porcelain", "--", *DECIDES], capture_output=True, text=True, timeout=10
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

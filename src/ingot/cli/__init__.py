@@ -21,7 +21,7 @@ GROUPS = {
     "checkpoints": ("transform", "import", "export", "lineage"),
     "trust": ("verify-resume", "parity"),
     "which method pays": ("race", "claim"),
-    "what more would buy": ("fit", "predict"),
+    "what more would buy": ("ladder", "fit", "predict"),
 }
 
 
@@ -46,12 +46,9 @@ def main(argv: list[str] | None = None) -> int:
 def overview(argv: list[str]) -> int:
     """The help page, the version, or the answer to a command that does not exist."""
     if argv and argv[0] in ("--version", "-V"):
-        from importlib.metadata import PackageNotFoundError, version
+        from ..core.version import installed_version
 
-        try:
-            print(f"ingot {version('ingot')}")
-        except PackageNotFoundError:
-            print("ingot, not installed")
+        print(f"ingot {installed_version()}")
         return 0
     if argv and argv[0] not in ("--help", "-h", "help"):
         from difflib import get_close_matches

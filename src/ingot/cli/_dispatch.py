@@ -6,6 +6,7 @@ import argparse
 import difflib
 import importlib
 import inspect
+import json
 import os
 import sys
 import tempfile
@@ -13,18 +14,28 @@ import traceback
 from types import ModuleType
 from typing import NoReturn
 
-from ..core.errors import IngotError, RunError, UserError
+from ..core.errors import IngotError, UserError
 from ._output import Output
+
+REQUIRED = "the following arguments are required: "
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line with the nearest option."""
+    """An argument parser whose complaints are one line with the nearest option. json: whether they are also said as the answer."""
+
+    json = False
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: "):
             word = message.removeprefix("unrecognized arguments: ").split()[0]
             near = difflib.get_close_matches(word, self._option_string_actions, n=1)
             message = f"there is no option {word!r}. " + (f"Did you mean {near[0]!r}?" if near else "")
+        elif message.startswith(REQUIRED):
+            # To argparse a positional that may be left out is required where it follows one that may not.
+            optional = {str(action.metavar) for action in self._actions if action.nargs in ("*", "?")}
+            message = REQUIRED + ", ".join(name for name in message.removeprefix(REQUIRED).split(", ") if name not in optional)
+        if self.json:
+            print(json.dumps({"errors": [{"where": "", "message": message.rstrip(), "origin": "command line"}]}), flush=True)
         self.exit(2, f"{self.prog}: {message.rstrip()}\n'{self.prog} --help' shows what it takes.\n")
 
 
@@ -50,11 +61,12 @@ def dispatch(name: str, argv: list[str]) -> int:
     """Import the command, parse, run. Every error the user can cause becomes lines on standard error."""
     module = importlib.import_module(f".{name.replace('-', '_')}", __package__)
     parser = parser_of(name, module)
+    rank = int(os.environ.get("RANK", "0"))
+    parser.json = rank == 0 and "--json" in argv and not getattr(module, "SILENT", False)
     try:
         arguments = parser.parse_intermixed_args(argv)
     except SystemExit as error:
         return int(error.code or 0)
-    rank = int(os.environ.get("RANK", "0"))
     output = Output(json=getattr(arguments, "json", False), speaks=rank == 0)
     status = _guarded(module, arguments, output, rank)
     return _leave(status)
@@ -67,9 +79,6 @@ def _guarded(module: ModuleType, arguments: argparse.Namespace, output: Output, 
         return status
     except UserError as error:
         output.problems(error.problems, starts=getattr(module, "STARTS", False))
-        return error.status
-    except RunError as error:
-        output.failure(str(error), rank=rank)
         return error.status
     except IngotError as error:
         output.failure(str(error), rank=rank)

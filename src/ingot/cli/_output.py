@@ -54,7 +54,12 @@ class Output:
         count = f"{len(problems)} error{'s' * (len(problems) != 1)}"
         self.note(*map(str, problems), f"{count}; nothing was started." if starts else f"{count}.")
         if self.json:
-            self.answer = {"errors": [{"where": one.where, "message": one.message, "origin": one.origin} for one in problems]}
+            self.answer = {
+                "errors": [
+                    {"where": one.where, "message": one.message, "origin": one.origin} | ({"hint": one.hint} if one.hint else {})
+                    for one in problems
+                ]
+            }
             self.finish()
 
     def failure(self, message: str, *, rank: int = 0) -> None:

@@ -15,8 +15,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from ..core.amounts import count, duration, money
 from ..core.quantities import parse_quantity
-from ._words import count, duration, money
 
 LINE_EVERY = 2.0
 QUIET = ("checkpoint",)
@@ -271,7 +271,7 @@ def closing(line: dict[str, Any], standing: Standing) -> str:
     spent = [
         f"{line.get('step', 0)} steps",
         f"{count(line.get('tokens', 0))} tokens",
-        f"{count(float(line.get('flops', 0)))} FLOPs",
+        count(line.get("flops", 0), "FLOP"),
         duration(line.get("seconds", 0.0)),
     ]
     price = standing.spent_money()

@@ -24,3 +24,20 @@ def read(arguments: argparse.Namespace) -> Recipe:
     from ..core.recipe import load
 
     return load(arguments.recipe, arguments.overrides, tiny=arguments.tiny)
+
+
+def configure_start(parser: argparse.ArgumentParser) -> None:
+    """``--from``, for commands that look at a run which starts from existing weights."""
+    parser.add_argument(
+        "--from", dest="start_from", metavar="CHECKPOINT", help="as ingot train starts: from a run, a checkpoint, or hf:FOLDER"
+    )
+
+
+def continued(arguments: argparse.Namespace) -> Recipe:
+    """As read; with ``--from hf:FOLDER`` the folder's model and tokenizer take the place of the recipe's own. Raises UserError."""
+    recipe = read(arguments)
+    if (arguments.start_from or "").startswith("hf:"):
+        from ..build.initial_weights import adopt
+
+        adopt(recipe, arguments.start_from)
+    return recipe

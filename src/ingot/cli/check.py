@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
     recipe = _recipe.read(arguments)
     if (arguments.start_from or "").startswith("hf:"):
-        from ..build.start import adopt
+        from ..build.initial_weights import adopt
 
         adopt(recipe, arguments.start_from)
     _, problems = check(recipe, Path.cwd())
@@ -45,10 +45,10 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
 def forecast(recipe: Any, output: Output) -> dict[str, Any]:
     """Peak memory of each stage and the time of the run, in a line each."""
-    from ..build.fit import available_bytes
+    from ..build.memory_fit import available_bytes
     from ..build.plan import plan
     from ..build.run import build
-    from ._words import duration, size
+    from ..core.amounts import duration, size
 
     run = build(recipe, runs=_recipe.NOWHERE)
     found = plan(run, available_bytes(run))

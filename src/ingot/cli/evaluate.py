@@ -54,11 +54,24 @@ def _chosen(texts: list[str] | None) -> list[Any] | None:
     if texts is None:
         return None
     from ..build.schema import Evaluation
+    from ..core.errors import Problem, UserError
     from ..core.recipe import parse
     from ..core.resolve import resolve
 
-    tree = parse("also:\n" + "".join(f"  - {text}\n" for text in texts), "--with")
-    return list(resolve(tree, Evaluation).also)
+    chosen: list[Any] = []
+    problems = []
+    for text in texts:
+        try:
+            chosen += resolve(parse(f"also:\n  - {text}\n", "--with"), Evaluation).also
+        except UserError as error:  # the option is what the user wrote, not the recipe around it
+            inside = [one.where.removeprefix("also.0").strip(".") for one in error.problems]
+            problems += [
+                Problem("--with", f"{knob}: {one.message}" if knob else one.message, hint=one.hint)
+                for knob, one in zip(inside, error.problems)
+            ]
+    if problems:
+        raise UserError(problems)
+    return chosen
 
 
 def _figure(value: float | None) -> str:

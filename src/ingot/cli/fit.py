@@ -1,11 +1,13 @@
 """Fit a scaling law to measured runs.
 
 Prints the estimates with their intervals, what held-out predictions erred by how far they reached, and reasons for doubt. Columns are those
-that the law reads ('ingot parts scaling.form/chinchilla' tells); --columns maps or computes them.
+that the law reads ('ingot parts scaling.form/chinchilla' tells); --columns maps or computes them. Several laws are compared by their
+held-out errors on the same rows, and the best is named (and saved).
 
 $ ingot fit chinchilla points.csv --columns tokens=flop/6/params --save fit.json
 $ ingot fit chinchilla points.csv --columns tokens=flop/6/params --without-highest 5 --interval bootstrap --draws 4000
 $ ingot fit data_mixing mixtures.csv.gz --where model=70M --where step=30000 --by valid_domain --save fits.json
+$ ingot fit data_mixing,data_mixing:combine=sum,additive_mixing mixtures.csv.gz --by valid_domain
 $ ingot fit multi_power curves.csv --columns run=schedule --where model_millions=25
 $ ingot fit multi_power curves.csv --columns run=schedule --knob fit=paper --hold-out schedule=cosine_72000
 $ ingot fit chinchilla runs/sweep --hold-out 'flop>1e15' --report fit.html
@@ -23,7 +25,9 @@ from ._output import Output
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "law", metavar="LAW", help="a form: chinchilla, over_training, data_mixing, multi_power, ... ('ingot parts scaling.form')"
+        "law",
+        metavar="LAW",
+        help="a form: chinchilla, over_training, data_mixing, multi_power, ... ('ingot parts scaling.form'); several, with commas, are compared; LAW:KNOB=VALUE sets a knob",
     )
     parser.add_argument(
         "points",
@@ -82,23 +86,87 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     else:
         groups = {str(value): take(table, table[arguments.by] == value) for value in dict.fromkeys(table[arguments.by].tolist())}
     parts = {name: _hold_out(rows, arguments) for name, rows in groups.items()}
-    fits = {name: _fit(arguments, rows) for name, (rows, _) in parts.items()}
-    held = {name: _predicted(fits[name], rest, arguments, output) for name, (_, rest) in parts.items()}
-    if arguments.save:
-        _save(fits, arguments)
-        output.note(f"saved: {arguments.save}")
+    rivals = _rivals(arguments)
+    if len(rivals) > 1:
+        return _compare(rivals, parts, arguments, output)
+    ((form, knobs),) = rivals.values()
+    fits = {name: _fit(arguments, form, knobs, rows) for name, (rows, _) in parts.items()}
+    answers = {name: _answer(fits[name], rest) for name, (_, rest) in parts.items()}
+    for name in fits:
+        _tell_held(fits[name], answers[name]["held_out"], output)
+    _save(fits, arguments, output)
     for name, one in fits.items():
-        show(name, one, output)
+        show(name, one, answers[name]["frontier"], output)
+    _report(fits, parts, arguments, output)
+    output.result(answers[""] if arguments.by is None else {"by": arguments.by, "fits": answers})
+    return 0
+
+
+def _rivals(arguments: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Form and knobs by the law's word, LAW or LAW:KNOB=VALUE; --knob goes to all."""
+    common = pairs(arguments.knob, "--knob")
+    found = {}
+    for word in list(filter(None, arguments.law.split(","))) or [arguments.law]:
+        form, *own = word.split(":")
+        found[word] = form, {name: _value(value) for name, value in (common | pairs(own, "LAW:KNOB=VALUE")).items()}
+    return found
+
+
+def _compare(rivals: dict[str, tuple[str, dict[str, Any]]], parts: dict[str, Any], arguments: argparse.Namespace, output: Output) -> int:
+    """Every law on every group; the best of each by what its held-out predictions erred."""
+    from ..core.errors import UserError
+    from ..scaling import compare, summary
+
+    if arguments.no_backtest:
+        raise UserError("several laws are compared by their held-out errors: --no-backtest leaves none")
+    tried = {
+        name: {word: _fit(arguments, form, knobs, rows) for word, (form, knobs) in rivals.items()} for name, (rows, _) in parts.items()
+    }
+    ranks = {name: compare(fits) for name, fits in tried.items()}
+    best = {name: tried[name][rank[0]["law"]] for name, rank in ranks.items()}
+    whole = summary(ranks)
+    for name, rank in ranks.items():
+        output.print(f"{name}:" if name else f"{best[name].error['n']} points:")
+        output.table(
+            ("law", "held-out error", "error on the fitted", "coefficients", "AICc"),
+            [(row["law"], _share(row["held_out"]), _share(row["mean"]), row["coefficients"], f"+{row['aicc']:.1f}") for row in rank],
+        )
+        output.print("")
+    answers = {
+        name: {"best": rank[0]["law"], "laws": rank, "fits": {word: _answer(one, parts[name][1]) for word, one in tried[name].items()}}
+        for name, rank in ranks.items()
+    }
+    _save(best, arguments, output)
+    _report(best, parts, arguments, output)
+    for name, answer in answers.items() if arguments.hold_out else ():
+        output.print(f"{name + ': ' if name else ''}{answer['best']}")
+        _tell_held(best[name], answer["fits"][answer["best"]]["held_out"], output)
+    if arguments.by is not None:
+        output.table(
+            ("law", "mean held-out error", f"best for so many of {len(ranks)}"),
+            [(row["law"], _share(row["held_out"]), row["best"]) for row in whole],
+        )
+    output.print(
+        f"best: {whole[0]['law']}"
+        if arguments.by is None
+        else f"best over all: {whole[0]['law']}; what --save keeps is each {arguments.by}'s own best"
+    )
+    output.result(answers[""] if arguments.by is None else {"by": arguments.by, "best": whole[0]["law"], "laws": whole, "groups": answers})
+    return 0
+
+
+def _share(error: float | None) -> str:
+    return "none" if error is None else f"{error:.2%}"
+
+
+def _report(fits: dict[str, Any], parts: dict[str, Any], arguments: argparse.Namespace, output: Output) -> None:
+    """The page, where it is asked for."""
     if arguments.report:
         from ..race.fit_page import write_fit_page
 
-        write_fit_page(
-            fits, arguments.report, title=arguments.report.stem, held={name: rest for name, (_, rest) in parts.items() if rest is not None}
-        )
+        held = {name: rest for name, (_, rest) in parts.items() if rest is not None}
+        write_fit_page(fits, arguments.report, title=arguments.report.stem, held=held)
         output.note(f"written: {arguments.report}")
-    answers = {name: _answer(one) | {"held_out": held[name]} for name, one in fits.items()}
-    output.result(answers[""] if arguments.by is None else {"by": arguments.by, "fits": answers})
-    return 0
 
 
 def _read(arguments: argparse.Namespace) -> Any:
@@ -110,8 +178,9 @@ def _read(arguments: argparse.Namespace) -> Any:
     first = arguments.points[0]
     if len(arguments.points) == 1 and not first.is_dir() and first.suffix != ".jsonl":
         return read(first)
-    form = parts_in("scaling.form").get(arguments.law)
-    return runs.table(arguments.points, curves=form is not None and bool(getattr(form.load(), "curve", False)))
+    known = parts_in("scaling.form")
+    forms = [known[form].load() for form, _ in _rivals(arguments).values() if form in known]
+    return runs.table(arguments.points, curves=any(getattr(form, "curve", False) for form in forms))
 
 
 def _hold_out(table: Any, arguments: argparse.Namespace) -> tuple[Any, Any]:
@@ -131,15 +200,17 @@ def _hold_out(table: Any, arguments: argparse.Namespace) -> tuple[Any, Any]:
     return take(table, ~out), take(table, out)
 
 
-def _predicted(one: Any, rest: Any, arguments: argparse.Namespace, output: Output) -> list[dict[str, Any]]:
+def _tell_held(one: Any, found: list[dict[str, Any]], output: Output) -> None:
     """What the fit says of the rows held out."""
-    if rest is None:
-        return []
     if one.law.curve:
-        return _predicted_curves(one, rest, output)
-    from ..race.fit_page import predicted
-
-    found = predicted(one, rest)
+        output.print(
+            *(
+                f"held out{' ' * bool(row['run'])}{row['run']}: {row['n']} points, mean error {row['mean']:.2%}, worst {row['worst']:.2%}"
+                + (f", R2 {row['r2']:.4f}" if row["r2"] is not None else "")
+                for row in found
+            )
+        )
+        return
     output.print(
         *(
             f"held out at {row['x']:.3g}: predicted {row['predicted']:.4f} ({row['low']:.4f} to {row['high']:.4f}), measured {row['seen']:.4f}, {row['error']:+.2%}"
@@ -148,45 +219,6 @@ def _predicted(one: Any, rest: Any, arguments: argparse.Namespace, output: Outpu
             for row in found[:12]
         )
     )
-    return found
-
-
-def _predicted_curves(one: Any, rest: Any, output: Output) -> list[dict[str, Any]]:
-    """All rows held out together, then by run where there are several."""
-    guess, seen = _along(one, rest), rest[one.law.output]
-    runs = list(dict.fromkeys(rest["run"].tolist())) if "run" in rest else []
-    found = []
-    for name, rows in [("", seen == seen), *((str(run), rest["run"] == run) for run in runs if len(runs) > 1)]:
-        off, spread = guess[rows] - seen[rows], ((seen[rows] - seen[rows].mean()) ** 2).sum()
-        error = abs(off / seen[rows])
-        found.append(
-            {
-                "run": name,
-                "n": len(off),
-                "mean": float(error.mean()),
-                "worst": float(error.max()),
-                "r2": float(1 - (off**2).sum() / spread) if spread else None,
-            }
-        )
-        output.print(
-            f"held out{f' {name}' if name else ''}: {len(off)} points, mean error {error.mean():.2%}, worst {error.max():.2%}"
-            + (f", R2 {found[-1]['r2']:.4f}" if spread else "")
-        )
-    return found
-
-
-def _along(one: Any, rest: Any) -> Any:
-    """Predictions of the rows held out, each after all rows of its run that come before it, also those that were fitted."""
-    import numpy as np
-
-    from ..scaling.table import take
-
-    names = [name for name in ("run", *one.law.inputs) if name in rest]
-    whole = {name: np.concatenate([one.table[name], rest[name]]) for name in names}
-    order = np.argsort(whole["step"], kind="stable")
-    guess = np.empty(len(order))
-    guess[order] = one(take(whole, order))
-    return guess[-len(rest["step"]) :]
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -221,7 +253,7 @@ def number(text: str, flag: str) -> float:
         raise UserError(f"{flag} wants a number, got {text!r}") from None
 
 
-def _fit(arguments: argparse.Namespace, table: Any) -> Any:
+def _fit(arguments: argparse.Namespace, form: str, knobs: dict[str, Any], table: Any) -> Any:
     from ..scaling import fit
 
     prior = {}
@@ -229,10 +261,10 @@ def _fit(arguments: argparse.Namespace, table: Any) -> Any:
         middle, _, deviation = value.partition(":")
         prior[name] = (number(middle, "--prior"), number(deviation or "?", "--prior NAME=VALUE:DEVIATION"))
     return fit(
-        arguments.law,
+        form,
         table,
         columns=pairs(arguments.columns, "--columns"),
-        knobs={name: _value(value) for name, value in pairs(arguments.knob, "--knob").items()},
+        knobs=knobs,
         fixed={name: number(value, "--fixed") for name, value in pairs(arguments.fixed, "--fixed").items()},
         prior=prior,
         delta=arguments.delta,
@@ -251,31 +283,16 @@ def _value(text: str) -> Any:
         return text
 
 
-def _answer(one: Any) -> dict[str, Any]:
-    return one.as_dict() | {"frontier": _frontier(one)}
+def _answer(one: Any, rest: Any) -> dict[str, Any]:
+    """Everything about a fit, and what it says of the rows held out (None: there are none)."""
+    from ..scaling.frontier import frontiers
+    from ..scaling.held import held_curves, held_rows
+
+    held = [] if rest is None else held_curves(one, rest) if one.law.curve else held_rows(one, rest)
+    return one.as_dict() | {"frontier": frontiers(one), "held_out": held}
 
 
-def _frontier(one: Any) -> dict[str, Any]:
-    """Exponent a of N_opt = k C^a by each approach that the data allow."""
-    from ..core.errors import UserError
-    from ..scaling import envelope, isoflop
-
-    if not {"params", "tokens"} <= set(one.law.inputs) or one.law.output != "loss" or "lr" in one.law.inputs:
-        return {}
-    found: dict[str, Any] = {}
-    if {"alpha", "beta"} <= set(one.estimates) and one.form == "chinchilla":
-        found["parametric"] = {"exponent": one.estimates["beta"] / (one.estimates["alpha"] + one.estimates["beta"])}
-    params, loss = one.table["params"], one.table["loss"]
-    for name, approach in (("isoflop", isoflop), ("envelope", envelope)):
-        try:
-            frontier = approach(params, 6 * params * one.table["tokens"], loss, level=one.level)
-            found[name] = {"exponent": frontier.exponent, "interval": frontier.interval, "budgets": len(frontier.compute_m)}
-        except UserError:
-            continue
-    return found
-
-
-def show(name: str, one: Any, output: Output) -> None:
+def show(name: str, one: Any, frontier: dict[str, Any], output: Output) -> None:
     """The fit as people read it."""
     head = f"{one.form}{f' ({name})' if name else ''}: {one.error['n']} points, mean error {one.error['mean']:.2%}, worst {one.error['worst']:.2%}, R2 {one.error['r2']:.4f}"
     output.print(head, "")
@@ -283,7 +300,7 @@ def show(name: str, one: Any, output: Output) -> None:
         ("coefficient", "estimate", f"{one.level:.0%} interval", ""),
         [(key, f"{value:.5g}", *_ends(one, key)) for key, value in one.estimates.items()],
     )
-    for key, value in _frontier(one).items():
+    for key, value in frontier.items():
         output.print(
             f"N_opt ~ C^{value['exponent']:.3f} by {key}"
             + (f" ({value['interval'][0]:.3f} to {value['interval'][1]:.3f})" if "interval" in value else "")
@@ -293,7 +310,13 @@ def show(name: str, one: Any, output: Output) -> None:
         output.table(
             ("reach", "n", "mean error", "worst", "bias"),
             [
-                (f"{part['from']:g} to {part['to']:g}", part["n"], f"{part['mean']:.2%}", f"{part['worst']:.2%}", f"{part['bias']:+.2%}")
+                (
+                    f"{part.get('of', '')} {part['from']:g} to {part['to']:.3g}".strip(),
+                    part["n"],
+                    f"{part['mean']:.2%}",
+                    f"{part['worst']:.2%}",
+                    f"{part['bias']:+.2%}",
+                )
                 for part in one.backtest
             ],
         )
@@ -306,9 +329,13 @@ def _ends(one: Any, key: str) -> tuple[str, str]:
     return tuple(f"{end:.5g}" for end in one.intervals[key]) if key in one.intervals else ("", "")  # type: ignore[return-value]
 
 
-def _save(fits: dict[str, Any], arguments: argparse.Namespace) -> None:
+def _save(fits: dict[str, Any], arguments: argparse.Namespace, output: Output) -> None:
+    """The fit, or that of every group, for 'ingot predict'."""
+    if arguments.save is None:
+        return
     if arguments.by is None:
         fits[""].save(arguments.save)
-        return
-    whole = {name: one.as_json() for name, one in fits.items()}
-    arguments.save.write_text(json.dumps({"kind": "ingot scaling fits", "by": arguments.by, "fits": whole}), encoding="utf-8")
+    else:
+        whole = {name: one.as_json() for name, one in fits.items()}
+        arguments.save.write_text(json.dumps({"kind": "ingot scaling fits", "by": arguments.by, "fits": whole}), encoding="utf-8")
+    output.note(f"saved: {arguments.save}")

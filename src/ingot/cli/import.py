@@ -27,9 +27,9 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     from ..build.run import build
     from ..build.session import prepare_folder
     from ..convert.hf import locate, read_folder
+    from ..core.amounts import count
     from ..core.errors import UserError
     from ..core.recipe import Recipe
-    from ._words import count
 
     if not arguments.source.startswith("hf:"):
         raise UserError(f"wants hf:FOLDER, got {arguments.source!r}")

@@ -14,8 +14,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..core.amounts import count, duration
 from ._output import Output
-from ._words import count, duration
 
 STARTS = True
 
@@ -46,14 +46,14 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
                     count(one["params"]),
                     count(one["params_non_embedding"]),
                     count(one["tokens"]),
-                    count(one["flop"]),
+                    count(one["flop"], "FLOP"),
                     "held out" if one["held_out"] else "",
                 )
                 for one in rungs
             ],
         )
         output.print(
-            f"{sum(one['runs'] for one in rungs)} runs, about {count(sum(one['runs'] * one['flop'] for one in rungs))}FLOP; nothing was started"
+            f"{sum(one['runs'] for one in rungs)} runs, about {count(sum(one['runs'] * one['flop'] for one in rungs), 'FLOP')}; nothing was started"
         )
         output.result({"ladder": ladder.name, "rungs": rungs})
         return 0

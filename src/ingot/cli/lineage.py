@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..core.amounts import count, duration
 from ..ledger.lineage import described
 from . import _run
 from ._output import Output
-from ._words import count, duration
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +61,7 @@ def _lines(checkpoint: Path, manifest: dict[str, Any]) -> Iterator[str]:
     yield str(checkpoint)
     yield (
         f"  {progress.get('total_steps', 0)} steps, {count(progress.get('total_tokens', 0))} tokens, "
-        f"{count(float(progress.get('total_flops', 0)))} FLOPs, {duration(progress.get('total_seconds', 0.0))}"
+        f"{count(progress.get('total_flops', 0), 'FLOP')}, {duration(progress.get('total_seconds', 0.0))}"
     )
     yield f"  recipe {str(manifest.get('recipe_hash', '?'))[:12]}"
     for line in manifest.get("lineage", []):

@@ -2,6 +2,7 @@
 
 Computes the gradient of the first window in one piece on one process, then with every accumulation, number of ranks and layout, and
 compares tensor by tensor; dropout and masking stay on. Relative differences beyond 3e-6 in fp32 or 1e-12 in fp64 fail.
+With --from hf:FOLDER the model has the folder's form; its weights are drawn anew all the same.
 
 $ ingot parity recipes/text/gpt_tiny.yaml --tiny
 $ ingot parity recipes/text/bert_tiny.yaml layout=fsdp --tiny --ranks 2,4 --accumulation 1,5 --precision fp64
@@ -31,6 +32,7 @@ def counts(text: str) -> list[int]:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     _recipe.configure(parser)
+    _recipe.configure_start(parser)
     parser.add_argument("--ranks", type=counts, default=[1, 2], metavar="N,N", help="process counts (default: 1,2)")
     parser.add_argument("--accumulation", type=counts, default=[1, 2, 5], metavar="N,N", help="micro-batches of a window (default: 1,2,5)")
     parser.add_argument("--precision", choices=("fp32", "fp64"), default="fp32", help="fp32 (default) or fp64")
@@ -41,7 +43,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     from ..build.parity import TOLERANCE, compare
     from ..core.parts import parts_in, plain
 
-    recipe = plain(resolve_run(_recipe.read(arguments))) | {"precision": arguments.precision}
+    recipe = plain(resolve_run(_recipe.continued(arguments))) | {"precision": arguments.precision}
     chosen = recipe["layout"]
     layouts = [name for name in parts_in("parallel.layout") if name != "single"] if chosen == "auto" else [chosen["name"]]
     ways = [

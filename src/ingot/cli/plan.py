@@ -5,21 +5,24 @@ Nothing of the planned size is made: the step is pretended on tensors without co
 
 $ ingot plan recipes/text/gpt_tiny.yaml
 $ ingot plan recipes/text/gpt_small.yaml --memory '80 GiB' --price 2.50
+$ ingot plan recipes/text/continue_hf.yaml --from hf:path/to/model
 $ ingot plan recipes/text/gpt_tiny.yaml --budget 1e17flops --fit fit.json
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import Any
 
+from ..core.amounts import count, duration, money, size
 from . import _buy, _recipe
 from ._output import Output
-from ._words import count, duration, money, size
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     _recipe.configure(parser)
+    _recipe.configure_start(parser)
     parser.add_argument("--memory", metavar="AMOUNT", help="memory of a rank, such as '80 GiB' (default: what is free here)")
     parser.add_argument("--price", type=float, metavar="PER_HOUR", help="price of an hour, to forecast the cost")
     parser.add_argument("--budget", metavar="FLOPS", help="with --fit: the sizes that this budget buys, such as 1e17flops")
@@ -30,17 +33,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="with --budget: a fit of losses, and perhaps one of batch_lr ('ingot fit', 'ingot ladder')",
     )
+    parser.add_argument(
+        "--untested", action="store_true", help="with --budget: answer even where no past prediction of the fit reached as far"
+    )
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     if arguments.budget is not None or arguments.fit:
         return _buy.run(arguments, output)
     from ..build.check import resolve_run
-    from ..build.fit import available_bytes
+    from ..build.memory_fit import available_bytes
     from ..build.plan import plan
     from ..build.run import Run
 
-    section = resolve_run(_recipe.read(arguments))
+    section = resolve_run(_recipe.continued(arguments))
     if arguments.price is not None:
         section.price_per_hour = arguments.price
     found = Run(section, _recipe.NOWHERE)
@@ -49,8 +55,10 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     active = f", {count(answer['active_parameters'])} active" if answer["active_parameters"] < answer["parameters"] else ""
     output.print(
         f"{arguments.recipe}: {count(answer['parameters'])} parameters{active}; {size(available)} {'given' if arguments.memory else 'available'}; "
-        f"{count(answer['matmul_flops_per_second'])}FLOP/s measured in matrix products"
+        f"{count(answer['matmul_flops_per_second'], 'FLOP/s')} measured in matrix products"
     )
+    if answer["matmul_doubt"]:
+        output.print(answer["matmul_doubt"])
     for index, stage in enumerate(answer["stages"]):
         _tell_stage(index, stage, output)
     cost = f", {money(answer['cost'])} at {section.price_per_hour:g} an hour" if answer["cost"] is not None else ""
@@ -64,15 +72,15 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
 
 def _memory(text: str) -> int:
-    from ..core.errors import Problem, UserError
+    from ..core.errors import Problem, UserError, shown
     from ..core.quantities import parse_quantity
 
     try:
         quantity = parse_quantity(text)
-    except ValueError as error:
-        raise UserError([Problem("--memory", str(error))]) from None
-    if quantity.unit != "bytes":
-        raise UserError([Problem("--memory", f"wants an amount of memory such as '80 GiB', got {text!r}")])
+    except ValueError:
+        quantity = None
+    if quantity is None or quantity.unit != "bytes" or quantity.value <= 0:
+        raise UserError([Problem("--memory", f"wants an amount of memory such as '80 GiB', got {shown(text)}")])
     return int(quantity.value)
 
 
@@ -99,20 +107,33 @@ def _tell_stage(index: int, stage: dict[str, Any], output: Output) -> None:
         )
     output.print("")
     total = forecast["flops"] or 1.0
-    rows = [(name, count(float(flops)), f"{flops / total:.0%}") for name, flops in forecast["flops_by_component"].items() if flops]
-    output.table(("compute of a step", "FLOPs", ""), [*rows, ("step", count(float(forecast["flops"])), "")])
-    if stage["changes"] and not stage["fits"]:
+    rows = [(name, count(flops, "FLOP"), f"{flops / total:.0%}") for name, flops in forecast["flops_by_component"].items() if flops]
+    output.table(("compute of a step", "FLOPs", ""), [*rows, ("step", count(forecast["flops"], "FLOP"), "")])
+    if not stage["fits"]:
+        _tell_remedies(stage["changes"], stage["together"], output)
+
+
+def _tell_remedies(changes: list[dict[str, Any]], together: dict[str, Any], output: Output) -> None:
+    """What each change alone saves, and what makes it fit."""
+    if changes:
         output.print("", "what would take less:")
         output.table(
             ("change", "fits", "costs", "peak"),
-            [(one["setting"], "yes" if one["fits"] else "no", one["cost"], size(one["peak"])) for one in stage["changes"]],
+            [(one["setting"], "yes" if one["fits"] else "no", one["cost"], size(one["peak"])) for one in changes],
             words=3,
         )
+    chosen = together["changes"]
+    if together["fits"]:
+        output.print("", f"the cheapest that {'fit together' if len(chosen) > 1 else 'fits'}, at {size(together['peak'])}:")
+    else:
+        output.print("", f"nothing here makes it fit; the least is {size(together['peak'])}" + (", with all of:" if chosen else ""))
+    for one in chosen:
+        output.print(f"  {shlex.quote(one['setting'])}   ({one['cost']})")
 
 
 def _setting(stage: dict[str, Any]) -> str:
     """How a step is taken, in words."""
-    words = [f"micro-batch of {stage['micro_rows']} rows"]
+    words = [f"micro-batch of {stage['micro_rows']} row{'s' * (stage['micro_rows'] != 1)}"]
     if stage["checkpointing"] != "none":
         words.append(f"checkpointing {stage['checkpointing']}")
     return ", ".join(words + (["updates inside backward"] if stage["fused_backward"] else []))

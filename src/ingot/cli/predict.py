@@ -1,10 +1,11 @@
 """Predict with a fitted scaling law: loss at a budget, best sizes, the rest of a job.
 
-Every answer says how far it reaches beyond the fitted data and what past predictions of that reach erred.
+Every answer says how far it reaches beyond the fitted data and what past predictions of that reach erred; without any, it is refused.
 
 $ ingot predict fit.json --budget 1e21flops
 $ ingot predict fit.json --at params=1e9,tokens=2e10
-$ ingot predict fit.json other.json --crossover
+$ ingot predict fit.json --against other.json
+$ ingot predict accuracy.json --through loss.json --budget 1e21flops
 $ ingot predict --run runs/gpt_tiny --at 100% --past runs/gpt_before
 $ ingot predict rates.json --budget 1e21flops --sizes fit.json
 $ ingot predict mixing.json --mixture --most mix_github=0.2
@@ -18,15 +19,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..core.amounts import count
 from ._output import Output
-from ._words import count
 from .fit import number, pairs
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("fit", nargs="?", metavar="FIT.json", type=Path, help="what 'ingot fit --save' wrote")
-    parser.add_argument("other", nargs="?", metavar="OTHER.json", type=Path, help="another fit, with --crossover")
-    parser.add_argument("--crossover", action="store_true", help="where the two laws cross (as --against OTHER.json)")
     parser.add_argument("--budget", metavar="FLOPS", help="such as 1e21flops: the best sizes and their loss")
     parser.add_argument(
         "--at",
@@ -37,6 +36,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sizes", metavar="FIT.json", type=Path, help="with --budget and a fit of batch_lr: the law that tells the best sizes"
+    )
+    parser.add_argument(
+        "--through",
+        metavar="LOSS.json",
+        type=Path,
+        help="with a fit that reads a loss (downstream, average_error): the fit that tells the loss at --budget or --at",
     )
     parser.add_argument("--against", metavar="OTHER.json", type=Path, help="where this law and another cross")
     parser.add_argument("--along", default="budget", metavar="NAME", help="with --against: the input along which they cross (budget)")
@@ -66,6 +71,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", metavar="CSV", type=Path, help="with --job: columns step, lr of what is to come")
     parser.add_argument("--law", default="multi_power", help="with --job: a law of whole curves (multi_power)")
     parser.add_argument("--level", type=float, help="of the intervals; by default that of the fit")
+    parser.add_argument(
+        "--untested", action="store_true", help="answer even where no past prediction reached as far, so that nothing tells the error"
+    )
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
@@ -79,9 +87,6 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         return job(arguments, output)
     if arguments.fit is None:
         raise UserError("wants a FIT.json, --run RUN or --job RUN")
-    if (arguments.other is not None) != arguments.crossover:
-        raise UserError("--crossover wants two fits, and two fits want --crossover")
-    arguments.against = arguments.other or arguments.against
     fits, by = _load(arguments.fit)
     if arguments.mixture:
         return mixture(arguments, fits, by, output)
@@ -105,6 +110,16 @@ def _load(path: Path) -> tuple[dict[str, Any], str]:
     return {"": Fit.from_json(data, path)}, ""
 
 
+def _one(path: Path, flag: str) -> Any:
+    """The only fit of a file."""
+    from ..core.errors import UserError
+
+    fits, by = _load(path)
+    if by:
+        raise UserError(f"{path} holds a fit for every {by}; {flag} wants one")
+    return fits[""]
+
+
 def _inputs(arguments: argparse.Namespace) -> dict[str, float]:
     return {name: number(value, "--at") for name, value in pairs(arguments.at, "--at").items()}
 
@@ -117,14 +132,20 @@ def point(arguments: argparse.Namespace, fit: Any, output: Output) -> int:
     inputs = _inputs(arguments)
     if not inputs and arguments.budget is None:
         raise UserError(f"wants --budget or --at with {', '.join(fit.law.inputs)}")
-    if hasattr(fit.law, "optimum"):
+    through = _one(arguments.through, "--through") if arguments.through is not None else None
+    if fit.law.chooses and through is not None:
+        raise UserError("--through is for a fit that reads a loss; for the best learning rate, --sizes tells the best sizes")
+    if fit.law.chooses:
         if unknown := [name for name in inputs if name not in ("params", "tokens")]:
             raise UserError(f"the best learning rate and batch are asked at params and tokens, not {', '.join(unknown)}")
-        sizes = _load(arguments.sizes)[0].get("") if arguments.sizes is not None else None
-        answer = rate_and_batch(fit, budget=arguments.budget, sizes=sizes, level=arguments.level, **inputs)
+        sizes = _one(arguments.sizes, "--sizes") if arguments.sizes is not None else None
+        answer = rate_and_batch(fit, budget=arguments.budget, sizes=sizes, level=arguments.level, untested=arguments.untested, **inputs)
     else:
-        answer = predict(fit, budget=arguments.budget, level=arguments.level, **inputs)
+        answer = predict(fit, budget=arguments.budget, level=arguments.level, through=through, untested=arguments.untested, **inputs)
         output.print(f"{fit.law.output} {answer.value:.4f}   ({answer.level:.0%}: {answer.low:.4f} to {answer.high:.4f})")
+    if answer.through is not None:
+        loss = answer.through
+        output.print(f"through loss {loss['value']:.4f}   ({loss['level']:.0%}: {loss['low']:.4f} to {loss['high']:.4f})")
     for name, value in answer.choice.items():
         low, high = answer.choice_interval.get(name, (value, value))
         show = count if value >= 1 else "{:.4g}".format
@@ -138,16 +159,15 @@ def point(arguments: argparse.Namespace, fit: Any, output: Output) -> int:
 
 def against(arguments: argparse.Namespace, fit: Any, output: Output) -> int:
     """Where two laws cross."""
-    from ..core.errors import UserError
     from ..scaling import crossing
 
-    others, by = _load(arguments.against)
-    if by:
-        raise UserError(f"{arguments.against} holds several fits; --against wants one")
-    answer = crossing(fit, others[""], along=arguments.along, **_inputs(arguments))
+    other = _one(arguments.against, "--against")
+    answer = crossing(fit, other, along=arguments.along, untested=arguments.untested, **_inputs(arguments))
     first, second = ("the first", "the second") if answer["lower_before"] == "first" else ("the second", "the first")
     if answer["at"] is None:
-        output.print(f"they do not cross; {first} is lower throughout")
+        output.print(
+            f"they do not cross up to {answer['along']} {answer['up_to']:.3g}, as far as this was looked for; {first} is lower throughout"
+        )
     else:
         ends = f"   ({answer['level']:.0%}: {answer['interval'][0]:.3g} to {answer['interval'][1]:.3g})" if answer["interval"] else ""
         output.print(f"they cross at {answer['along']} {answer['at']:.4g}{ends}; {first} is lower before, {second} after")
@@ -193,7 +213,8 @@ def ending(arguments: argparse.Namespace, output: Output) -> int:
     if len(found) > 1:
         raise UserError(f"{arguments.run} holds {len(found)} runs; --run wants one")
     sofar = runs.curve(found[0])
-    step = _step(arguments.at[0] if arguments.at else "100%", found[0], sofar)
+    at = arguments.at[0] if arguments.at else "100%"
+    step = runs.step_at(number(at[:-1], "--at") / 100, found[0], sofar) if at.endswith("%") else number(at, "--at")
     earlier = [(one["step"], one["loss"]) for path in runs.ledgers(arguments.past) for one in (runs.curve(path),)]
     answer = extrapolate(sofar["step"], sofar["loss"], step, earlier=earlier, level=arguments.level or 0.9)
     output.print(
@@ -204,97 +225,30 @@ def ending(arguments: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-def _step(at: str, ledger: Path, sofar: dict[str, Any]) -> float:
-    """A step from a step, or from a share of the budget in the run's own recipe."""
-    from ..core.errors import UserError
-    from ..core.quantities import parse_quantity
-    from ..core.recipe import load
-
-    if not at.endswith("%"):
-        return number(at, "--at")
-    try:
-        stages = load(ledger.parent / "recipe.yaml").tree["stages"]
-        budgets = [parse_quantity(stage["budget"]) for stage in stages]
-    except (KeyError, TypeError, ValueError, OSError, UserError) as error:
-        raise UserError(f"{ledger.parent} has no recipe that tells its budget; give a step: {error}") from None
-    unit, last = budgets[-1].unit, float(sofar["step"][-1])
-    spent = {"steps": last, "tokens": float(sofar["tokens"][-1]), "flops": float(sofar["flop"][-1])}.get(unit)
-    if spent is None or any(one.unit != unit for one in budgets):
-        raise UserError(f"the budget is in {unit}, of which steps cannot be told; give a step")
-    return sum(one.value for one in budgets) * number(at[:-1], "--at") / 100 * last / spent
-
-
 def job(arguments: argparse.Namespace, output: Output) -> int:
     """How a running job goes on."""
-    import numpy as np
-
     from ..core.errors import UserError
-    from ..scaling import continued
+    from ..scaling import continued, planned, runs
     from ..scaling.table import read
 
-    sofar = _curve(arguments.job)
-    last, rate = float(sofar["step"][-1]), float(sofar["lr"][-1])
+    sofar = runs.schedule(arguments.job)
     if arguments.plan is not None:
-        plan: Any = read(arguments.plan)
+        plan = read(arguments.plan)
         if not {"step", "lr"} <= set(plan):
             raise UserError(f"{arguments.plan} wants the columns step, lr")
-    elif arguments.until is not None and arguments.until > last:
-        step = np.linspace(last, arguments.until, 101)[1:]
-        start = max(last, float(arguments.anneal_from)) if arguments.anneal_from is not None else None
-        fall = np.ones(100) if start is None else np.clip((arguments.until - step) / max(arguments.until - start, 1.0), 0.0, 1.0)
-        plan = {"step": step, "lr": rate * fall}
+    elif arguments.until is not None:
+        plan = planned(sofar, arguments.until, anneal_from=arguments.anneal_from)
     else:
-        raise UserError(f"wants --until STEP after the last logged step, {last:g}, or --plan CSV")
-    like = _load(arguments.fit)[0].get("") if arguments.fit is not None else None
-    answer = continued(sofar, plan, law=arguments.law, like=like, level=arguments.level or 0.9)
+        raise UserError(f"wants --until STEP after the last logged step, {sofar['step'][-1]:g}, or --plan CSV")
+    like = _one(arguments.fit, "--job") if arguments.fit is not None else None
+    answer = continued(sofar, plan, law=arguments.law, like=like, level=arguments.level or 0.9, untested=arguments.untested)
     output.table(
         ("step", "loss", "low", "high"),
         [
             (f"{answer.step[row]:.0f}", *(f"{column[row]:.4f}" for column in (answer.loss, answer.low, answer.high)))
-            for row in np.unique(np.linspace(0, len(answer.step) - 1, 11).astype(int))
+            for row in sorted({round(share * (len(answer.step) - 1) / 10) for share in range(11)})
         ],
     )
-    worst = answer.past[-1] if answer.past else None
-    if worst is None:
-        output.print("doubt: the run is too short to test this on its own past")
-    else:
-        output.print(
-            f"within this run, predictions up to {max(part['from'] for part in answer.past):g} times their data were off by {worst['mean']:.2%} on average"
-        )
-        if float(answer.step[-1]) / last > worst["to"]:
-            output.print("doubt: this reaches further than any prediction that the run's own past could test")
-    output.result(
-        {
-            "step": answer.step.tolist(),
-            "loss": answer.loss.tolist(),
-            "low": answer.low.tolist(),
-            "high": answer.high.tolist(),
-            "level": answer.level,
-            "past": answer.past,
-        }
-    )
+    output.print(answer.note)
+    output.result(answer.as_dict())
     return 0
-
-
-def _curve(path: Path) -> dict[str, Any]:
-    """step, lr, loss of a run folder, a ledger or a csv."""
-    import numpy as np
-
-    from ..core.errors import UserError
-    from ..scaling.table import read
-
-    path = path / "ledger.jsonl" if path.is_dir() else path
-    if path.suffix != ".jsonl":
-        table: dict[str, Any] = read(path)
-    else:
-        try:
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if '"step"' in line]
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read {path}: {error}") from None
-        steps = {line["step"]: line for line in lines if line.get("kind") == "step" and line.get("lr", 0) > 0}
-        table = {name: np.array([steps[step][name] for step in sorted(steps)], float) for name in ("step", "lr", "loss")}
-    if missing := [name for name in ("step", "lr", "loss") if name not in table]:
-        raise UserError(f"{path} wants the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
-    if len(table["step"]) < 2:
-        raise UserError(f"{path} has too few steps")
-    return {name: table[name] for name in ("step", "lr", "loss")}

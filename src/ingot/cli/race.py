@@ -14,8 +14,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..core.amounts import count, duration
 from ._output import Output
-from ._words import count, duration
 
 STARTS = True
 
@@ -50,7 +50,10 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
             pool.close()
     tell(verdict, output)
     output.result(
-        {key: verdict[key] for key in ("race", "sentence", "seeds", "budget", "metric", "recommend", "notes", "folder", "identity")}
+        {
+            key: verdict[key]
+            for key in ("race", "sentence", "seeds", "budget", "metric", "recommend", "notes", "looks", "level", "folder", "identity")
+        }
         | {
             "arms": {
                 name: {
@@ -66,7 +69,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
 def tell(verdict: dict[str, Any], output: Output) -> None:
     """The verdicts as a table, the sentence, and where the rest is."""
-    from ..race.words import metric_words, percent, span
+    from ..race.words import confidence, metric_words, percent, span
 
     rows = []
     for name, arm in verdict["arms"].items():
@@ -74,12 +77,13 @@ def tell(verdict: dict[str, Any], output: Output) -> None:
         mean = "–" if arm["mean"] is None else f"{arm['mean']:.4f}"
         rows.append((name, arm.get("verdict", ""), mean, percent(effect["mean"], True) if effect else "", span(effect) if effect else ""))
     output.print("")
-    output.table(("arm", "verdict", metric_words(verdict["metric"]), "effect", "95 % interval"), rows, words=2)
+    output.table(("arm", "verdict", metric_words(verdict["metric"]), "effect", f"{confidence(verdict)} interval"), rows, words=2)
     output.print("", verdict["sentence"], *(f"note: {note}" for note in verdict["notes"]))
     advice = verdict["recommend"]
     if advice["sd"] is not None:
         wanted = f"{advice['seeds']} seeds" if advice["seeds"] else "more than 12 seeds"
-        output.print(f"to resolve {percent(advice['resolution'])} this noise wants {wanted} (seeds=auto runs them)")
+        again = f", judged at {100 * advice['level']:.2g} % then" if advice["level"] != verdict["level"] else ""
+        output.print(f"to resolve {percent(advice['resolution'])} this noise wants {wanted}{again}")
     output.print(f"page: {Path(verdict['folder']) / 'race.html'}")
 
 
@@ -95,7 +99,7 @@ def dry_run(race: Any, arguments: argparse.Namespace, output: Output) -> int:
             f"{one['trials']}",
             f"{one['done']}",
             count(one["parameters"]) if one["parameters"] else "–",
-            count(float(one["flops"])) if one["flops"] else "–",
+            count(one["flops"], "FLOP") if one["flops"] else "–",
             duration(one["seconds"]) if one["seconds"] else "unknown",
         )
         for name, one in answer["arms"].items()

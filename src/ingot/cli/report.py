@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 
+from ..core.amounts import count, duration
 from . import _run
 from ._output import Output
-from ._words import count, duration
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +29,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     answer = {"page": str(page)} | ({key: steps[-1].get(key) for key in ("step", "tokens", "flops", "seconds", "loss")} if steps else {})
     if steps:
         last = steps[-1]
-        output.print(
-            f"{last['step']} steps, {count(last['tokens'])} tokens, {count(float(last['flops']))} FLOPs, {duration(last['seconds'])}"
-        )
+        output.print(f"{last['step']} steps, {count(last['tokens'])} tokens, {count(last['flops'], 'FLOP')}, {duration(last['seconds'])}")
     output.print(f"report: {page}")
     output.result(answer)
     return 0

@@ -62,6 +62,8 @@ def names_common(section: Section, prefix: str) -> list[Held]:
     rules += same(f"{prefix}.embeddings.position_embeddings", "embedding.position", "weight")
     rules += same(f"{prefix}.embeddings.token_type_embeddings", "embedding.segment", "weight")
     rules += same(f"{prefix}.embeddings.LayerNorm", "embedding.norm", *both)
+    if section["embedding"]["inner"] is not None:
+        rules += same(f"{prefix}.embeddings_project", "embedding.project", *both)
     for name in ("query", "key", "value"):
         rules += same(f"{theirs}.attention.self.{name}", f"{ours}.mixer.{name}", *both)
     rules += same(f"{theirs}.attention.output.dense", f"{ours}.mixer.output", *both)

@@ -72,6 +72,25 @@ def convolution(theirs: str, width: int, embedding: Section) -> Held:
     return Held(theirs, ("embedding.project.weight",), shape=(width, embedding["channels"], embedding["patch"], embedding["patch"]))
 
 
+def image_processor(section: Section) -> dict[str, Any]:
+    """preprocessor_config.json: how pixels are brought to what the embedding reads, which config.json does not say."""
+    embedding = section["embedding"]
+    side, channels = embedding["image"] or 224, embedding["channels"] or 3
+    levels = {
+        name: (value if isinstance(value, list) else [value]) * (1 if isinstance(value, list) and len(value) > 1 else channels)
+        for name, value in (("image_mean", embedding["mean"]), ("image_std", embedding["std"]))
+    }
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": side, "width": side},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        **levels,
+    }
+
+
 def vit_config(section: Section, hidden_act: str) -> dict[str, Any]:
     """What ViT's config.json and its relatives' say about images and encoder."""
     encoder, embedding = section["encoder"], section["embedding"]
@@ -91,16 +110,18 @@ def vit_config(section: Section, hidden_act: str) -> dict[str, Any]:
     }
 
 
-def vit_names(section: Section) -> list[Held]:
-    """ViT's own tensors: it projects patches by a convolution, and keeps a dimension for rows in front of class token and positions."""
-    width, embedding = section["width"], section["embedding"]
+def vit_names(section: Section, model: str = "vit") -> list[Held]:
+    """ViT's own tensors: it projects patches by a convolution, and keeps a dimension for rows in front of class token and positions.
+    model: what their names begin with."""
+    width, embedding, theirs = section["width"], section["embedding"], f"{model}.embeddings"
     rules = [
-        Held("vit.embeddings.cls_token", ("embedding.first.weight",), shape=(1, 1, width)),
-        Held("vit.embeddings.position_embeddings", ("embedding.position.weight",), shape=(1, embedding["position"]["size"], width)),
-        convolution("vit.embeddings.patch_embeddings.projection.weight", width, embedding),
+        Held(f"{theirs}.position_embeddings", ("embedding.position.weight",), shape=(1, embedding["position"]["size"], width)),
+        convolution(f"{theirs}.patch_embeddings.projection.weight", width, embedding),
     ]
-    rules += same("vit.embeddings.patch_embeddings.projection", "embedding.project", "bias") + same("vit.layernorm", "encoder.norm", *BOTH)
-    return per_block(section, rules + vit_blocks("vit.encoder.layer", "encoder.blocks", section["encoder"]["mixer"]["bias"]))
+    if embedding["class_token"]:
+        rules.append(Held(f"{theirs}.cls_token", ("embedding.first.weight",), shape=(1, 1, width)))
+    rules += same(f"{theirs}.patch_embeddings.projection", "embedding.project", "bias") + same(f"{model}.layernorm", "encoder.norm", *BOTH)
+    return per_block(section, rules + vit_blocks(f"{model}.encoder.layer", "encoder.blocks", section["encoder"]["mixer"]["bias"]))
 
 
 def vit_blocks(theirs: str, ours: str, bias: bool) -> list[Held]:

@@ -51,7 +51,10 @@ class Family:
     read: config -> (model section, sequence).  write: (complete section, sequence, vocabulary) -> config.
     names: complete section -> tensors.  ignored: patterns of tensors that hold nothing we need.
     twins: their names that repeat another: name -> (name it must equal, whether it may be absent or equal only if tied).
-    heads: what names of a head start with; they never have the prefix. auto: the class of transformers that opens the whole model.
+    heads: what names of a head start with; they never have the prefix. bare: its class for an encoder alone, with names that lack the
+    prefix. pretrains: objectives of ours by which the family's encoders are trained first. alike: objectives of ours that score by the
+    same weights as the family's own. typed: whether its tokens have a kind, so that where ours have none there is one, of zeros. outputs: what of our model, of theirs and of a batch is compared when a folder has been written
+    (see ``_compare``). preprocessor: complete section -> preprocessor_config.json.
     dropped: patterns of our names that only training needs; they are not written. varies: places of the section where the
     family's models have one part or another, or where a part is training's alone.
     """
@@ -67,7 +70,12 @@ class Family:
     twins: Mapping[str, str] | None = None
     renamed: tuple[tuple[str, str], ...] = ()
     heads: tuple[str, ...] = ("lm_head.", "cls.")
-    auto: str = ""
+    bare: str = ""
+    pretrains: tuple[str, ...] = ()
+    alike: tuple[str, ...] = ()
+    typed: bool = False
+    outputs: str = "logits"
+    preprocessor: Callable[[Section], dict[str, Any]] | None = None
     dropped: tuple[str, ...] = ()
     varies: tuple[str, ...] = ()
 
@@ -129,10 +137,15 @@ def gather(family: Family, section: Section, theirs: Mapping[str, Tensor], shape
     return ours
 
 
-def scatter(family: Family, section: Section, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors under their names; UserError for parameters the family has no place for."""
+def scatter(family: Family, section: Section, ours: Mapping[str, Tensor], bare: bool = False) -> tuple[dict[str, Tensor], list[str]]:
+    """Our tensors under their names, and what of ours stays behind; UserError for parameters the family has no place for.
+
+    bare: the encoder alone, as the class for it names its tensors; objective and light decoder stay behind.
+    """
     theirs, used = {}, set()
     for rule in family.names(section):
+        if bare and not rule.theirs.startswith(family.prefix):
+            continue
         if missing := [name for name in rule.ours if name not in ours]:
             raise UserError(f"{family.name} needs {missing[0]}, which this model does not have")
         tensor = torch.cat([ours[name] for name in rule.ours]) if len(rule.ours) > 1 else ours[rule.ours[0]]
@@ -140,11 +153,14 @@ def scatter(family: Family, section: Section, ours: Mapping[str, Tensor]) -> dic
             held, order = rule.arranged
             tensor = _arranged(tensor, [held[axis] for axis in order], [order.index(axis) for axis in range(len(order))])
         tensor = tensor if rule.shape is None else tensor.reshape(rule.shape)
-        theirs[rule.theirs] = (tensor.T if rule.transposed else tensor).contiguous()
+        name = rule.theirs.removeprefix(family.prefix) if bare else rule.theirs
+        theirs[name] = (tensor.T if rule.transposed else tensor).contiguous()
         used |= set(rule.ours)
-    if extra := [name for name in ours if name not in used and not any(re.search(pattern, name) for pattern in family.dropped)]:
+    left = [name for name in ours if name not in used]
+    dropped = (*family.dropped, r"^(objective|decoder)\.") if bare else family.dropped
+    if extra := [name for name in left if not any(re.search(pattern, name) for pattern in dropped)]:
         raise UserError(f"{family.name} has no place for {', '.join(extra[:8])}")
-    return theirs
+    return theirs, left
 
 
 def _arranged(tensor: Tensor, sizes: Sequence[int], order: Sequence[int]) -> Tensor:

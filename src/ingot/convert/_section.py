@@ -11,7 +11,7 @@ from ._mapping import Section
 # What changes training but not the function that the weights compute, so no config has to hold it.
 TRAINING = {
     "embedding": {"dropout", "mean", "std", "normalize", "gradient", "stem_dropout"},
-    "encoder": {"dropout", "checkpointing"},
+    "encoder": {"dropout", "layer_drop", "checkpointing"},
     "target_embedding": {"dropout"},
     "decoder": {"dropout", "checkpointing"},
     "objective": {
@@ -36,6 +36,10 @@ TRAINING = {
         "generator_width",
         "norm",
         "contexts",
+        "share",
+        "negatives",
+        "diversity",
+        "memory",
     },
 }
 SLOTS = {"embedding": "nn.embedding", "encoder": "model.encoder", "objective": "objective"}

@@ -1,6 +1,7 @@
 """What wav2vec 2.0, HuBERT and data2vec-audio checkpoints share: stem, positional convolution, blocks, a CTC head or none.
 
-A bare model reads as one with a CTC head that is left to be trained. What served pre-training alone (quantizer, projections) is left behind.
+A bare model reads as one with a CTC head that is left to be trained. What served pre-training alone (quantizer, projections) is read where
+the configuration names wav2vec 2.0's class for it, and else left behind.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ IGNORED = (
     r"^final_proj\.",
     r"\.parametrizations\.weight\.original$",
 )
+PRETRAINING = "Wav2Vec2ForPreTraining"
+VARIES = ("embedding.norm", "embedding.project_norm", "encoder.block")
 RENAMED = (
     (r"pos_conv_embed\.conv\.weight_g$", "pos_conv_embed.conv.parametrizations.weight.original0"),
     (r"pos_conv_embed\.conv\.weight_v$", "pos_conv_embed.conv.parametrizations.weight.original1"),
@@ -73,8 +76,25 @@ def read(config: Mapping[str, Any], family: str) -> tuple[Section, int]:
         "width": config["hidden_size"],
         "embedding": embedding,
         "encoder": encoder,
-        "objective": {"name": "ctc", "blank": config.get("pad_token_id", 0)},
+        "objective": _objective(config),
     }, 1024
+
+
+def _objective(config: Mapping[str, Any]) -> Section:
+    if PRETRAINING not in (config.get("architectures") or []):
+        return {"name": "ctc", "blank": config.get("pad_token_id", 0)}
+    return {
+        "name": "wav2vec2",
+        "share": config.get("mask_time_prob", 0.05),
+        "span": config.get("mask_time_length", 10),
+        "negatives": config.get("num_negatives", 100),
+        "logit_temperature": config.get("contrastive_logits_temperature", 0.1),
+        "groups": config.get("num_codevector_groups", 2),
+        "entries": config.get("num_codevectors_per_group", 320),
+        "code": config.get("codevector_dim", 256),
+        "units": config.get("proj_codevector_dim", 256),
+        "diversity": config.get("diversity_loss_weight", 0.1),
+    }
 
 
 def write(section: Section, vocabulary: int, family: str) -> dict[str, Any]:
@@ -100,18 +120,15 @@ def write(section: Section, vocabulary: int, family: str) -> dict[str, Any]:
         "num_feat_extract_layers": count,
         "conv_bias": embedding["bias"],
         "num_conv_pos_embedding_groups": embedding["groups"],
-        "vocab_size": vocabulary,
-        "pad_token_id": section["objective"]["blank"],
+        "vocab_size": vocabulary or 32,  # of a head that is not there: theirs by default
         "hidden_dropout": encoder["dropout"],
         "attention_dropout": 0.0,
         "activation_dropout": 0.0,
         "feat_proj_dropout": 0.0,
         "final_dropout": 0.0,
-        "layerdrop": 0.0,
-        "apply_spec_augment": False,
-        "mask_time_prob": section["objective"]["hide"],
+        "layerdrop": encoder["layer_drop"],
         "mask_feature_prob": 0.0,
-        "ctc_loss_reduction": "sum",
+        **_losses(section["objective"]),
     }
     if several:
         return shared | {"num_conv_pos_embeddings": embedding["layers"], "conv_pos_kernel_size": embedding["neighbors"]}
@@ -121,6 +138,25 @@ def write(section: Section, vocabulary: int, family: str) -> dict[str, Any]:
         "do_stable_layer_norm": stable,
     }
     return shared | more | ({"feat_proj_layer_norm": embedding["project_norm"] is not None} if family == "hubert" else {})
+
+
+def _losses(objective: Section) -> dict[str, Any]:
+    """What config.json says of the head and of hidden positions."""
+    if objective["name"] == "ctc":
+        ctc = {"pad_token_id": objective["blank"], "ctc_loss_reduction": "sum"}
+        return ctc | {"apply_spec_augment": False, "mask_time_prob": objective["hide"], "mask_time_length": objective["span"] or 10}
+    return {
+        "apply_spec_augment": True,
+        "mask_time_prob": objective["share"],
+        "mask_time_length": objective["span"],
+        "num_negatives": objective["negatives"],
+        "contrastive_logits_temperature": objective["logit_temperature"],
+        "num_codevector_groups": objective["groups"],
+        "num_codevectors_per_group": objective["entries"],
+        "codevector_dim": objective["code"],
+        "proj_codevector_dim": objective["units"],
+        "diversity_loss_weight": objective["diversity"],
+    }
 
 
 def names(section: Section, prefix: str) -> list[Held]:
@@ -152,8 +188,15 @@ def names(section: Section, prefix: str) -> list[Held]:
         ("feed_forward.output_dense", "feedforward.down"),
     ):
         rules += same(f"{theirs}.{their}", f"{ours}.{our}", *BOTH)
-    rules += [Held(f"lm_head.{leaf}", (f"objective.head.{leaf}",), optional=True) for leaf in BOTH]
-    if section["objective"].get("hide"):
+    objective = section["objective"]
+    if objective["name"] == "ctc":
+        rules += [Held(f"lm_head.{leaf}", (f"objective.head.{leaf}",), optional=True) for leaf in BOTH]
+    else:
+        rules += same("quantizer.weight_proj", "objective.quantizer.scores", *BOTH)
+        rules += same("project_q", "objective.values", *BOTH) + same("project_hid", "objective.head", *BOTH)
+        entries, size = objective["groups"] * objective["entries"], objective["code"] // objective["groups"]
+        rules.append(Held("quantizer.codevectors", ("objective.quantizer.codebook",), shape=(1, entries, size)))
+    if objective.get("hide") or objective.get("share"):
         rules.append(Held(f"{prefix}masked_spec_embed", ("objective.hidden.weight",)))
     return per_block(section, rules)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ._image import BOTH, blocks, convolution, patches, sizes, tower
+from ._image import BOTH, blocks, convolution, image_processor, patches, sizes, tower
 from ._mapping import Family, Held, Section, repeated, same
 
 TEXT = {
@@ -99,4 +99,15 @@ def names(section: Section) -> list[Held]:
     return rules + repeated(blocks(f"{image}.encoder.layers", "encoder.blocks"), section["encoder"]["depth"])
 
 
-FAMILY = Family("clip", ("clip",), "CLIPModel", "text_model.", read, write, names, ignored=(r"position_ids$",), auto="AutoModel")
+FAMILY = Family(
+    "clip",
+    ("clip",),
+    "CLIPModel",
+    "text_model.",
+    read,
+    write,
+    names,
+    ignored=(r"position_ids$",),
+    outputs="pairs",
+    preprocessor=image_processor,
+)

@@ -11,12 +11,11 @@ from ._mapping import Family, Held, Section, refuse, same
 
 def stem(config: Mapping[str, Any], name: str) -> tuple[Section, int]:
     """What both of ELECTRA's models have in common: width, embedding and encoder, and the sequence length."""
-    refuse(
-        name,
-        hidden_act=(config.get("hidden_act", "gelu"), "gelu"),
-        embedding_size=(config.get("embedding_size", 128), config["hidden_size"]),
-    )
-    return read_common(name, config)
+    refuse(name, hidden_act=(config.get("hidden_act", "gelu"), "gelu"))
+    section, sequence = read_common(name, config)
+    inner = config.get("embedding_size", 128)
+    section["embedding"]["inner"] = None if inner == config["hidden_size"] else inner
+    return section, sequence
 
 
 def read(config: Mapping[str, Any]) -> tuple[Section, int]:
@@ -27,7 +26,9 @@ def read(config: Mapping[str, Any]) -> tuple[Section, int]:
 
 def write(section: Section, sequence: int, vocabulary: int) -> dict[str, Any]:
     """config.json's fields."""
-    return {"model_type": "electra", "embedding_size": section["width"]} | write_common(section, sequence, vocabulary)
+    return {"model_type": "electra", "embedding_size": section["embedding"]["inner"] or section["width"]} | write_common(
+        section, sequence, vocabulary
+    )
 
 
 def names(section: Section) -> list[Held]:
@@ -46,7 +47,7 @@ FAMILY = Family(
     names,
     ignored=(r"\.position_ids$",),
     heads=("discriminator_predictions.", "generator_"),
-    auto="AutoModelForPreTraining",
+    typed=True,
     varies=("objective.generator", "objective.norm"),
     dropped=(r"^objective\.(generator|generator_head|enter)\.",),
 )

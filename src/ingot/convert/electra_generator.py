@@ -1,4 +1,4 @@
-"""ELECTRA's generator by itself, a masked-language model, where its embedding is as wide as the model."""
+"""ELECTRA's generator by itself, a masked-language model whose head ends at the embedding's width."""
 
 from __future__ import annotations
 
@@ -46,4 +46,5 @@ FAMILY = Family(
     ignored=(r"\.position_ids$",),
     twins={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
     heads=("discriminator_predictions.", "generator_"),
+    typed=True,
 )

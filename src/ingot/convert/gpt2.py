@@ -93,4 +93,5 @@ FAMILY = Family(
     names,
     ignored=(r"\.attn\.(bias|masked_bias)$",),
     twins={"lm_head.weight": "transformer.wte.weight"},
+    alike=("fill_in_the_middle",),
 )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +16,12 @@ from torch import Tensor, nn
 
 from ..core.errors import UserError, missing_extra
 from ..core.parts import plain
+from ._express import Form, families, form_for
+from ._express import said as said_of
 from ._mapping import Family, Section, gather, scatter
 from ._section import BEHIND, SLOTS, complete, differences, specs
 
 SHARD_BYTES = 5 * 10**9
-# The least that any family's configuration has to say, for asking what all models of a family have in common.
-PROBE = {
-    "hidden_size": 2,
-    "embedding_size": 2,
-    "intermediate_size": 2,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "n_embd": 2,
-    "n_layer": 1,
-    "n_head": 1,
-}
-
-
-@cache
-def families() -> dict[str, Family]:
-    """Every family by name; each is a file of this folder that holds a FAMILY."""
-    found = {}
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        if not path.stem.startswith("_") and path.stem != "hf":
-            family: Family = importlib.import_module(f"{__package__}.{path.stem}").FAMILY
-            found[family.name] = family
-    return found
 
 
 def locate(name: str) -> Path:
@@ -119,14 +98,7 @@ def load_into(model: nn.Module, section: Any, folder: str | Path) -> None:
 
 def family_for(section: Any, *, sequence: int = 1024) -> Family:
     """The first family that can express the section. UserError says what keeps the nearest one from it."""
-    wanted = complete(section, sequence)
-    refusals = {name: _inexpressible(family, wanted, sequence) for name, family in families().items()}
-    for name, reasons in refusals.items():
-        if not reasons:
-            return families()[name]
-    # Another part in a component is further away than any number of knobs.
-    nearest, reasons = min(refusals.items(), key=lambda item: (sum(reason.partition("=")[0] in wanted for reason in item[1]), len(item[1])))
-    raise UserError(f"no Hugging Face family can express this model; the nearest, {nearest}, has no {', '.join(reasons[:5])}")
+    return form_for(complete(section, sequence), sequence).family
 
 
 def write_folder(
@@ -138,47 +110,76 @@ def write_folder(
     sequence: int | None = None,
     dtype: torch.dtype | None = None,
     kind: str | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> str:
     """Write the model as a folder that transformers opens; returns the family's name. UserError when no family can express it.
 
     tokenizer: a path to a tokenizer.json, or an object with ``save_pretrained(folder)`` or ``save(folder)``; its ``end`` becomes
     the end-of-text id. dtype: of the tensors written, the parameters' own when not given.
     kind: of several families that express the same model (wav2vec 2.0 and HuBERT) the one wanted.
+    say: called with a line about what stays behind, such as an objective that transformers has no class for: then the encoder is
+    written alone.
     """
     folder, sequence = Path(folder), sequence or int(getattr(model.encoder, "sequence", 1024))  # type: ignore[arg-type]
-    section = settled(model, section)
-    family = families()[kind] if kind else family_for(section, sequence=sequence)
-    if kind and (reasons := _inexpressible(family, complete(section, sequence), sequence)):
-        raise UserError(f"{family.name} has no {', '.join(reasons[:5])}")
-    complete_section = complete(section, sequence)
+    form = form_for(complete(settled(model, section), sequence), sequence, kind)
+    family = form.family
     state = {name: tensor.detach().cpu().to(dtype or tensor.dtype) for name, tensor in model.named_parameters()}
-    _fold_output_scale(model, state)
-    theirs = scatter(family, complete_section, state)
-    vocabulary = int(state["embedding.weight"].shape[0]) if "embedding.weight" in state else int(getattr(model.objective, "letters", 0))
-    vocabulary = vocabulary or next(
-        (len(tensor) for name, tensor in state.items() if name.startswith("towers.") and name.endswith(".embedding.weight")), 0
-    )
-    stored = next(iter(theirs.values())).dtype
-    config: dict[str, Any] = {"architectures": [family.architecture]} | family.write(complete_section, sequence, vocabulary)
-    config["torch_dtype"] = str(stored).removeprefix("torch.")
-    end = getattr(tokenizer, "end", None)
-    specials = getattr(tokenizer, "specials", {})
-    begin = specials.get("begin", end)
-    config = (
-        {} if tokenizer is None and not vocabulary else {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": specials.get("pad")}
-    ) | config
-    if "text_config" in config and end is not None:
-        config["text_config"] |= {"eos_token_id": end, "bos_token_id": begin}
+    stored = next(iter(state.values())).dtype
+    state |= {name: tensor.to(stored) for name, tensor in fixed_positions(model, sequence).items()}
+    if not form.bare:
+        _fold_output_scale(model, state)
+    if family.typed and "embedding.segment.weight" not in state:
+        state["embedding.segment.weight"] = torch.zeros(1, state["embedding.weight"].shape[1], dtype=stored)
+    theirs, left = scatter(family, form.section, state, bare=form.bare)
+    config = _described(form, model, state, tokenizer, sequence) | {"torch_dtype": str(stored).removeprefix("torch.")}
+    if left and say is not None:
+        say(f"{config['architectures'][0]} has no place for {said_of(left)}, which stayed behind")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if getattr(model.objective, "causal", False):
+    if getattr(model.objective, "causal", False) and "bos_token_id" in config:
         (folder / "generation_config.json").write_text(
-            json.dumps({"bos_token_id": begin, "eos_token_id": end}, indent=2) + "\n", encoding="utf-8"
+            json.dumps({name: config[name] for name in ("bos_token_id", "eos_token_id")}, indent=2) + "\n", encoding="utf-8"
         )
+    if family.preprocessor is not None:
+        (folder / "preprocessor_config.json").write_text(json.dumps(family.preprocessor(form.section), indent=2) + "\n", encoding="utf-8")
     _save_tensors(theirs, folder)
     if tokenizer is not None:
         _save_tokenizer(tokenizer, folder, sequence)
     return family.name
+
+
+def _described(form: Form, model: nn.Module, state: Mapping[str, Tensor], tokenizer: Any, sequence: int) -> dict[str, Any]:
+    """config.json's fields, those of the tokenizer and the class included."""
+    family = form.family
+    vocabulary = int(state["embedding.weight"].shape[0]) if "embedding.weight" in state else int(getattr(model.objective, "letters", 0))
+    vocabulary = vocabulary or next(
+        (len(tensor) for name, tensor in state.items() if name.startswith("towers.") and name.endswith(".embedding.weight")), 0
+    )
+    config: dict[str, Any] = {"architectures": [family.architecture]} | family.write(form.section, sequence, vocabulary)
+    if form.bare:
+        config["architectures"] = [family.bare]
+    if "decoder_start_token_id" in config:  # the tokenizer's, where the recipe leaves it open
+        config["decoder_start_token_id"] = int(getattr(model.objective, "start", config["decoder_start_token_id"]))
+    end = getattr(tokenizer, "end", None)
+    specials = getattr(tokenizer, "specials", {})
+    begin = specials.get("begin", end)
+    if tokenizer is not None or vocabulary:
+        config = {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": specials.get("pad")} | config
+    if "text_config" in config and end is not None:
+        config["text_config"] |= {"eos_token_id": end, "bos_token_id": begin}
+    return config
+
+
+def fixed_positions(model: nn.Module, sequence: int) -> dict[str, Tensor]:
+    """Positions that are computed and added to vectors, as tensors under the names that learned ones would have."""
+    found = {}
+    for path, holder in model.named_modules():
+        position = getattr(holder, "position", None)
+        if isinstance(position, nn.Module) and getattr(position, "additive", False) and not any(True for _ in position.parameters()):
+            grid, leading = getattr(position, "grid", ()), int(getattr(position, "leading", 0))
+            count = leading + prod(grid) if grid else getattr(holder, "within", getattr(holder, "longest", sequence))
+            found[f"{path}.position.weight"] = position(torch.arange(count)[None])[0].detach()
+    return found
 
 
 def settled(model: nn.Module, section: Any) -> Section:
@@ -226,32 +227,6 @@ def expected_shapes(section: Section, *, sequence: int, vocabulary: int | None) 
             **wiring, **beside, tower_widths={name: tower.get("width") or width for name, tower in towers.items()}
         )
     return {f"{name}.{path}": tuple(p.shape) for name, module in parts.items() for path, p in module.named_parameters()}
-
-
-def _inexpressible(family: Family, wanted: Section, sequence: int) -> list[str]:
-    """What the section loses on its way through the family's configuration."""
-    skeleton = complete(family.read(PROBE)[0], sequence)
-    if other_parts := [item for item in _other_parts(wanted, skeleton) if not item.startswith(family.varies)]:
-        return other_parts
-    try:
-        back, _ = family.read(family.write(wanted, sequence, 1))
-    except UserError as error:
-        return [str(error)]
-    return differences(wanted, complete(back, sequence))
-
-
-def _other_parts(wanted: Any, skeleton: Any, path: str = "") -> list[str]:
-    """Where the section has other parts than every model of the family has; knobs are not looked at."""
-    names = [item.get("name") if isinstance(item, dict) else None for item in (wanted, skeleton)]
-    if path and names[0] != names[1]:
-        return [f"{path}={names[0]}" if names[0] else f"{path} left out"]
-    if not isinstance(wanted, dict) or not isinstance(skeleton, dict):
-        return []
-    return [
-        found
-        for key in sorted({*wanted, *skeleton})
-        for found in _other_parts(wanted.get(key), skeleton.get(key), f"{path}.{key}" if path else key)
-    ]
 
 
 def _fold_output_scale(model: nn.Module, state: dict[str, Tensor]) -> None:

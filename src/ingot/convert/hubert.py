@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from ._mapping import Family
-from ._sound import IGNORED, RENAMED, names, read, write
+from ._sound import IGNORED, RENAMED, VARIES, names, read, write
 
 FAMILY = Family(
     "hubert",
@@ -18,6 +18,7 @@ FAMILY = Family(
     ignored=(*IGNORED, r"masked_spec_embed$"),
     renamed=RENAMED,
     heads=("lm_head.", "quantizer.", "project_", "label_embeddings", "final_proj."),
-    auto="AutoModelForCTC",
-    varies=("embedding.norm", "embedding.project_norm", "encoder.block"),
+    varies=VARIES,
+    bare="HubertModel",
+    pretrains=("hubert",),
 )

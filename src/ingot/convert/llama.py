@@ -26,4 +26,15 @@ def write(section: Section, sequence: int, vocabulary: int) -> dict[str, Any]:
     return config | {"model_type": "llama", "attention_bias": mixer["bias"], "mlp_bias": section["encoder"]["feedforward"]["bias"]}
 
 
-FAMILY = Family("llama", ("llama", "mistral"), "LlamaForCausalLM", "model.", read, write, names, ignored=IGNORED, twins=TWINS)
+FAMILY = Family(
+    "llama",
+    ("llama", "mistral"),
+    "LlamaForCausalLM",
+    "model.",
+    read,
+    write,
+    names,
+    ignored=IGNORED,
+    twins=TWINS,
+    alike=("fill_in_the_middle",),
+)

@@ -18,7 +18,6 @@ ONLY = {
     "share_embedding": True,
     "use_cls_token": False,
     "share_projection": True,
-    "pre_norm": True,
     "activation_function": "gelu",
     "mask_value": 0,
 }
@@ -51,7 +50,7 @@ def read(config: Mapping[str, Any]) -> tuple[Section, int]:
         "mixer": {"name": "attention", "heads": config.get("num_attention_heads", 4), "position": None, "bias": True, "output_bias": True},
         "feedforward": {"name": "gelu", "hidden": config.get("ffn_dim", 512), "bias": bias, "approximate": "none"},
         "norm": {"name": "layer", "eps": config.get("norm_eps", 1e-5)},
-        "block": "pre",
+        "block": "pre" if config.get("pre_norm", True) else "post",
         "final_norm": False,
     }
     width = config.get("d_model", config.get("hidden_size", 128))
@@ -91,6 +90,7 @@ def write(section: Section, sequence: int, vocabulary: int) -> dict[str, Any]:
         "patch_length": embedding["patch"],
         "patch_stride": embedding["stride"],
         "scaling": embedding["normalize"],
+        "pre_norm": encoder["block"]["name"] == "pre",
         "positional_encoding_type": "random",
         "loss": "mse",
     } | ONLY
@@ -125,5 +125,15 @@ def names(section: Section) -> list[Held]:
 
 
 FAMILY = Family(
-    "patchtst", ("patchtst",), "PatchTSTForPrediction", "model.", read, write, names, heads=("head.",), auto="PatchTSTForPrediction"
+    "patchtst",
+    ("patchtst",),
+    "PatchTSTForPrediction",
+    "model.",
+    read,
+    write,
+    names,
+    heads=("head.",),
+    varies=("encoder.block",),
+    bare="PatchTSTModel",
+    outputs="forecast",
 )

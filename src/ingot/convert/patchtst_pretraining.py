@@ -15,4 +15,15 @@ def read(config: Mapping[str, Any]) -> tuple[Section, int]:
     return either({**config, "architectures": [PRETRAINING]})
 
 
-FAMILY = Family("patchtst_pretraining", (), PRETRAINING, "model.", read, write, names, heads=("head.",), auto=PRETRAINING)
+FAMILY = Family(
+    "patchtst_pretraining",
+    (),
+    PRETRAINING,
+    "model.",
+    read,
+    write,
+    names,
+    heads=("head.",),
+    varies=("encoder.block",),
+    outputs="model",
+)

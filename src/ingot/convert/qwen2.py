@@ -38,4 +38,6 @@ def write(section: Section, sequence: int, vocabulary: int) -> dict[str, Any]:
     return write_common(section, sequence, vocabulary) | {"model_type": "qwen2"} | window_config(section)
 
 
-FAMILY = Family("qwen2", ("qwen2",), "Qwen2ForCausalLM", "model.", read, write, names, ignored=IGNORED, twins=TWINS)
+FAMILY = Family(
+    "qwen2", ("qwen2",), "Qwen2ForCausalLM", "model.", read, write, names, ignored=IGNORED, twins=TWINS, alike=("fill_in_the_middle",)
+)

@@ -25,4 +25,6 @@ def write(section: Section, sequence: int, vocabulary: int) -> dict[str, Any]:
     return config | window_config(section)
 
 
-FAMILY = Family("qwen3", ("qwen3",), "Qwen3ForCausalLM", "model.", read, write, names, ignored=IGNORED, twins=TWINS)
+FAMILY = Family(
+    "qwen3", ("qwen3",), "Qwen3ForCausalLM", "model.", read, write, names, ignored=IGNORED, twins=TWINS, alike=("fill_in_the_middle",)
+)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ._image import BOTH, blocks, convolution, patches, sizes, tower
+from ..core.errors import UserError
+from ._image import BOTH, activation, blocks, convolution, image_processor, patches, sizes, tower
 from ._mapping import Family, Held, Section, refuse, repeated, same
 
 SIDE = {
@@ -54,6 +55,8 @@ def read(config: Mapping[str, Any]) -> tuple[Section, int]:
 def write(section: Section, sequence: int, vocabulary: int) -> dict[str, Any]:
     """config.json's fields."""
     text, embedding = section["towers"]["text"], section["embedding"]
+    if activation(section["encoder"]) != SIDE["hidden_act"]:  # the head that pools an image has the same one
+        raise UserError(f"encoder.feedforward.approximate={section['encoder']['feedforward']['approximate']!r}")
     image = {
         "image_size": embedding["image"] or 224,
         "patch_size": embedding["patch"],
@@ -99,4 +102,15 @@ def names(section: Section) -> list[Held]:
     return rules + repeated(blocks(f"{image}.encoder.layers", "encoder.blocks"), section["encoder"]["depth"])
 
 
-FAMILY = Family("siglip", ("siglip",), "SiglipModel", "text_model.", read, write, names, ignored=(r"position_ids$",), auto="AutoModel")
+FAMILY = Family(
+    "siglip",
+    ("siglip",),
+    "SiglipModel",
+    "text_model.",
+    read,
+    write,
+    names,
+    ignored=(r"position_ids$",),
+    outputs="pairs",
+    preprocessor=image_processor,
+)

@@ -1,4 +1,5 @@
-"""T5 and T5 1.1: encoder and decoder with relative positions, RMS norms and no biases; feed-forwards of ReLU or of gated GELU."""
+"""T5, T5 1.1 and UL2: encoder and decoder with relative positions, RMS norms and no biases; feed-forwards of ReLU, gated GELU or gated
+SiLU. UL2's denoisers are tasks made of the data, and score as span corruption does."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ FEEDFORWARDS: dict[str, Section] = {
     "relu": {"name": "relu"},
     "gated-gelu": {"name": "geglu", "approximate": "tanh"},
     "gated-gelu_new": {"name": "geglu", "approximate": "tanh"},
+    "gated-silu": {"name": "swiglu"},
 }
 
 
@@ -67,7 +69,7 @@ def write(section: Section, sequence: int, vocabulary: int) -> dict[str, Any]:
         "num_heads": mixer["heads"],
         "relative_attention_num_buckets": position.get("buckets", 32),
         "relative_attention_max_distance": position.get("longest", 128),
-        "feed_forward_proj": "relu" if encoder["feedforward"]["name"] == "relu" else "gated-gelu",
+        "feed_forward_proj": _kind(encoder["feedforward"]),
         "layer_norm_epsilon": encoder["norm"]["eps"],
         "dropout_rate": encoder["dropout"],
         "tie_word_embeddings": objective["tied"],
@@ -75,6 +77,14 @@ def write(section: Section, sequence: int, vocabulary: int) -> dict[str, Any]:
         "decoder_start_token_id": objective["start"] or 0,
         "n_positions": sequence,
     }
+
+
+def _kind(feedforward: Section) -> str:
+    """Their name of a feed-forward; UserError where there is none."""
+    for kind, wanted in FEEDFORWARDS.items():
+        if all(feedforward[knob] == value for knob, value in wanted.items() if knob in feedforward):
+            return kind
+    raise UserError(f"feedforward={feedforward['name']}")
 
 
 def names(section: Section) -> list[Held]:
@@ -107,8 +117,9 @@ FAMILY = Family(
     read,
     write,
     names,
-    auto="AutoModelForSeq2SeqLM",
     varies=("encoder.feedforward", "decoder.feedforward"),
+    alike=("mixture_of_denoisers",),
+    outputs="written",
     twins={
         "encoder.embed_tokens.weight": "shared.weight",
         "decoder.embed_tokens.weight": "shared.weight",

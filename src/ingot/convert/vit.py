@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ._image import ACTIVATIONS, BOTH, patches, stack, vit_config, vit_names
+from ._image import ACTIVATIONS, BOTH, image_processor, patches, stack, vit_config, vit_names
 from ._mapping import Family, Held, Section, activation_of
 
 
@@ -55,5 +55,6 @@ FAMILY = Family(
     names,
     ignored=(r"^vit\.pooler\.",),
     heads=("classifier.",),
-    auto="AutoModelForImageClassification",
+    bare="ViTModel",
+    preprocessor=image_processor,
 )

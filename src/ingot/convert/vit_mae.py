@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ._image import BOTH, activation, patches, stack, vit_blocks, vit_config, vit_names
+from ._image import BOTH, activation, image_processor, patches, stack, vit_blocks, vit_config, vit_names
 from ._mapping import Family, Held, Section, repeated, same
 
 
@@ -83,6 +83,7 @@ FAMILY = Family(
     write,
     names,
     heads=("decoder.",),
+    outputs="patches",
+    preprocessor=image_processor,
     renamed=((r"^decoder\.decoder_encoder\.layer\.", "decoder.decoder_layers."),),
-    auto="AutoModelForPreTraining",
 )

@@ -134,4 +134,3 @@ Span = _quantity_type(
 Interval = _quantity_type("an interval such as '500 steps', '5%' or '10 min'", "fraction", "tokens", "rows", "steps", "flops", "seconds")
 Every = _quantity_type("an amount of the whole run such as '1000 steps' or '50M tokens'", "tokens", "rows", "steps", "flops", "seconds")
 Bytes = _quantity_type("an amount of memory such as '2 GiB'", "bytes")
-Seconds = _quantity_type("a time such as '30 min'", "seconds")

@@ -17,7 +17,32 @@ from .errors import Problem, UserError, shown
 from .parts import Signature, SlotOf, Spec, load, parts_in, signature
 from .recipe import Keys, Recipe
 
-_MISSING = object()
+
+class Unresolved(Exception):
+    """A rule asked about a value that could not be resolved."""
+
+
+class _Unresolved:
+    """Stands where a value could not be resolved. Whatever it is asked, its type included, raises Unresolved, so no rule judges by it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise Unresolved
+
+    def __repr__(self) -> str:
+        return "UNRESOLVED"
+
+
+def _ask(*given: Any) -> Any:
+    raise Unresolved
+
+
+for _name in (
+    *("bool", "eq", "ne", "lt", "le", "gt", "ge", "len", "iter", "contains", "getitem", "call", "str", "format", "int", "float", "index"),
+    *("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "floordiv", "rfloordiv", "mod", "rmod", "neg", "abs", "round"),
+):  # Python looks these up on the type, past __getattribute__
+    setattr(_Unresolved, f"__{_name}__", _ask)
+
+UNRESOLVED: Any = _Unresolved()
 
 
 def resolve(recipe: Recipe, annotation: Any) -> Any:
@@ -32,7 +57,13 @@ def try_resolve(recipe: Recipe, annotation: Any) -> tuple[Any, list[Problem]]:
     """As resolve, but returns what could be resolved (None when nothing could) beside the problems."""
     resolver = _Resolver(recipe)
     value = resolver.value(recipe.tree, annotation, ())
-    return (None if value is _MISSING else value), resolver.problems
+    return (None if value is UNRESOLVED else value), resolver.problems
+
+
+def partly_resolve(recipe: Recipe, annotation: Any) -> tuple[Any, list[Problem]]:
+    """As try_resolve, but sections and Specs are there even where something in them is wrong: that something is UNRESOLVED."""
+    resolver = _Resolver(recipe, partial=True)
+    return resolver.value(recipe.tree, annotation, ()), resolver.problems
 
 
 def spec(slot: str, name: str, **knobs: Any) -> Spec:
@@ -42,17 +73,17 @@ def spec(slot: str, name: str, **knobs: Any) -> Spec:
 
 
 class _Resolver:
-    def __init__(self, recipe: Recipe):
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, *, partial: bool = False):
+        self.recipe, self.partial = recipe, partial
         self.problems: list[Problem] = []
 
     def fail(self, keys: Keys, message: str, hint: str = "", knob: str = "") -> Any:
         suffix = "   [command line]" if self.recipe.by_command_line((*keys, knob) if knob else keys) else ""
         self.problems.append(Problem(".".join(map(str, keys)), message + suffix, self.recipe.origin(keys), hint))
-        return _MISSING
+        return UNRESOLVED
 
     def value(self, value: Any, annotation: Any, keys: Keys) -> Any:
-        """Dispatch on the annotation; _MISSING when it could not be resolved (the problem is recorded)."""
+        """Dispatch on the annotation; UNRESOLVED when it could not be resolved (the problem is recorded)."""
         if isinstance(value, Spec) or hasattr(type(value), "__ingot_section__"):
             return value
         slot = slot_of(annotation)
@@ -67,12 +98,12 @@ class _Resolver:
             if not isinstance(value, list):
                 return self.fail(keys, f"wants a list, got {shown(value)}")
             items = [self.value(item, arguments[0], (*keys, index)) for index, item in enumerate(value)]
-            return _MISSING if any(item is _MISSING for item in items) else items
+            return UNRESOLVED if any(item is UNRESOLVED for item in items) and not self.partial else items
         if origin is dict and holds_parts(annotation):
             if not isinstance(value, dict):
                 return self.fail(keys, f"wants a mapping of names, got {shown(value)}")
             pairs = {str(key): self.value(item, arguments[1], (*keys, key)) for key, item in value.items()}
-            return _MISSING if any(item is _MISSING for item in pairs.values()) else pairs
+            return UNRESOLVED if any(item is UNRESOLVED for item in pairs.values()) and not self.partial else pairs
         return self.plain(value, annotation, keys)
 
     def union(self, value: Any, members: tuple[Any, ...], keys: Keys) -> Any:
@@ -111,20 +142,22 @@ class _Resolver:
         except ImportError as error:
             return self.fail(keys, f"part {name!r} cannot be imported: {error}")
         resolved = self.knobs(knobs, signature(target), keys)
-        return _MISSING if resolved is _MISSING else Spec(slot, name, resolved)
+        return UNRESOLVED if resolved is UNRESOLVED else Spec(slot, name, resolved)
 
     def section(self, value: Any, target: Any, keys: Keys) -> Any:
         if not isinstance(value, dict):
             return self.fail(keys, f"wants a mapping with {', '.join(signature(target).knobs)}; got {shown(value)}")
         resolved = self.knobs(value, signature(target), keys)
-        return _MISSING if resolved is _MISSING else target(**resolved)
+        return UNRESOLVED if resolved is UNRESOLVED else target(**resolved)
 
     def knobs(self, given: dict[Any, Any], expected: Signature, keys: Keys) -> Any:
         before = len(self.problems)
         owner = getattr(expected.target, "__ingot_section__", False)
         hint = "" if owner else f"{expected}     {expected.where}"
+        meant: set[str] = set()  # by names that are misspelt: what these knobs are to be is not known either
         for name in given:
             if name not in expected.knobs:
+                meant.update(difflib.get_close_matches(str(name), list(expected.knobs), n=1))
                 whose = "this section" if owner else expected.target.__name__
                 near = nearest(str(name), expected.knobs)
                 self.fail(
@@ -139,12 +172,14 @@ class _Resolver:
                 result = self.value(given[name], annotation, (*keys, name))
             elif default is inspect.Parameter.empty:
                 result = self.fail(keys, f"needs {name!r}: {wants(annotation)}", hint)
+            elif name in meant:
+                result = UNRESOLVED
             elif default is not None and (isinstance(default, str) or holds_parts(annotation)):
                 result = self.value(default, annotation, (*keys, name))
             else:
                 result = copy.copy(default)
             resolved[name] = result
-        return _MISSING if len(self.problems) > before else resolved
+        return UNRESOLVED if len(self.problems) > before and not self.partial else resolved
 
     def plain(self, value: Any, annotation: Any, keys: Keys) -> Any:
         try:

@@ -167,8 +167,10 @@ class Objective(Protocol):
     prepare: corrupts a batch (random draws through ops.random keyed by batch["rows"], batch["key"]) and adds units.
     __call__: {name: (B,) loss sums per row}; the loop alone divides by units.
     Optional: logits(model, h) · features(model, batch) -> (B, D), what probes and neighbors compare; pooled positions otherwise ·
-    scores(model, batch) -> {metric: (B,)}, per row of a prepared batch, averaged in evaluations ·
-    stepped(state, log), called after each update, begin(model), on entering a stage afresh · reads: the batch keys it needs beside its embedding's.
+    scores(model, batch) -> {metric: (B,)}, per row of a prepared batch, averaged in evaluations · vitals(model, batch) and bands(means),
+    what ``health`` watches for a collapse ·
+    stepped(state, log), called after each update, begin(model), on entering a stage afresh · reads: the batch keys it needs beside its
+    embedding's · writer: how text is written with its models, one of model/write.py (token by token where causal and not named).
     """
 
     causal: bool
@@ -241,8 +243,9 @@ class Snapshot:
     axes: of every parameter.  state: what the optimizer keeps, by parameter and key; tensors, and plain values that JSON holds.
     layouts: by parameter and key, as the optimizer's ``state_layout`` declares them (empty for one that declares nothing).
     powers: by key, how a state follows the gradient: 1 (a momentum), 2 (a second moment), 0 (does not), "weight" (follows the
-    weight); a key that is missing is not known.  output_scale: the objective's factor on logits.  notes: sentences about what
-    could not be carried, for the ledger and the lineage.
+    weight), or a word of transform._carry; a key that is missing is not known.  output_scale: the objective's factor on logits.
+    notes: sentences about what could not be carried, for the ledger and the lineage.  full(state of a weight, its axes, its shape):
+    the same in full numbers where it is held as codes; None where no optimizer holds any.
     """
 
     tree: dict[str, Any]
@@ -253,6 +256,7 @@ class Snapshot:
     powers: dict[str, int | str] = field(default_factory=dict)
     output_scale: float = 1.0
     notes: list[str] = field(default_factory=list)
+    full: Callable[[dict[str, Any], Axes, tuple[int, ...]], dict[str, Any]] | None = None
 
 
 @dataclass
@@ -406,6 +410,7 @@ SLOTS: dict[str, SlotInfo] = {
             "tower_widths": "tower -> D",
             "decoder_width": "D of the decoder",
             "sequence": "longest T of text",
+            "frozen": "callable: a core.frozen.Frozen -> its model, never trained",
         },
     ),
     "optim": SlotInfo("update rule", {"params": "torch parameter groups; each also holds names, axes, lr_scale"}),

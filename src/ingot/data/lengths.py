@@ -5,14 +5,13 @@ cache/lengths/<hash of the source and of what its rows are cut to>.npy      (row
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..core.errors import RunError
+from ..core.atomic import whole_file
 from .source._fingerprint import digest
 from .store.locks import lock
 
@@ -23,18 +22,9 @@ def known_lengths(source: Any, cache: Path) -> np.ndarray:
     while not final.is_file():
         with lock(final) as mine:
             if mine and not final.is_file():
-                _write(source.lengths(), final)
+                found = source.lengths()
+                with whole_file(final) as aside:
+                    np.save(aside, found, allow_pickle=False)
         if not mine:
             time.sleep(0.2)
     return np.asarray(np.load(final, allow_pickle=False))
-
-
-def _write(lengths: np.ndarray, final: Path) -> None:
-    aside = final.with_name(f"{final.stem}.aside-{os.getpid()}.npy")
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        np.save(aside, lengths, allow_pickle=False)
-        os.replace(aside, final)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise RunError(f"{final}: cannot be written: {error.strerror or error}") from None

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import Problem, RunError, UserError
+from ..core.atomic import whole_folder
+from ..core.errors import Problem, UserError
 from ..core.parts import Spec, load, signature
 from ..core.seams import Document, Shard, Tokenizer
 from .lengths import known_lengths
@@ -44,10 +45,6 @@ class Data:
     plain: dict[str, Stream] = field(default_factory=dict)
     report: list[dict[str, Any]] = field(default_factory=list)
     identity: str = ""
-
-    def packing(self) -> dict[str, dict[str, float]]:
-        """Per text source: rows, share of padding, share of documents that are cut. Reads the length of every document."""
-        return {name: rows.pack.report() for name, rows in self.train.sources.items() if hasattr(rows, "pack")}
 
 
 @dataclass(frozen=True)
@@ -183,17 +180,11 @@ def _tokenizer(spec: Spec | None, plan: _Plan, holdout: float, cache: Path, fold
 
 def _train(spec: Spec, plan: _Plan, holdout: float, final: Path, folder: Path) -> None:
     shards = list(chain.from_iterable(plan.shards.values()))
-    aside = final.with_name(f"{final.name}.aside-{os.getpid()}")
     trained = spec.build(texts=lambda: chain(_texts(shards, holdout), *(source.texts() for source in plan.captioned)), folder=folder)
-    try:
+    with whole_folder(final, mark="tokenizer.json") as aside:
         trained.save(aside)
         if final.exists() and not (final / "tokenizer.json").is_file():
             shutil.rmtree(final)
-        os.rename(aside, final)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        if not (final / "tokenizer.json").is_file():
-            raise RunError(f"{final}: cannot be written: {error.strerror}") from None
 
 
 def _texts(shards: list[Shard], holdout: float) -> Iterator[str]:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.atomic import one_line_of
 from ..core.errors import RunError
 from ..core.seams import Document, Shard, Tokenizer
 from .source._fingerprint import digest
@@ -96,10 +97,8 @@ def prepare(
     jobs = [(shards[index], final, index, shares[index]) for final, index in todo.items()]
     while jobs:
         if may_write:
-            try:
+            with one_line_of(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise RunError(f"{folder}: cannot be made: {error.strerror}") from None
             _run(jobs, tokenizer, workers or max(2, (os.cpu_count() or 2) // 2), meter)
         done = {index for _, final, index, _ in jobs if read_meta(final) is not None}
         for index in done:
@@ -178,7 +177,7 @@ def _shard(
                 writer.commit(shard=shard.identity, tokenizer=tokenizer.identity, holdout=holdout, name=shard.name)
             meter.finish(index)
     except OSError as error:
-        raise RunError(f"{final}: cannot be written: {error.strerror or error}") from None
+        raise RunError(f"{final} cannot be written: {error.strerror or error}") from None
 
 
 Kept = list[tuple[Document, int]]

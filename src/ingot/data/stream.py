@@ -153,7 +153,3 @@ class Stream:
     def epochs(self, row: int) -> float:
         """Position in epochs: rows given over rows there are."""
         return row / self.rows_per_epoch
-
-    def source_epochs(self, row: int) -> dict[str, float]:
-        """Epochs each source has been through before a row."""
-        return dict(zip(self.source_names, (self.mixture.counts(row) / self._lengths).tolist()))

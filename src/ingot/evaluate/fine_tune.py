@@ -4,7 +4,8 @@ r"""The whole encoder trained on labeled rows for a short while, with smaller st
 
 Layer-wise decay: Clark et al. 2020 (ELECTRA), arXiv:2003.10555, appendix; Bao et al. 2021 (BEiT), arXiv:2106.08254. AdamW, cosine to
 zero after a tenth of warm-up, on a copy of the model: the run's own is left as it was. Rows come in an order drawn from the seed, without
-augmentation. For more than a quick look make a run with ``--from`` and the objective ``classification``.
+augmentation, in one process. For more than a quick look make a run with ``--from``, the objective ``classification`` and the stage's
+``layer_decay``: it augments, resumes and runs on several ranks.
 
 Cost: epochs times forward and backward over the training rows; a copy of the weights and two of AdamW's.
 """

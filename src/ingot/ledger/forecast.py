@@ -4,7 +4,6 @@ The step is pretended (torch's FakeTensorMode): the real model, objective and op
 the live storages are summed (live.py) and the FLOPs counted (flops.py). A method that is added later is forecast without an edit.
 
     forecast(model on meta, batch, optimizer builder, micro_batches=4) -> Forecast(peak, by_kind, flops, ...)
-    fitting_rows(...)      the largest micro-batch that fits
     changes(...)           the cheapest changes that make it fit, each with what it saves
     step_seconds(...)      FLOPs over what the machine does of them
 
@@ -209,29 +208,6 @@ def step_seconds(
     """
     share = utilization or UTILIZATION.get((torch.device(device).type, dtype), 0.4)
     return flops / (rate * share * ranks)
-
-
-def fitting_rows(peak_of: Callable[[int], int], available: int, most: int) -> int:
-    """The largest number of rows up to `most` with ``peak_of(rows) <= available``; 0 when a single row does not fit.
-
-    The peak is close to a straight line in the rows, so two forecasts and a check of the line's answer are enough.
-    """
-    if peak_of(most) <= available:
-        return most
-    low, high = 0, most
-    one = peak_of(1)
-    if one > available:
-        return 0
-    low, guess = 1, 1 + int((available - one) / max(1, (peak_of(most) - one) / max(1, most - 1)))
-    while low < high - 1:
-        guess = min(high - 1, max(low + 1, guess))
-        if peak_of(guess) <= available:
-            low, guess = guess, guess + 1
-        else:
-            high, guess = guess, guess - 1
-        if high - low > 8:
-            guess = (low + high) // 2
-    return low
 
 
 @dataclass(frozen=True)

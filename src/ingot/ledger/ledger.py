@@ -15,7 +15,6 @@ over it, and opening the ledger again cuts it off. Numbers that JSON lacks (not 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -23,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..core.atomic import write_text
 from ..core.errors import RunError
 
 FILE = "ledger.jsonl"
@@ -79,17 +79,7 @@ class Ledger:
         kept = [line for line in (_after_rewind(line, step) for line in lines) if line is not None]
         if kept == lines:
             return 0
-        aside = self.path.with_suffix(".jsonl.new")
-        try:
-            with open(aside, "w", encoding="utf-8") as file:
-                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, self.path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                aside.unlink(missing_ok=True)
-            raise RunError(f"{self.path} cannot be written: {error.strerror or error}") from None
+        write_text(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
         os.close(self._descriptor)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND, 0o644)
         return len(lines) - len(kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import statistics
 import time
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,9 @@ import torch
 
 ROWS, WIDTH = 4096, 1536
 MEASUREMENTS = 10
+PROBE, PAUSE = 4, 0.05  # products in a row, and seconds until the next ones, in which another program's burst may pass
 PATIENCE = 1.5  # seconds after which a slow or busy machine is measured no further
+WIDE, ALONE = 1.3, 0.8  # spread above and share of the processors below which a measurement is in doubt
 
 
 def matmul_rate(device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16) -> float:
@@ -24,13 +27,32 @@ def matmul_rate(device: torch.device | str = "cpu", dtype: torch.dtype = torch.b
     return _matmul_rate(str(torch.device(device)), dtype, torch.get_num_threads())
 
 
+def matmul_doubt(device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16) -> str:
+    """Why the measured rate may be less than what the machine can do, in a sentence; nothing where it was quiet."""
+    matmul_rate(device, dtype)
+    spread, share = _quiet.get((str(torch.device(device)), dtype, torch.get_num_threads()), (1.0, 1.0))
+    found = [
+        *([f"the middle one of the measurements took {spread:.1f} times as long as the best"] if spread > WIDE else []),
+        *([f"other programs had {1 - share:.0%} of the processors"] if share < ALONE else []),
+    ]
+    return f"the machine is busy: {' and '.join(found)}; the rate, and with it the time, may be off" if found else ""
+
+
+_quiet: dict[tuple[str, torch.dtype, int], tuple[float, float]] = {}  # median over best, share of the processors that was ours
+
+
 @cache
 def _matmul_rate(device: str, dtype: torch.dtype, threads: int) -> float:
     left, right = (torch.full(shape, 0.5, device=device, dtype=dtype) for shape in ((ROWS, WIDTH), (WIDTH, WIDTH)))
     times: list[float] = []
+    worked = time.process_time()
     with torch.no_grad():
         while len(times) <= MEASUREMENTS and sum(times) < PATIENCE:
+            if times and len(times) % PROBE == 0:
+                time.sleep(PAUSE)
             times.append(_seconds(left, right))
+    ours = (time.process_time() - worked) / (sum(times) * threads) if device == "cpu" else 1.0
+    _quiet[device, dtype, threads] = (statistics.median(times) / min(times), ours)
     return 2.0 * ROWS * WIDTH * WIDTH / min(times)
 
 

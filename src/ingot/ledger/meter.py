@@ -22,7 +22,7 @@ Cost: two clock readings per phase; a metered (first) step runs eagerly and seve
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -184,12 +184,3 @@ class Meter:
         """What was spent since the last call: call it once after each step."""
         spent, self._step = self._step, Spent()
         return spent
-
-
-def window_key(window: Iterable[Mapping[str, Any]], *more: Hashable) -> Hashable:
-    """A key for `counting`: the shapes and types of a window's batches, and whatever else changes the cost (stage, hook phase)."""
-    batches = tuple(
-        tuple((name, tuple(value.shape), str(value.dtype)) for name, value in sorted(batch.items()) if hasattr(value, "shape"))
-        for batch in window
-    )
-    return (batches, *more)

@@ -1,4 +1,6 @@
-"""Continuing a prompt token by token, with a cache of keys and values where every mixer keeps one."""
+"""Continuing a prompt: token by token, with a cache of keys and values where every mixer keeps one; by self-speculation; by unmasking.
+
+Which of them an objective's text is written with: model/write.py."""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from ..core.evaluating import evaluating
 from ..nn.context import Cache
 from .graph import Model
 
@@ -34,7 +37,7 @@ def generate(
     if len(tokens) == 0:
         raise UserError("generation wants at least one token to continue")
     if not getattr(model.objective, "causal", False) or not hasattr(model.objective, "logits"):
-        raise UserError("generation wants a causal language model")
+        raise UserError(f"{type(model.objective).__name__} writes no text: only a causal language model does, or one of masked_diffusion")
     longest = getattr(getattr(model.embedding, "position", None), "weight", None)
     if longest is not None and len(tokens) + max_new - 1 > longest.shape[0]:
         raise UserError(f"the model has {longest.shape[0]} positions; a prompt of {len(tokens)} tokens and {max_new} new ones are more")
@@ -111,15 +114,10 @@ def _generate(
         fresh = [token] if cached else tokens
 
 
-@torch.no_grad()
 def _scores(model: Model, states: Callable[[Tensor], Tensor], tokens_BT: Tensor) -> Tensor:
     """Logits of the id after the last position, (V,)."""
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         return model.logits(states(tokens_BT)[0, -1])
-    finally:
-        model.train(training)
 
 
 def choose(scores_V: Tensor, draws: torch.Generator, *, temperature: float, top_k: int | None = None, top_p: float = 1.0) -> Tensor:
@@ -167,49 +165,51 @@ def speculate(model: Model, tokens: Sequence[int], *, max_new: int, end: int | N
         fresh, known = [truth[at], *(guess[at] for guess in guesses)][: max(1, max_new - given)], 1
 
 
-@torch.no_grad()
 def _verified(model: Model, fresh: list[int], held: Sequence[Cache]) -> tuple[list[int], list[list[int]]]:
     """The likeliest next id after each fresh position, and the further heads' guesses there. The caches' ends stay where they are."""
     objective: Any = model.objective
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         batch = {"tokens": torch.tensor([fresh], device=next(model.parameters()).device)}
         trunk, h, context = objective.trunk(model, batch, held[0])
         ahead = objective.ahead(trunk, context, held[1:])
         truth, *guesses = (model.logits(found[0]).argmax(dim=-1).tolist() for found in (h, *ahead))
         return truth, guesses
-    finally:
-        model.train(training)
 
 
-@torch.no_grad()
 def unmask(
-    model: Model, tokens: Sequence[int], *, new: int, steps: int, temperature: float = 1.0, order: str = "random", seed: int = 0
+    model: Model,
+    tokens: Sequence[int],
+    *,
+    new: int,
+    steps: int,
+    temperature: float = 1.0,
+    order: str = "random",
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    seed: int = 0,
 ) -> list[int]:
     """The prompt with ``new`` further ids, written by a ``masked_diffusion`` model: all begin as mask tokens and are filled in over ``steps``.
 
     order: ``random`` fills each with the same probability (MDLM's ancestral sampling, in equal numbers per step), ``confident`` the surest
-    first (LLaDA). temperature: 0 takes the likeliest id. Raises UserError for another kind of model.
+    first (LLaDA). temperature: 0 takes the likeliest id. top_k, top_p: as in ``generate``. Raises UserError for another kind of model.
     """
     mask = getattr(model.objective, "mask", None)
     if mask is None or not hasattr(model.objective, "times") or order not in ("random", "confident"):
         raise UserError("unmasking wants a masked_diffusion model, and the order random or confident")
-    device, draws, training = next(model.parameters()).device, torch.Generator().manual_seed(seed), model.training
+    device, draws = next(model.parameters()).device, torch.Generator().manual_seed(seed)
     row = torch.tensor([*tokens, *[mask] * new])
     rank = torch.rand(len(row), generator=draws)
-    model.eval()
     for step in range(steps):
         hidden = (row == mask).nonzero()[:, 0]
         hidden = hidden[hidden >= len(tokens)]
         take = len(hidden) - new * (steps - step - 1) // steps
         if take <= 0:
             continue
-        scores_NV = model.logits(model.encode({"tokens": row[None].to(device)}, causal=False)[0, hidden.to(device)]).cpu()
+        with evaluating(model):
+            scores_NV = model.logits(model.encode({"tokens": row[None].to(device)}, causal=False)[0, hidden.to(device)]).cpu()
         scores_NV[:, mask] = -torch.inf
-        found = torch.stack([choose(scores_V, draws, temperature=temperature) for scores_V in scores_NV])
+        found = torch.stack([choose(scores_V, draws, temperature=temperature, top_k=top_k, top_p=top_p) for scores_V in scores_NV])
         sure = rank[hidden] if order == "random" else scores_NV.softmax(dim=-1).gather(1, found[:, None])[:, 0]
         chosen = sure.argsort(descending=True, stable=True)[:take]
         row[hidden[chosen]] = found[chosen]
-    model.train(training)
     return [int(token) for token in row]

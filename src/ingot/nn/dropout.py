@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..ops.random import dropout, salt_of
+from ..ops.random import dropout, hash_uniform, salt_of
 from .context import Context
 
 
@@ -31,6 +31,32 @@ class Dropout(nn.Module):
         if context.rows_B is None or context.key is None:
             raise ValueError("dropout draws by row: the batch needs 'rows' and 'key' while training")
         return dropout(x_BTD, self.rate, context.rows_B, context.key, self.salt)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
+
+
+class LayerDrop(nn.Module):
+    """x where the row passes by the layer, which it does with probability ``rate`` while training, else y, what the layer made of it.
+
+    Fan et al. 2019, arXiv:1909.11556, section 3.2. DEPARTS: drawn for every row and not for a whole batch, which would depend on how
+    rows are split; nothing is computed less. salt: as in ``Dropout``.
+    """
+
+    salt: Tensor
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+        self.register_buffer("salt", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def forward(self, x_BTD: Tensor, y_BTD: Tensor, context: Context) -> Tensor:
+        if not self.training or self.rate == 0:
+            return y_BTD
+        if context.rows_B is None or context.key is None:
+            raise ValueError("layers are dropped by row: the batch needs 'rows' and 'key' while training")
+        passes_B1 = hash_uniform(context.rows_B, 1, context.key, self.salt).to(x_BTD.device) < self.rate
+        return torch.where(passes_B1[..., None], x_BTD, y_BTD)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"

@@ -38,6 +38,7 @@ class BySource(Several):
         decoder_width: int = 0,
         tower_widths: Any = None,
         sequence: int = 0,
+        frozen: Any = None,
         *,
         objectives: dict[str, Slot["objective"]],
     ):

@@ -11,7 +11,7 @@ moves its rate.   State: the encoder once more.   Cost: one forward more, and th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..core.parts import Fraction, NonNegative, Positive, Spec, part
 from ..nn.embedding._convolutions import norm_over_time
+from ._collapse import deviation, moments
 from ._masking import Hidden, places, stretches
 from ._teacher import Teacher
 
@@ -98,6 +99,14 @@ class Data2VecAudio(nn.Module):
         else:
             error_BTD = distance_BTD.square()
         return {"regression": (error_BTD.sum(dim=-1) * batch["masked"]).sum(dim=1) / y_BTD.shape[2] ** 0.5}
+
+    def vitals(self, model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """For health, per row: moments of y where it is predicted."""
+        return moments(self.targets(model, batch), batch["masked"])
+
+    def bands(self, means: Mapping[str, Tensor]) -> dict[str, tuple[float, float, float]]:
+        """Targets that are all alike are predicted without looking."""
+        return deviation(means)
 
     def begin(self, model: Any) -> None:
         """The teacher starts as the student."""

@@ -16,7 +16,7 @@ State: embedding and encoder once more.   Cost: context and blocks forward and b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any
 
@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from ..core.errors import UserError
 from ..core.parts import Fraction, Positive, Slot, Spec, part
 from ..ops.random import hash_uniform, salt_of
+from ._collapse import deviation, moments
 from ._patches import Filler, entered, positions_of, refuse_padding, unfit_decoder
 from ._teacher import Teacher
 
@@ -111,6 +112,14 @@ class LatentPrediction(nn.Module):
         h_BTD = model.encoded(whole, causal=False, tower=self.teacher)[0][:, self.fill.leading :]
         s = F.layer_norm(h_BTD.to(torch.promote_types(h_BTD.dtype, torch.float32)), h_BTD.shape[-1:])
         return s.gather(1, batch["hidden"].flatten(1)[..., None].expand(-1, -1, s.shape[-1]))
+
+    def vitals(self, model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """For health, per row: moments of s."""
+        return moments(self.targets(model, batch))
+
+    def bands(self, means: Mapping[str, Tensor]) -> dict[str, tuple[float, float, float]]:
+        """Targets that are all alike are predicted without looking."""
+        return deviation(means)
 
     def begin(self, model: Any) -> None:
         """The teacher starts as the student."""

@@ -7,7 +7,7 @@ Sahoo et al. 2024 (MDLM), arXiv:2406.07524, equation 10 with the linear schedule
 
 With ``even`` the times of consecutive rows spread evenly over (0, 1) (a sequence of the golden ratio, shifted by the seed's key), which
 lowers the variance as MDLM's stratified times do, while each row's time still follows from its number alone.
-Writing text: ``model/generate.py: unmask``.
+Writing text: ``ingot generate``, by ``model/generate.py: unmask``.
 
 State: none.   Cost: 2 D V operations per hidden position, half of all on average.
 """
@@ -32,7 +32,7 @@ class MaskedDiffusion(VocabularyObjective):
     tied, bias, softcap, z_loss: as in ``causal_lm``. All real tokens can be hidden, the end token too.
     """
 
-    causal = False
+    causal, writer = False, "by_unmasking"
 
     def __init__(
         self,

@@ -29,12 +29,13 @@ from ._head import VocabularyObjective
 
 
 class Transform(nn.Module):
-    """norm(gelu(W h + b)), width to width."""
+    """norm(gelu(W h + b)), width to the embedding's inner width, which is the model's where it has none of its own."""
 
-    def __init__(self, width: int, linear: Spec, norm: Spec):
+    def __init__(self, width: int, outputs: int, linear: Spec, norm: Spec):
         super().__init__()
-        self.linear = linear.build(inputs=width, outputs=width, bias=True, axes=("width", "width"), role="matrix")
-        self.norm = norm.build(width=width)
+        axis = "width" if outputs == width else "inner"
+        self.linear = linear.build(inputs=width, outputs=outputs, bias=True, axes=(axis, "width"), role="matrix")
+        self.norm = norm.build(width=outputs, axis=axis)
 
     def forward(self, h: Tensor) -> Tensor:
         transformed: Tensor = self.norm(F.gelu(self.linear(h)))
@@ -58,6 +59,7 @@ class MaskedLM(VocabularyObjective):
         vocabulary: int,
         linear: Spec,
         specials: dict[str, int],
+        embedding: Any = None,
         *,
         rate: Fraction = 0.15,
         masked: Fraction = 0.8,
@@ -70,13 +72,14 @@ class MaskedLM(VocabularyObjective):
         softcap: Positive[float] | None = None,
         z_loss: NonNegative[float] = 0.0,
     ):
-        super().__init__(width, vocabulary, tied=tied, bias=bias, softcap=softcap, z_loss=z_loss)
+        scored = (getattr(embedding, "inner", None) if transform else None) or width
+        super().__init__(scored, vocabulary, tied=tied, bias=bias, softcap=softcap, z_loss=z_loss)
         found = specials.get("mask") if mask is None else mask
         if found is None or found >= vocabulary:
             raise UserError("masked_lm: the tokenizer has no mask token; set objective.mask to an id below the vocabulary's size")
         self.rate, self.masked, self.random, self.mask, self.late = rate, masked, random, found, late
         self.specials = sorted({*specials.values(), self.mask})
-        self.transform = Transform(width, linear, transform) if transform else None
+        self.transform = Transform(width, scored, linear, transform) if transform else None
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:

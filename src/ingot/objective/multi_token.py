@@ -4,7 +4,8 @@ r"""Multi-token prediction: several heads on one trunk, each for a token further
 
 The trunk is all blocks of the encoder but the last, which is f_1: the model by itself is an ordinary causal one. The other f_i are stacks
 of their own, one block each by custom, on the trunk; the matrix E is shared. To keep the number of parameters, take n - 1 blocks from the
-encoder, as the paper does. Writing several tokens at a time with exactly the greedy result: ``model/generate.py: speculate``.
+encoder, as the paper does. ``ingot generate --temperature 0`` writes several tokens at a time, exactly the
+greedy text (``model/generate.py: speculate``).
 
 State: none.   Cost: n - 1 further blocks and 2 D V (n - 1) operations per position.
 """
@@ -31,6 +32,7 @@ class MultiToken(CausalLM):
     tied, bias, softcap, z_loss: as in ``causal_lm``.
     """
 
+    writer = "several_at_a_time"
     splits_encoder = True  # its losses read the encoder before the last block
 
     def __init__(

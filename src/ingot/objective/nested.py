@@ -67,6 +67,7 @@ class Nested(nn.Module):
         decoder_width: int = 0,
         tower_widths: Any = None,
         sequence: int = 0,
+        frozen: Any = None,
         *,
         objective: Slot["objective"] = "causal_lm",
         depths: list[Positive[int]] = [],

@@ -15,6 +15,7 @@ State: embedding, encoder and head once more, c (outputs,).   Cost: every look f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -130,6 +131,17 @@ class SelfDistillation(nn.Module):
             sums = torch.where(real.repeat(len(views))[:, None], g, 0).double().sum(dim=0)
             self.side = {"teacher_entropy": entropy, "count/outputs": sums, "count/looks": real.sum().double() * len(views)}
         return taught
+
+    def vitals(self, model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """For health, per row: the entropy of P_t, and P_t."""
+        taught = torch.stack(self._teach(model, batch, list(range(min(self.whole, count(batch)))), batch["units"] > 0)).double()
+        return {"teacher_entropy": torch.special.entr(taught).sum(dim=-1).mean(dim=0), "taught": taught.mean(dim=0)}
+
+    def bands(self, means: Mapping[str, Tensor]) -> dict[str, tuple[float, float, float]]:
+        """The two ways to collapse (section 5.3): every P_t is uniform, or all rows are taught the same output."""
+        used = float(torch.special.entr(means["taught"]).sum().exp())
+        most = math.log(means["taught"].numel())
+        return {"teacher_entropy": (float(means["teacher_entropy"]), 0.0, 0.99 * most), "teacher_perplexity": (used, 2.0, math.inf)}
 
     def counted(self, totals: Mapping[str, Tensor]) -> dict[str, float]:
         """The center takes in the whole step's mean."""

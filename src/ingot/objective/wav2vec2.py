@@ -17,6 +17,7 @@ temperature is scheduled as ``objective.temperature``.   State: G V averages.   
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -180,3 +181,14 @@ class Wav2Vec2(nn.Module):
         """Per row: share of the masked positions whose own value is the likeliest."""
         best_BT = self.compared(model, batch)[0].argmax(dim=-1)
         return {"accuracy": ((best_BT == 0) & batch["masked"]).sum(dim=1).double() / batch["units"].clamp(min=1)}
+
+    def vitals(self, model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """For health, per row: share of the masked positions at which each entry is chosen, (B, G, V)."""
+        hits = F.one_hot(self.compared(model, batch)[1].argmax(dim=-1), self.quantizer.entries).double()
+        share_BT = batch["masked"].double() / batch["masked"].sum(dim=1, keepdim=True).clamp(min=1)
+        return {"chosen": torch.einsum("btgv,bt->bgv", hits, share_BT)}
+
+    def bands(self, means: Mapping[str, Tensor]) -> dict[str, tuple[float, float, float]]:
+        """Over all codebooks' entries, as in the ledger; less than two of each codebook tell nothing apart."""
+        used = float(torch.special.entr(means["chosen"]).sum(dim=-1).exp().sum())
+        return {"code_perplexity": (used, 2.0 * self.quantizer.groups, math.inf)}

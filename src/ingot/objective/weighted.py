@@ -10,7 +10,7 @@ State: that of the objectives.   Cost: the sum of theirs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ class Weighted(Several):
         decoder_width: int = 0,
         tower_widths: Any = None,
         sequence: int = 0,
+        frozen: Any = None,
         *,
         objectives: dict[str, Slot["objective"]],
         weights: dict[str, NonNegative[float]] = {},
@@ -77,4 +78,17 @@ class Weighted(Several):
             if index:
                 loss, value = next(iter(item(model, own).items()))
                 found[f"{name}/{loss}"] = value.double() / own.get(f"units/{loss}", own["units"]).clamp(min=1)
+        return found
+
+    def vitals(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Every objective's own, under its name."""
+        watched = ((name, item) for name, item in self.objectives.items() if hasattr(item, "vitals"))
+        return {f"{name}/{key}": value for name, item in watched for key, value in item.vitals(model, self.of(name, batch)).items()}
+
+    def bands(self, means: Mapping[str, Tensor]) -> dict[str, tuple[float, float, float]]:
+        """Of every objective, under its name."""
+        found = {}
+        for name, item in self.objectives.items():
+            own = {key.removeprefix(f"{name}/"): value for key, value in means.items() if key.startswith(f"{name}/")}
+            found |= {f"{name}/{measure}": band for measure, band in item.bands(own).items()} if own else {}
         return found

@@ -64,12 +64,6 @@ def axes_in(group: Group, weight: Tensor) -> Axes | None:
     return next((axes for other, axes in zip(group["params"], group["axes"]) if other is weight), None)
 
 
-def name_in(group: Group, weight: Tensor) -> str:
-    """The name of one of the group's weights."""
-    found: str = next(name for other, name in zip(group["params"], group["names"]) if other is weight)
-    return found
-
-
 def number(held: Tensor, pretended: float) -> float:
     """The value of a scalar; `pretended` where the step is a forecast, whose tensors hold nothing."""
     return pretended if isinstance(held, FakeTensor) else float(held)

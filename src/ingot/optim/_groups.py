@@ -94,8 +94,9 @@ class StatefulOptimizer(torch.optim.Optimizer):
     inside the backward pass.   around_closure: what the optimizer does to the model while the gradient is taken; such an optimizer
     cannot be the inner one of another, which takes the gradient itself.   closure_calls: how often a step takes the gradient.
     phase: a word for what the cost of the coming step depends on, where it is not the same in every step.   state_powers: by
-    state key, how it follows the gradient: 1 (a momentum), 2 (a second moment), 0 (does not), "weight" (follows the weight itself);
-    growth carries only keys that are here, or whole weights that are copied.
+    state key, how it follows the gradient: 1 (a momentum), 2 (a second moment), 0 (does not), "weight" (follows the weight itself),
+    "rows" and "columns" (a second moment's means along its rows and along its columns), "each row" and "each matrix" (numbers for
+    every row or matrix that do not follow its size); growth carries only keys that are here, or whole weights that are copied.
     """
 
     state_powers: ClassVar[dict[str, int | str]] = {"exp_avg": 1, "exp_avg_sq": 2, "momentum": 1, "momentum_buffer": 1, "step": 0}

@@ -9,6 +9,9 @@ side. The bias corrections make the step lr sqrt(1 - b2^t) / (1 - b1^t), eps is 
 
 Sharding: B is cut along its rows and the moments along theirs, as the weight is. On the right side (rows >= columns) B is gathered
 for every step, on the left the image is summed over ranks and N gathered; the gradient is gathered whole only for a new subspace.
+
+Growing: in depth, and into experts, all is carried. A wider gradient has another subspace, of another shape: a projected weight's
+state begins anew (its first step seeks the subspace), every other weight's is carried.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from math import sqrt
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +28,7 @@ from torch.distributed.tensor import DTensor
 from ..core.axes import STACKS, Axes
 from ._declared import STEP, DeclaredOptimizer, Held, first_ranks, gathered, number, piece, scattered, total
 from ._groups import Group, local, local_gradient, prepare_groups
-from ._quantize import Codec, adam_rows_, by_rows, codecs, held_moment
+from ._quantize import CODE_POWERS, Codec, KeepsCodes, adam_rows_, by_rows, codecs, held_moment
 from .muon import is_matrix, matrix_view
 
 
@@ -156,8 +159,15 @@ def randomized_basis(matrix: Tensor, plan: Plan, noise: Tensor) -> Tensor:
     return torch.linalg.qr(sketch).Q.to(matrix.dtype)
 
 
-class LowRankAdam(DeclaredOptimizer):
+class LowRankAdam(KeepsCodes, DeclaredOptimizer):
     """The skeleton: state, plain weights, weight decay and bias corrections. Subclasses give ``move``, perhaps ``more`` and ``operand``."""
+
+    # Neither a subspace nor the norm of a direction follows the gradient's size.
+    state_powers: ClassVar[dict[str, int | str]] = (
+        DeclaredOptimizer.state_powers
+        | CODE_POWERS
+        | {"norm": "each matrix", "projection": 0, "projection_exp_avg": 0, "projection_exp_avg_sq": 0}
+    )
 
     def __init__(self, params: Iterable[Any], *, lr: float, weight_decay: float, **knobs: Any):
         super().__init__(prepare_groups(params, lr=lr, weight_decay=weight_decay), knobs)
@@ -184,6 +194,12 @@ class LowRankAdam(DeclaredOptimizer):
         """Codecs of moments of this shape; vectors and small ones stay as they are."""
         small = len(shape) < 2 or torch.Size(shape).numel() < self.defaults.get("smallest", 0)
         return {} if small else codecs(self.defaults.get("state_bits", 32))
+
+    def in_full(self, held: dict[str, Any], axes: Axes | None, shape: tuple[int, ...]) -> dict[str, Any]:
+        return dict(held) if self.plan(axes, shape) else super().in_full(held, axes, shape)  # an image's moments are not the weight's
+
+    def in_codes(self, held: dict[str, Any], axes: Axes | None, shape: tuple[int, ...]) -> dict[str, Any]:
+        return dict(held) if self.plan(axes, shape) else super().in_codes(held, axes, shape)
 
     def more(self, plan: Plan, dtype: torch.dtype) -> dict[str, Held]:
         """What else is kept of a projected weight."""
@@ -254,12 +270,13 @@ class LowRankAdam(DeclaredOptimizer):
     def limit(self, state: dict[str, Any], to: Projector, norm: Tensor, growth: float | None) -> Tensor:
         """The factor, as (..., 1, 1), that keeps a direction of this norm within `growth` times that of the step before.
 
-        Fira, arXiv:2410.01623, section 3.3.
+        Fira, arXiv:2410.01623, section 3.3.   DEPARTS: a direction that was zero sets no limit, as the first one has none; after a
+        gradient of zero (a weight behind one that is zero itself) the authors' code lets the direction grow from 1e-8 only.
         """
         if growth is None:
             return norm.new_ones(())
         before, norm = local(state["norm"]).reshape(-1, 1, 1), norm.reshape(-1, 1, 1)
-        factor = torch.ones_like(norm) if number(state["step"], 2) == 1 else (norm / (before + 1e-8)).clamp(min=growth) / growth
+        factor = torch.where(before > 0, (norm / (before + 1e-8)).clamp(min=growth) / growth, 1.0)
         local(state["norm"]).copy_((norm / factor).reshape(local(state["norm"]).shape))
         return factor.reciprocal() if to.plan.stack else factor[0].reciprocal()
 

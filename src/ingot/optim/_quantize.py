@@ -26,10 +26,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ..core.axes import Axes
 from ._adam import adam_, slabs
 from ._declared import Held
 from ._groups import Layout, local
 
+CODE_POWERS: dict[str, int | str] = {  # a momentum whose codes and scales are zero is zero
+    f"{key}_{part}": power for key, power in (("exp_avg", 1), ("exp_avg_sq", 2)) for part in ("codes", "scales")
+}
 _LEAST = 1e-12  # a block of zeros has this scale
 
 
@@ -193,6 +197,32 @@ def adam_rows_(
     for value, (key, codec) in zip((first, rounded), kept.items()):
         for part, found in zip(held[key], _quantized(value.view(rows, columns), codec)):
             part.copy_(found)
+
+
+class KeepsCodes:
+    """What an optimizer that keeps moments as codes offers growth: a weight's state in full numbers, and back at its new shape."""
+
+    def kept(self, shape: tuple[int, ...]) -> dict[str, Codec]:
+        """Codecs of the moments of a weight of this shape, by key; none where they are kept as they are."""
+        raise NotImplementedError
+
+    def in_full(self, held: dict[str, Any], axes: Axes | None, shape: tuple[int, ...]) -> dict[str, Any]:
+        """The state with whole moments, fp32 and shaped as the weight, in place of codes and scales."""
+        found = dict(held)
+        for key, codec in self.kept(shape).items():
+            if f"{key}_codes" in found:
+                codes, scales = found.pop(f"{key}_codes"), found.pop(f"{key}_scales")
+                found[key] = dequantize(codes, scales, prod(shape[1:]), codec).reshape(shape)
+        return found
+
+    def in_codes(self, held: dict[str, Any], axes: Axes | None, shape: tuple[int, ...]) -> dict[str, Any]:
+        """The state as this optimizer keeps it at this shape; what holds codes already stays as it is."""
+        found = dict(held)
+        for key, codec in self.kept(shape).items():
+            if key in found:
+                value = found.pop(key)
+                found[f"{key}_codes"], found[f"{key}_scales"] = quantize(value.reshape(shape[0], -1), codec)
+        return found
 
 
 def by_rows(state: dict[str, Any], gradient: Tensor, kept: dict[str, Codec]) -> Iterator[tuple[Any, dict[str, Any]]]:

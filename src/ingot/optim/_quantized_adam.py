@@ -12,13 +12,14 @@ from torch import Tensor
 from ..core.axes import Axes
 from ._declared import STEP, DeclaredOptimizer, Held, number
 from ._groups import Group, local, local_gradient, prepare_groups
-from ._quantize import Codec, adam_rows_, by_rows, codecs, held_moment
+from ._quantize import CODE_POWERS, Codec, KeepsCodes, adam_rows_, by_rows, codecs, held_moment
 
 
-class QuantizedAdam(DeclaredOptimizer):
+class QuantizedAdam(KeepsCodes, DeclaredOptimizer):
     """bits: of a code."""
 
     bits: ClassVar[int]
+    state_powers: ClassVar[dict[str, int | str]] = DeclaredOptimizer.state_powers | CODE_POWERS
 
     def __init__(self, params: Iterable[Any], *, lr: float, weight_decay: float, **knobs: Any):
         super().__init__(prepare_groups(params, lr=lr, weight_decay=weight_decay), knobs)

@@ -11,7 +11,7 @@ Weights of three and more dimensions are factored in their last two.
 
 Shapes: g, u, V as w; R (..., rows), C (..., columns).
 State: rows + columns numbers per matrix, one tensor per vector, and a step count.   Cost: 2 rows columns FLOPs per matrix.
-Sharding: C and the three means are summed over ranks.
+Sharding: C and the three means are summed over ranks.   Growing: carried; a wider V is the old one's image, and R' and C' its means.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ._groups import Group, local, local_gradient, prepare_groups
 class Adafactor(DeclaredOptimizer):
     """lr: relative step. beta2_decay: exponent of the averaging. eps: floors of the second moment and of the weight's size. clip: of RMS(u)."""
 
-    state_powers: ClassVar[dict[str, int | str]] = DeclaredOptimizer.state_powers | {"variance": 2}
+    state_powers: ClassVar[dict[str, int | str]] = DeclaredOptimizer.state_powers | {"variance": 2, "row": "rows", "column": "columns"}
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -52,6 +52,8 @@ class Muon(StatefulOptimizer):
     iteration_dtype: "auto" is bf16 on CUDA and the weight's own dtype elsewhere; on a CPU with bf16 products bf16 is two to three
     times faster, but a rounding error in a gradient may then change the update by 1e-3.
     """
+
+    state_powers: ClassVar[dict[str, int | str]] = StatefulOptimizer.state_powers | {"neurons": "each row"}
 
     def __init__(
         self,

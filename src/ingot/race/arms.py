@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..build.check import check
@@ -108,7 +108,11 @@ def check_arms(race: Race) -> list[str]:
             if race.section.tuning.trials > 1:
                 trial_tree(race, name, seed=0, factor=2.0)
                 if not tuned_knobs(entrant.tree, race.section.tuning.knobs):
-                    problems.append(Problem(f"{name}: tuning", "the recipe has no learning rate to tune; say tuning.knobs"))
+                    problems.append(
+                        Problem(
+                            f"{name}: tuning", "the recipe has no learning rate to tune; say tuning.knobs, or tuning: {trials: 1} for none"
+                        )
+                    )
         except UserError as error:
             problems += error.problems
     for name, section in sections.items():
@@ -135,6 +139,32 @@ def _whole_steps(name: str, section: RunSection) -> Iterator[Problem]:
             f"{name}: budget",
             f"whole steps spend {spent:.6g} of the {wanted:.6g} {section.stages[0].budget.unit} stated, more than 1 % off: change the budget or the batch",
         )
+
+
+def coarse_budgets(race: Race, forecasts: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Problem]:
+    """Budgets in FLOPs or seconds that steps are too coarse for. forecasts: by arm, for every stage what one step takes of each unit.
+
+    A stage ends where one more step would lead further from its budget: FLOPs are counted, so what is missed is known beforehand; a step's
+    seconds are not, so half a step counts.
+    """
+    budget, problems = race.section.budget, []
+    if budget.unit not in ("flops", "seconds"):
+        return []
+    for arm, stages in forecasts.items():
+        missed, largest = 0.0, 0.0
+        for part, stage in zip(stage_shares(race.entrants[arm], budget), stages):
+            wanted, step = budget.value * part, float(stage[budget.unit])
+            off = step / 2 if budget.unit == "seconds" else max(1, round(wanted / step)) * step - wanted
+            missed, largest = missed + off, max(largest, step)
+        if abs(missed) > TOLERANCE * budget.value:
+            problems.append(
+                Problem(
+                    f"{arm}: budget",
+                    f"a step takes about {largest:.3g} of the {budget.value:.6g} {budget.unit} stated, so that whole steps miss them by "
+                    f"{abs(missed) / budget.value:.1%}, more than 1 %: change the budget or the batch",
+                )
+            )
+    return problems
 
 
 def _notes(name: str, section: RunSection, base: RunSection) -> Iterator[str]:

@@ -8,16 +8,21 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..build.session import commit, installed_version
-from ..core.errors import UserError
+from ..build.session import commit
+from ..core.amounts import duration
+from ..core.errors import Problem, UserError
 from ..core.recipe import digest
+from ..core.version import installed_version
 from ..ledger.ledger import plain
-from ..report.text import duration
-from .arms import check_arms, trial_tree
+from .arms import check_arms, coarse_budgets, trial_tree
 from .course import Course, survey_course
+from .looks import pair_keys, take
+from .outlook import RUNNING, tell_outlook
 from .page import write_page
 from .pool import Pool, Processes
 from .reference import calibrate
@@ -53,13 +58,19 @@ def conduct(
     own = pool is None
     pool = pool or Processes(jobs or default_jobs(race))
     try:
-        identities = {arm: found["identities"] for arm, found in surveys(race, folder, pool).items()}
+        found = surveys(race, folder, pool, forecast=race.section.budget.unit in ("flops", "seconds"), lenient=True)
+        notes += refuse_unfit(race, found)
+        identities = {arm: one["identities"] for arm, one in found.items()}
         rates = _rates(place)
         course = _run(race, store, identities, pool, folder, say)
     finally:
         if own:
             pool.close()
-    verdict = judge(race, store, course, notes=notes)
+    section = race.section
+    keys = pair_keys(course.trials, BASELINE, race.contenders)
+    seeds = course.seeds or section.pilot
+    standing = take(folder, keys, seeds, planned=section.looks, piloted=section.seeds == "auto" and seeds > section.pilot)
+    verdict = judge(race, store, course, notes=notes, standing=standing)
     verdict |= {
         "machine_rates": rates,
         "commit": commit(),
@@ -77,8 +88,29 @@ def conduct(
     return verdict
 
 
-def surveys(race: Race, folder: Path, pool: Pool, *, forecast: bool = False) -> dict[str, dict[str, Any]]:
-    """Prepare every arm's data and look at it; with `forecast`, also what a trial will take. Raises UserError for what cannot be read."""
+def refuse_unfit(race: Race, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Notes on what could not be checked. Raises UserError, before anything is spent, for budgets that steps are too coarse for and for
+    programs that cannot be given the baseline's rows."""
+    problems = coarse_budgets(race, {arm: one["stages"] for arm, one in found.items() if one.get("stages")})
+    fields = found.get(BASELINE, {}).get("fields", ["tokens"])
+    if "tokens" not in fields:
+        problems += [
+            Problem(f"contenders.{arm}", f"a command is given rows of tokens, and the baseline's rows hold {', '.join(fields)}")
+            for arm in race.contenders
+            if race.entrants[arm].arm.command is not None
+        ]
+    if problems:
+        raise UserError(problems)
+    return [
+        f"{arm}: whether its budget is a whole number of steps could not be told beforehand: {one['unplanned']}"
+        for arm, one in found.items()
+        if "unplanned" in one
+    ]
+
+
+def surveys(race: Race, folder: Path, pool: Pool, *, forecast: bool = False, lenient: bool = False) -> dict[str, dict[str, Any]]:
+    """Prepare every arm's data and look at it; with `forecast`, also what a trial will take (lenient: where that can be told). Raises
+    UserError for what cannot be read."""
     places: dict[Path, str] = {}
     for arm, entrant in race.entrants.items():
         if entrant.arm.command is not None:
@@ -87,7 +119,10 @@ def surveys(race: Race, folder: Path, pool: Pool, *, forecast: bool = False) -> 
         what = {"recipe": trial_tree(race, arm, seed=seed), "shared": trial_tree(race, BASELINE, seed=seed)}
         (folder / "surveys").mkdir(parents=True, exist_ok=True)
         place = Path(tempfile.mkdtemp(prefix=f"{arm}-", dir=folder / "surveys")).resolve()
-        write_whole(place / "trial.json", {"kind": "survey", "arm": arm, "what": what, "cwd": os.getcwd(), "forecast": forecast})
+        write_whole(
+            place / "trial.json",
+            {"kind": "survey", "arm": arm, "what": what, "cwd": os.getcwd(), "forecast": forecast, "lenient": lenient},
+        )
         places[place] = arm
     waiting, running = list(places), 0
     while waiting or running:
@@ -108,16 +143,18 @@ def surveys(race: Race, folder: Path, pool: Pool, *, forecast: bool = False) -> 
 
 def _run(race: Race, store: Store, identities: dict[str, Any], pool: Pool, folder: Path, say: Say) -> Course:
     """Start what is waiting until nothing is."""
-    began, before = time.monotonic(), done_trials(survey_course(race, store, identities), store)
+    began, conducted, before = time.monotonic(), uuid.uuid4().hex[:12], done_trials(survey_course(race, store, identities), store)
     ended = run_waiting(
         lambda: survey_course(race, store, identities).waiting,
-        lambda trial: _prepare(race, store, trial, folder).resolve(),
+        lambda trial: _prepare(race, store, trial, folder, conducted).resolve(),
         store,
         pool,
         say,
+        lambda running: tell_outlook(race, store, survey_course(race, store, identities), running, folder / race.name, say),
     )
     for done, (trial, result) in enumerate(ended, 1):
         tell(trial, result, survey_course(race, store, identities).expected, before + done, (time.monotonic() - began) / done, say)
+    (folder / race.name / RUNNING).unlink(missing_ok=True)
     return survey_course(race, store, identities)
 
 
@@ -140,11 +177,11 @@ def done_trials(course: Course, store: Store) -> int:
     return sum(store.result(one) is not None for one in counted)
 
 
-def _prepare(race: Race, store: Store, trial: Trial, folder: Path) -> Path:
-    """The trial's folder with all it needs; a program is given the baseline's rows."""
+def _prepare(race: Race, store: Store, trial: Trial, folder: Path, conducted: str) -> Path:
+    """The trial's folder with all it needs; a program is given the baseline's rows. conducted: what tells this conduct from others."""
     from .command_arm import export_rows
 
-    extra: dict[str, Any] = {"cwd": os.getcwd(), "metric": race.section.metric}
+    extra: dict[str, Any] = {"cwd": os.getcwd(), "metric": race.section.metric, "conduct": conducted}
     place = store.write(trial, extra)
     if "command" not in trial.what:
         return place
@@ -192,7 +229,21 @@ def append_result(path: Path, verdict: dict[str, Any]) -> None:
     """A line for the race, unless the last line of the same race says the same."""
     line = {
         key: verdict[key]
-        for key in ("race", "sentence", "time", "commit", "version", "identity", "budget", "metric", "seeds", "margin", "machine", "jobs")
+        for key in (
+            "race",
+            "sentence",
+            "time",
+            "commit",
+            "version",
+            "identity",
+            "budget",
+            "metric",
+            "seeds",
+            "margin",
+            "looks",
+            "machine",
+            "jobs",
+        )
     }
     line["arms"] = {
         name: {key: arm[key] for key in ("verdict", "effect", "mean", "spent", "tuning", "factor", "peak_memory") if key in arm}
@@ -213,6 +264,7 @@ def forecast(race: Race, *, folder: str | Path = "runs/races", jobs: int | None 
     pool = Processes(jobs or default_jobs(race))
     try:
         found = surveys(race, folder, pool, forecast=True)
+        notes += refuse_unfit(race, found)
     finally:
         pool.close()
     store = Store(folder)

@@ -13,7 +13,7 @@ from typing import Any
 from .arms import trial_tree
 from .recommend import seeds_for
 from .spec import BASELINE, CONTROL, Race, part_of
-from .statistics import deviation
+from .statistics import LEVEL, deviation
 from .stopping import stopped
 from .trials import Store, Trial, make_trial
 from .tune import best_factor, next_factors
@@ -132,7 +132,7 @@ def _seeds(race: Race, course: Course, make: Maker, metric: Callable[[Trial], fl
                 return None
             found.append(math.log(theirs) - math.log(ours) if math.isfinite(ours + theirs) else math.nan)
         noise = max(noise, deviation(found)) if all(map(math.isfinite, found)) else math.inf
-    wanted = seeds_for(section.resolution, noise, section.pilot, contenders=len(race.contenders))
+    wanted = seeds_for(section.resolution, noise, section.pilot, contenders=len(race.contenders), level=LEVEL / section.looks)
     return section.pilot if wanted is None else max(wanted, section.pilot)
 
 
@@ -148,7 +148,10 @@ def _final(race: Race, store: Store, course: Course, arm: str, index: int, make:
         values = [(metric(ours), metric(theirs)) for ours, theirs in zip(*known) if ours is not None and theirs is not None]
         if len(values) == index and all(a is not None and b is not None and math.isfinite(a + b) for a, b in values):
             at = stopped(
-                [math.log(b) - math.log(a) for a, b in values if a and b], course.seeds or section.pilot, contenders=len(race.contenders)
+                [math.log(b) - math.log(a) for a, b in values if a and b],
+                course.seeds or section.pilot,
+                contenders=len(race.contenders),
+                level=LEVEL / section.looks,
             )
             if at is not None:
                 course.out[arm] = at

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..report.text import count, safe
+from ..core.amounts import count
+from ..report.text import safe
 from .page import figure, legend, page, section, table
 from .plots import EMPTY, Plane, hinted, line, svg, text
 
@@ -36,7 +37,9 @@ def write_fit_page(fits: Mapping[str, Fit], path: str | Path, *, title: str, hel
 
 
 def _lead(fits: Mapping[str, Fit], held: Mapping[str, Any]) -> str:
-    errors = [abs(row["error"]) for name, fit in fits.items() for row in predicted(fit, held.get(name))]
+    from ..scaling.held import held_rows
+
+    errors = [abs(row["error"]) for name, fit in fits.items() for row in held_rows(fit, held.get(name))]
     first = next(iter(fits.values()))
     about = f"{first.form} describes {sum(int(fit.error['n']) for fit in fits.values())} measurements within {np.mean([fit.error['mean'] for fit in fits.values()]):.2%} on average"
     return about + (
@@ -46,35 +49,11 @@ def _lead(fits: Mapping[str, Fit], held: Mapping[str, Any]) -> str:
     )
 
 
-def predicted(fit: Fit, held: Any) -> list[dict[str, Any]]:
-    """What the fit says of rows that it has not seen: x, seen, predicted, low, high, error, reach."""
-    from ..scaling import predict
-
-    if held is None or not len(next(iter(held.values()))) or fit.law.curve:
-        return []
-    found = []
-    for row in range(len(held[fit.law.output])):
-        at = {name: float(held[name][row]) for name in fit.law.inputs}
-        answer, seen = predict(fit, **at), float(held[fit.law.output][row])
-        scale = fit.law.scale({name: np.asarray(column)[[row]] for name, column in held.items()})
-        found.append(
-            {
-                "x": None if scale is None else float(scale[0]),
-                "seen": seen,
-                "predicted": answer.value,
-                "low": answer.low,
-                "high": answer.high,
-                "reach": answer.reach,
-                "error": answer.value / seen - 1,
-                "inside": answer.low <= seen <= answer.high,
-            }
-        )
-    return found
-
-
 def _one(name: str, fit: Fit, held: Any) -> str:
     """The sections of one fit."""
-    rows, words = predicted(fit, held), f" ({safe(name)})" if name else ""
+    from ..scaling.held import held_rows
+
+    rows, words = held_rows(fit, held), f" ({safe(name)})" if name else ""
     figures = [_law(fit, rows), _residuals(fit)]
     parts = [
         section(f"The law and its points{words}", f'<div class="grid two">{"".join(figures)}</div>'),
@@ -132,7 +111,13 @@ def _past(fit: Fit) -> str:
     rows = [
         (
             "",
-            (f"{one['from']:g} to {one['to']:.3g}×", f"{one['n']:.0f}", f"{one['mean']:.2%}", f"{one['worst']:.2%}", f"{one['bias']:+.2%}"),
+            (
+                f"{one.get('of', '')} {one['from']:g} to {one['to']:.3g}×".strip(),
+                f"{one['n']:.0f}",
+                f"{one['mean']:.2%}",
+                f"{one['worst']:.2%}",
+                f"{one['bias']:+.2%}",
+            ),
         )
         for one in fit.backtest
     ]

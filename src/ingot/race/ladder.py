@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..build.check import check, resolve_run
 from ..build.run import Run
+from ..core.amounts import count, duration
 from ..core.errors import Problem, RunError, UserError
 from ..core.parts import Fraction, NonNegative, Positive, section
 from ..core.quantities import parse_quantity
 from ..core.recipe import Recipe, digest, load, merge_keys
 from ..core.resolve import resolve
-from ..report.text import count, duration
 from .pool import Pool, Processes
 from .running import Say, error_of, run_waiting
 from .trials import Store, Trial, make_trial, read_json, write_whole
@@ -339,7 +339,7 @@ def fitted(ladder: Ladder, rows: list[dict[str, Any]], place: Path) -> dict[str,
     predictions = []
     for row in held:
         inputs = {column: float(row[column]) for column in smaller.law.inputs}
-        found = predict(smaller, level=level, **inputs)
+        found = predict(smaller, level=level, untested=True, **inputs)  # the measured loss stands beside it
         predictions.append(
             {
                 "params": row["params"],

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.amounts import count, duration, size
 from ..report.document import document, kept
-from ..report.text import count, duration, safe, size
+from ..report.text import safe
 from . import plots
 from .spec import BASELINE, CONTROL
-from .words import budget_words, metric_words, percent, span
+from .words import budget_words, confidence, counted, metric_words, percent, span
 
 COST_WORDS = {
     "tokens": ("tokens", count),
@@ -195,7 +196,7 @@ def _verdicts(verdict: dict[str, Any], colors: Mapping[str, str]) -> str:
         words=lambda value: f"{100 * value:+.4g} %".replace("-", "−") if abs(value) > 1e-12 else "0",
         name_x=f"change of {name} against the baseline; left is better; the band is ∓{percent(verdict['margin'])}",
     )
-    head = ["arm", "verdict", name, "effect", "95 % interval", "adjusted p", "sign-flip p", "pairs"]
+    head = ["arm", "verdict", name, "effect", f"{confidence(verdict)} interval", "adjusted p", "sign-flip p", "pairs"]
     return section(
         "Verdicts",
         figure("forest", f"Effects on {name}", drawing)
@@ -210,11 +211,29 @@ def _verdicts(verdict: dict[str, Any], colors: Mapping[str, str]) -> str:
     )
 
 
+def _timed(verdict: dict[str, Any], cost: str) -> list[str]:
+    """The arms that a cost compares: all but the control; in wall-clock, only those whose trials ran beside the baseline's."""
+    return [name for name, arm in verdict["arms"].items() if name != CONTROL and (cost != "seconds" or arm["side_by_side"])]
+
+
+def _untimed(verdict: dict[str, Any]) -> str:
+    """A sentence on the arms that wall-clock does not compare; empty where it compares all."""
+    left_out = [name for name, arm in verdict["arms"].items() if name not in (BASELINE, CONTROL) and not arm["side_by_side"]]
+    return (
+        f"<br>Wall-clock is not compared for {safe(', '.join(left_out))}: the trials did not run beside the baseline’s, under the same load. "
+        "Reference time is."
+        if left_out
+        else ""
+    )
+
+
 def _curves(verdict: dict[str, Any], colors: Mapping[str, str]) -> str:
     figures = []
-    arms = [name for name in verdict["arms"] if name != CONTROL]
     for cost in ("tokens", "flops", "reference_seconds", "seconds"):
         label, words = COST_WORDS[cost]
+        arms = _timed(verdict, cost)
+        if not arms:
+            continue
         series = [
             {
                 "name": name,
@@ -238,15 +257,18 @@ def _curves(verdict: dict[str, Any], colors: Mapping[str, str]) -> str:
     return section(
         "Curves",
         f'<div class="grid two">{"".join(figures)}</div>',
-        "mean over seeds; single runs faint. Every schedule ends with the budget, so only the ends compare methods; the way there shows how.",
+        "mean over seeds; single runs faint. Every schedule ends with the budget, so only the ends compare methods; the way there shows how."
+        + _untimed(verdict),
     )
 
 
 def _target(verdict: dict[str, Any], colors: Mapping[str, str]) -> str:
     figures, rows = [], []
-    names = [name for name in verdict["arms"] if name != CONTROL]
     for cost in ("tokens", "flops", "reference_seconds", "seconds"):
         label, words = COST_WORDS[cost]
+        names = _timed(verdict, cost)
+        if not names:
+            continue
         found = {name: verdict["arms"][name]["to_target"][cost] for name in names}
         figures.append(
             figure(
@@ -287,7 +309,8 @@ def _target(verdict: dict[str, Any], colors: Mapping[str, str]) -> str:
     return section(
         "Cost to target",
         body,
-        f"to {digits(verdict['target'])} {metric_words(verdict['metric'])}, which every baseline run reaches. Arrows are runs that ended above it: they cost more than they spent.",
+        f"to {digits(verdict['target'])} {metric_words(verdict['metric'])}, which every baseline run reaches. Arrows are runs that ended above it: they cost more than they spent."
+        + _untimed(verdict),
     )
 
 
@@ -313,7 +336,8 @@ def _where(verdict: dict[str, Any]) -> str:
     return section(
         "Where it went",
         f'<div class="grid bars">{"".join(parts)}</div>',
-        "mean over seeds; memory is the largest seen of each kind, the rest activations, batches and the program itself",
+        "mean over seeds; memory is the largest seen of each kind, the rest activations, batches and the program itself"
+        + _untimed(verdict),
     )
 
 
@@ -324,8 +348,10 @@ def _front(verdict: dict[str, Any], colors: Mapping[str, str]) -> str:
         points = [
             {"name": name, "color": colors[name], "x": arm["costs"].get(cost), "y": arm["mean"], "front": name in verdict["pareto"][cost]}
             for name, arm in verdict["arms"].items()
-            if name != CONTROL
+            if name in _timed(verdict, cost)
         ]
+        if not points:
+            continue
         parts.append(
             figure(
                 f"front_{cost}",
@@ -335,7 +361,11 @@ def _front(verdict: dict[str, Any], colors: Mapping[str, str]) -> str:
                 ),
             )
         )
-    return section("Pareto front", f'<div class="grid two">{"".join(parts)}</div>', "filled: no other arm is at least as good in both")
+    return section(
+        "Pareto front",
+        f'<div class="grid two">{"".join(parts)}</div>',
+        "filled: no other arm is at least as good in both" + _untimed(verdict),
+    )
 
 
 def _spending(verdict: dict[str, Any]) -> str:
@@ -355,6 +385,7 @@ def _spending(verdict: dict[str, Any]) -> str:
                     count(spent["flops"], "FLOP") if spent["flops"] else "–",
                     duration(spent["reference_seconds"]) if spent["reference_seconds"] else "–",
                     duration(spent["seconds"]),
+                    duration(spent.get("cpu_seconds")),
                     size(arm["peak_memory"] or None),
                     apart,
                 ],
@@ -362,8 +393,12 @@ def _spending(verdict: dict[str, Any]) -> str:
         )
     return section(
         "Spent",
-        table(["arm", "of the budget", "tokens", "FLOPs", "reference time", "wall-clock", "peak memory", "tuning, apart"], rows),
-        "a run, mean over seeds",
+        table(
+            ["arm", "of the budget", "tokens", "FLOPs", "reference time", "wall-clock", "processor time", "peak memory", "tuning, apart"],
+            rows,
+        ),
+        "a run, mean over seeds; processor time is of all threads, evaluation included, and does not depend on what else runs"
+        + _untimed(verdict),
     )
 
 
@@ -399,12 +434,25 @@ def _method(verdict: dict[str, Any]) -> str:
     arms = len(_judged(verdict)) - (CONTROL in verdict["arms"])
     text = (
         f"Effects are means of differences of log {metric_words(verdict['metric'])} between runs with the same seed. Intervals are Student's, for {arms} contender{'s' * (arms != 1)} together (Bonferroni), "
-        f"verdicts by p-values adjusted by Holm at {percent(verdict['level'])}. <b>better</b>, <b>worse</b>: lower, higher. <b>no difference</b>: two one-sided tests put the effect within {percent(verdict['margin'])}. "
+        f"verdicts by p-values adjusted by Holm at {100 * verdict['level']:.3g} %. <b>better</b>, <b>worse</b>: lower, higher. <b>no difference</b>: two one-sided tests put the effect within {percent(verdict['margin'])}. "
         "<b>not resolved</b>: neither. The control is the baseline with other seeds against itself; it should not differ."
+        + _looked(verdict)
         + (" Losing arms stop early; a tenth of the error is kept for that." if verdict["early_stopping"] else "")
         + (" The number of seeds was chosen after a pilot, whose noise is the one used." if verdict["chosen"] else "")
     )
     return section("How it was judged", f"<p>{text}</p>")
+
+
+def _looked(verdict: dict[str, Any]) -> str:
+    """How many looks there were and are to be."""
+    before, planned = verdict["looks"]["before"], verdict["looks"]["planned"]
+    text = f" The race file plans {planned} looks, which share the 5 %." if planned > 1 else ""
+    if before:
+        text += (
+            f" It was looked at before, at {counted(before)} seeds: so that looking again does not bring false verdicts, this look judges at "
+            f"{100 * verdict['level']:.3g} %, which adds at most {100 * verdict['looks']['error']:.2g} % to those of the looks before."
+        )
+    return text
 
 
 def _provenance(verdict: dict[str, Any]) -> str:

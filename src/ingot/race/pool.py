@@ -18,12 +18,13 @@ DIED = -1
 
 
 class Pool(Protocol):
-    """size: trials at once. start: begin one. wait: block until some have ended; (folder, status) of each. close: kill what still runs."""
+    """size: trials at once. start: begin one. wait: block until some have ended, or so many seconds; (folder, status) of each that has.
+    close: kill what still runs."""
 
     size: int
 
     def start(self, folder: Path) -> None: ...
-    def wait(self) -> list[tuple[Path, int]]: ...
+    def wait(self, timeout: float | None = None) -> list[tuple[Path, int]]: ...
     def close(self) -> None: ...
 
 
@@ -61,13 +62,13 @@ class Processes:
             start_new_session=True,
         )
 
-    def wait(self) -> list[tuple[Path, int]]:
+    def wait(self, timeout: float | None = None) -> list[tuple[Path, int]]:
         ended = []
         with selectors.DefaultSelector() as selector:
             for worker in self._busy:
                 assert worker.stdout is not None
                 selector.register(worker.stdout, selectors.EVENT_READ, worker)
-            for key, _ in selector.select():
+            for key, _ in selector.select(timeout):
                 worker = key.data
                 line = worker.stdout.readline()
                 folder = self._busy.pop(worker)
@@ -112,8 +113,8 @@ class Cluster:
     def start(self, folder: Path) -> None:
         self._busy[self._remote.remote(str(folder), self.threads)] = folder
 
-    def wait(self) -> list[tuple[Path, int]]:
-        ready, _ = self.ray.wait(list(self._busy), num_returns=1)
+    def wait(self, timeout: float | None = None) -> list[tuple[Path, int]]:
+        ready, _ = self.ray.wait(list(self._busy), num_returns=1, timeout=timeout)
         ended = []
         for reference in ready:
             folder = self._busy.pop(reference)

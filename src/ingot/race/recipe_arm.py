@@ -18,6 +18,7 @@ from ..core.errors import RunError, UserError
 from ..core.parts import plain
 from ..core.recipe import Recipe
 from ..ledger.ledger import read
+from .clock import processor_seconds
 from .curves import summarize
 from .trials import note, write_whole
 
@@ -33,7 +34,7 @@ def run_recipe(folder: Path, trial: dict[str, Any], threads: int) -> None:
     at = run.checkpoints.latest()
     if at is not None:
         note(folder, event="resumed", checkpoint=at.name)
-    failure = ""
+    failure, before = "", processor_seconds()
     try:
         reason = run.train()["reason"]
         if reason != "finished":
@@ -42,12 +43,15 @@ def run_recipe(folder: Path, trial: dict[str, Any], threads: int) -> None:
         if not about_numbers(str(error)):
             raise
         failure = str(error)
-    finish(folder, run, trial, failure)
+    # What was lost in a kill is not known, so processor time is told of trials that ran in one go alone.
+    finish(folder, run, trial, failure, processor_seconds() - before if at is None else None)
 
 
-def finish(folder: Path, run: Run, trial: dict[str, Any], failure: str) -> None:
-    """What the ledger tells, as the trial's result; then the checkpoints, which only a resume needs, go."""
+def finish(folder: Path, run: Run, trial: dict[str, Any], failure: str, processor: float | None = None) -> None:
+    """What the ledger tells, as the trial's result; then the checkpoints, which only a resume needs, go. processor: seconds of all
+    threads, evaluation included."""
     result = summarize(read(run.folder), metric=trial["metric"])
+    result["spent"]["cpu_seconds"] = processor
     if result["final"] is not None and not math.isfinite(result["final"]):
         failure = failure or "the evaluation is not finite"
     write_whole(folder / "result.json", result | {"status": "failed" if failure else "done", "reason": failure})
@@ -118,8 +122,9 @@ def judged_by(run: Run, common: Run) -> Any:
 
 
 def survey(folder: Path, trial: dict[str, Any], threads: int) -> None:
-    """Look at an arm before the race: prepare its data, say what decides its rows, and forecast a run. Writes survey.json."""
-    from ..build.fit import available_bytes
+    """Look at an arm before the race: prepare its data, say what decides its rows, and forecast a run where that is asked for. Writes
+    survey.json; lenient: what cannot be forecast is told there and is no error."""
+    from ..build.memory_fit import available_bytes
     from ..build.plan import plan
 
     torch.set_num_threads(threads)
@@ -133,13 +138,22 @@ def survey(folder: Path, trial: dict[str, Any], threads: int) -> None:
         "seconds": None,
         "flops": None,
         "steps": None,
+        "fields": sorted(data[0].train.fields()),
+        "stages": [],
     }
     if trial.get("forecast"):
-        answer = plan(run, available_bytes(run))
+        try:
+            answer = plan(run, available_bytes(run))
+        except UserError as error:
+            if not trial.get("lenient"):
+                raise
+            write_whole(folder / "survey.json", found | {"unplanned": str(error)})
+            return
         found |= {
             "parameters": answer["parameters"],
             "seconds": answer["seconds"],
             "steps": sum(stage["steps"] for stage in answer["stages"]),
             "flops": sum(stage["forecast"]["flops"] * stage["steps"] for stage in answer["stages"]),
+            "stages": [{"flops": stage["forecast"]["flops"], "seconds": stage["step_seconds"]} for stage in answer["stages"]],
         }
     write_whole(folder / "survey.json", found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,26 @@ from .pool import Pool
 from .trials import Store, Trial
 
 Say = Callable[[str], None]
+MINUTE = 60.0
 TRIES = 3  # times that a trial may be killed without a result before all is given up
 
 
 def run_waiting(
-    waiting: Callable[[], Iterable[Trial]], prepare: Callable[[Trial], Path], store: Store, pool: Pool, say: Say
+    waiting: Callable[[], Iterable[Trial]],
+    prepare: Callable[[Trial], Path],
+    store: Store,
+    pool: Pool,
+    say: Say,
+    meanwhile: Callable[[list[Trial]], None] | None = None,
 ) -> Iterator[tuple[Trial, dict[str, Any]]]:
     """Each trial that has ended with its result, until `waiting` names no more.
 
-    prepare: writes the trial's folder and returns it, resolved. Trials that were killed are started again. Raises RunError for those that
-    are killed too often or end in an error.
+    prepare: writes the trial's folder and returns it, resolved. meanwhile: told about once a minute what is running. Trials that were
+    killed are started again. Raises RunError for those that are killed too often or end in an error.
     """
     running: dict[Path, Trial] = {}
     deaths: dict[str, int] = {}
+    told = time.monotonic()
     while True:
         busy = {trial.key for trial in running.values()}
         fresh = [trial for trial in {trial.key: trial for trial in waiting()}.values() if trial.key not in busy]
@@ -36,7 +44,10 @@ def run_waiting(
             running[place] = trial
         if not running:
             return
-        for place, status in pool.wait():
+        if meanwhile is not None and time.monotonic() - told >= MINUTE:
+            meanwhile(list(running.values()))
+            told = time.monotonic()
+        for place, status in pool.wait() if meanwhile is None else pool.wait(timeout=MINUTE):
             if place not in running:
                 continue  # of an earlier race with the same pool
             trial = running.pop(place)
@@ -46,8 +57,13 @@ def run_waiting(
                 continue
             deaths[trial.key] = deaths.get(trial.key, 0) + 1
             if status > 0 or deaths[trial.key] >= TRIES:
-                raise RunError(f"{trial.label}: {error_of(place)}")
+                raise RunError(f"{trial.label}: {error_of(place)}{killed_words(status)}")
             say(f"{trial.label}: was killed (status {status}), is started again")
+
+
+def killed_words(status: int) -> str:
+    """What a trial's end by a signal may mean; nothing for one that ended by itself."""
+    return f"; it was killed {TRIES} times (status {status}), as happens when memory runs out" if status < 0 else ""
 
 
 def error_of(place: Path) -> str:

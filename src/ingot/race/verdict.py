@@ -9,36 +9,42 @@ from typing import Any
 from ..core.parts import plain
 from ..core.recipe import difference
 from .arms import TOLERANCE, stage_shares
+from .clock import all_together, span
 from .course import Course
 from .curves import COSTS
-from .recommend import resolution_at, seeds_for
+from .looks import Standing, first, following
+from .recommend import MOST, resolution_at, seeds_for
 from .spec import BASELINE, CONTROL, Race
-from .statistics import LEVEL, Effect, differences, effects, mean, word
+from .statistics import Effect, differences, effects, mean, word
 from .stopping import level_at_end
 from .target import cost_to_target, reach
 from .trials import Store
 from .tune import at_the_edge
-from .words import sentence
+from .words import counted, sentence
 
-COLUMNS = ("tokens", "flops", "seconds", "reference_seconds")
+COLUMNS = ("tokens", "flops", "seconds", "reference_seconds", "cpu_seconds")
 Results = dict[str, dict[int, dict[str, Any]]]
 
 
-def judge(race: Race, store: Store, course: Course, *, notes: list[str]) -> dict[str, Any]:
-    """Everything a reader may ask of the race. Every trial of the course must be done."""
+def judge(race: Race, store: Store, course: Course, *, notes: list[str], standing: Standing | None = None) -> dict[str, Any]:
+    """Everything a reader may ask of the race. Every trial of the course must be done. standing: the looks before this one, none when
+    not given."""
     section = race.section
     results = {
         arm: {index: found for index, trial in runs.items() if (found := store.result(trial)) is not None}
         for arm, runs in course.trials.items()
     }
     seeds = course.seeds or section.pilot
+    standing = standing or first(seeds, section.looks, piloted=section.seeds == "auto")
+    level = standing.now.level
     values = {arm: {index: found["final"] for index, found in runs.items() if found["status"] == "done"} for arm, runs in results.items()}
     arms = {arm: _arm(race, store, course, arm, results[arm], seeds) for arm in results}
-    judged = _effects(race, course, values, arms, seeds)
+    _side_by_side(race, store, course, results, arms)
+    judged = _effects(race, course, values, arms, level)
     for arm, (found_word, effect) in judged.items():
         arms[arm] |= {"verdict": found_word, "effect": None if effect is None else _shown(effect)}
     target = section.target or max((value for value in values[BASELINE].values()), default=math.nan)
-    _targets(race, results, arms, target)
+    _targets(race, results, arms, target, level)
     metric = next((found["metric"] for runs in results.values() for found in runs.values() if found["status"] == "done"), section.metric)
     machine: dict[str, Any] = next((found["machine"] for runs in results.values() for found in runs.values() if found.get("machine")), {})
     verdict: dict[str, Any] = {
@@ -53,7 +59,8 @@ def judge(race: Race, store: Store, course: Course, *, notes: list[str]) -> dict
         "first_seed": section.first_seed,
         "chosen": section.seeds == "auto",
         "margin": section.margin,
-        "level": LEVEL,
+        "level": level,
+        "looks": {"before": list(standing.before), "planned": section.looks, "error": standing.now.error},
         "early_stopping": section.early_stopping,
         "tuning": {
             "trials": section.tuning.trials,
@@ -63,7 +70,7 @@ def judge(race: Race, store: Store, course: Course, *, notes: list[str]) -> dict
         },
         "target": target,
         "arms": arms,
-        "recommend": _recommend(race, judged, seeds),
+        "recommend": _recommend(race, judged, seeds, standing),
         "machine": machine,
         "memory_cap": section.memory.value if section.memory else None,
         "claim": plain(section.claim),
@@ -75,10 +82,16 @@ def judge(race: Race, store: Store, course: Course, *, notes: list[str]) -> dict
         },
     }
     verdict["pareto"] = {
-        cost: front({arm: (one["mean"], one["costs"].get(cost)) for arm, one in arms.items() if arm != CONTROL})
+        cost: front(
+            {
+                arm: (one["mean"], one["costs"].get(cost))
+                for arm, one in arms.items()
+                if arm != CONTROL and (cost != "seconds" or one["side_by_side"])
+            }
+        )
         for cost in ("peak_memory", "reference_seconds", "seconds", "flops")
     }
-    verdict["notes"] = notes + _notes(race, arms)
+    verdict["notes"] = notes + _notes(race, arms) + look_notes(standing)
     verdict["sentence"] = sentence(verdict)
     return verdict
 
@@ -88,7 +101,7 @@ def _arm(race: Race, store: Store, course: Course, arm: str, runs: Mapping[int, 
     recipe = BASELINE if arm == CONTROL else arm
     done = [found for found in runs.values() if found["status"] == "done"]
     finals = [found["final"] for found in done]
-    spent = {name: mean([found["spent"][name] for found in done if found["spent"].get(name) is not None]) for name in COLUMNS}
+    spent = {name: _known_mean([found["spent"].get(name) for found in done]) for name in COLUMNS}
     memory = {
         kind: mean([found["memory"].get(kind, 0.0) for found in done])
         for kind in dict.fromkeys(kind for found in done for kind in found["memory"])
@@ -124,6 +137,24 @@ def _arm(race: Race, store: Store, course: Course, arm: str, runs: Mapping[int, 
         "curves": [found["curve"] for found in done],
         "declared": any(found.get("declared") for found in done),
     }
+
+
+def _known_mean(values: list[float | None]) -> float | None:
+    """The mean where all runs have the number (older ones lack some), else None."""
+    return mean([value for value in values if value is not None]) if values and None not in values else None
+
+
+def _side_by_side(race: Race, store: Store, course: Course, results: Results, arms: dict[str, dict[str, Any]]) -> None:
+    """Mark the arms whose trials ran beside the baseline's, seed by seed; the baseline where some arm's did."""
+    spans = {
+        arm: {index: span(store.attempts(trial)) for index, trial in course.trials[arm].items() if index in runs}
+        for arm, runs in results.items()
+    }
+    base = spans[BASELINE]
+    for arm, found in spans.items():
+        shared = sorted(base.keys() & found.keys())
+        arms[arm]["side_by_side"] = arm != BASELINE and all_together([(base[index], found[index]) for index in shared], len(arms))
+    arms[BASELINE]["side_by_side"] = any(arms[arm]["side_by_side"] for arm in race.contenders)
 
 
 def _averaged(done: list[dict[str, Any]], key: str) -> dict[str, float]:
@@ -164,12 +195,12 @@ def _mean_curve(done: list[dict[str, Any]]) -> dict[str, list[float | None]]:
 
 
 def _effects(
-    race: Race, course: Course, values: Mapping[str, Mapping[int, float]], arms: Mapping[str, dict[str, Any]], seeds: int
+    race: Race, course: Course, values: Mapping[str, Mapping[int, float]], arms: Mapping[str, dict[str, Any]], at: float
 ) -> dict[str, tuple[str, Effect | None]]:
-    """Verdict and effect of every contender, and of the control, which is compared alone."""
+    """Verdict and effect of every contender, and of the control, which is compared alone. at: the level of this look."""
     section = race.section
     judged: dict[str, tuple[str, Effect | None]] = {}
-    level = level_at_end(LEVEL, section.early_stopping)
+    level = level_at_end(at, section.early_stopping)
     pilot = section.pilot if section.seeds == "auto" else None
     pairs = {arm: differences(values[BASELINE], values[arm]) for arm in race.contenders if not arms[arm]["failed"]}
     going_on = {arm: found for arm, found in pairs.items() if arm not in course.out}
@@ -184,8 +215,8 @@ def _effects(
         else:
             judged[arm] = (word(found[arm], section.margin, level), found[arm])
     if CONTROL in values and not arms[CONTROL]["failed"] and not arms[BASELINE]["failed"]:
-        alone = effects({CONTROL: differences(values[BASELINE], values[CONTROL])}, LEVEL, pilot=pilot)[CONTROL]
-        judged[CONTROL] = (word(alone, section.margin), alone)
+        alone = effects({CONTROL: differences(values[BASELINE], values[CONTROL])}, at, pilot=pilot)[CONTROL]
+        judged[CONTROL] = (word(alone, section.margin, at), alone)
     return judged
 
 
@@ -205,33 +236,53 @@ def _shown(effect: Effect) -> dict[str, Any]:
     }
 
 
-def _targets(race: Race, results: Results, arms: dict[str, dict[str, Any]], target: float) -> None:
-    """Cost to the target in every currency, for every arm."""
+def _targets(race: Race, results: Results, arms: dict[str, dict[str, Any]], target: float, level: float) -> None:
+    """Cost to the target in every currency, for every arm; in wall-clock for those that ran beside the baseline."""
     for cost in COSTS:
         reached = {
             arm: {index: at for index, found in runs.items() if (at := reach(found["curve"], cost, target)) is not None}
             for arm, runs in results.items()
+            if cost != "seconds" or arms[arm]["side_by_side"]
         }
         for arm, found in arms.items():
-            found.setdefault("to_target", {})[cost] = cost_to_target(reached[BASELINE], reached[arm], compared=max(1, len(race.contenders)))
+            found.setdefault("to_target", {})[cost] = cost_to_target(
+                reached.get(BASELINE, {}), reached.get(arm, {}), level, max(1, len(race.contenders))
+            )
 
 
-def _recommend(race: Race, judged: Mapping[str, tuple[str, Effect | None]], seeds: int) -> dict[str, Any]:
-    """Seeds for the wanted resolution, from the noisiest contender; and what the seeds there are resolve."""
+def _recommend(race: Race, judged: Mapping[str, tuple[str, Effect | None]], seeds: int, standing: Standing) -> dict[str, Any]:
+    """Seeds for the wanted resolution, from the noisiest contender; what the seeds there are resolve; and the level at which the wanted
+    seeds would be judged, if they are more: that would be another look."""
     noise = [
         (effect.sd, effect.n) for arm, (_, effect) in judged.items() if effect is not None and arm != CONTROL and math.isfinite(effect.sd)
     ]
     if not noise:
-        return {"resolution": race.section.resolution, "seeds": None, "resolves": None, "sd": None}
+        return {"resolution": race.section.resolution, "seeds": None, "resolves": None, "sd": None, "level": None}
     sd, count = max(noise)
     pilot = race.section.pilot if race.section.seeds == "auto" else count
-    resolves = resolution_at(seeds, sd, contenders=len(race.contenders))
+    contenders, level = len(race.contenders), standing.now.level
+    resolves = resolution_at(seeds, sd, contenders=contenders, level=level)
+    wanted = seeds_for(race.section.resolution, sd, pilot, contenders=contenders, level=level)
+    if wanted is None or wanted > seeds:
+        level = following([*standing.earlier, standing.now], wanted or MOST, planned=race.section.looks, contenders=contenders).level
+        wanted = seeds_for(race.section.resolution, sd, pilot, contenders=contenders, level=level)
     return {
         "resolution": race.section.resolution,
-        "seeds": seeds_for(race.section.resolution, sd, pilot, contenders=len(race.contenders)),
+        "seeds": wanted,
         "sd": sd,
         "resolves": resolves if math.isfinite(resolves) else None,
+        "level": level,
     }
+
+
+def look_notes(standing: Standing) -> list[str]:
+    """What a reader must know of the looks before this one."""
+    if not standing.before:
+        return []
+    return [
+        f"looked at before, at {counted(standing.before)} seeds: this verdict is judged at {100 * standing.now.level:.2g} % instead of 5 %, "
+        "so that all looks together stay honest"
+    ]
 
 
 def front(points: Mapping[str, tuple[float | None, float | None]]) -> list[str]:
@@ -268,12 +319,20 @@ def _notes(race: Race, arms: Mapping[str, dict[str, Any]]) -> list[str]:
                 f"{arm}: stopped early, after {one['stopped']} seeds, because it was clearly worse; its interval is of these seeds"
             )
         ours, theirs = (side["spent"] for side in (base, one))
+        if arm not in (BASELINE, CONTROL) and not one["side_by_side"]:
+            found.append(
+                f"{arm}: its trials did not run beside the baseline's, so the load of the machine differed: wall-clock is not compared, "
+                "reference time is"
+            )
+        # Processor time does not depend on load, but only newer trials have it, and those of an accelerator tell nothing by it.
+        clock = "seconds" if one["side_by_side"] else "cpu_seconds"
         if arm != BASELINE and all(
-            isinstance(side.get(name), float) and side[name] > 0 for side in (ours, theirs) for name in ("seconds", "reference_seconds")
+            isinstance(side.get(name), float) and side[name] > 0 for side in (ours, theirs) for name in (clock, "reference_seconds")
         ):
-            ratio = (theirs["seconds"] / ours["seconds"]) / (theirs["reference_seconds"] / ours["reference_seconds"])
+            ratio = (theirs[clock] / ours[clock]) / (theirs["reference_seconds"] / ours["reference_seconds"])
             if not 0.8 <= ratio <= 1.25:
-                found.append(f"{arm}: takes {ratio:.2f} times the wall-clock that its FLOPs and bytes explain, next to the baseline")
+                kind = "wall-clock" if clock == "seconds" else "processor time"
+                found.append(f"{arm}: takes {ratio:.2f} times the {kind} that its FLOPs and bytes explain, next to the baseline")
     control = arms.get(CONTROL, {})
     if control.get("verdict") in ("better", "worse"):
         found.append(

@@ -23,6 +23,7 @@ import traceback
 from pathlib import Path
 
 from ..core.errors import IngotError, UserError
+from .clock import host
 from .trials import note, read_json
 
 POLL = 0.05
@@ -139,7 +140,7 @@ def perform(folder: Path, threads: int = 1) -> int:
         work, done = kinds[trial["kind"]]
         if (folder / done).exists():
             return 0
-        note(folder, event="start", time=time.time())
+        note(folder, event="start", time=time.time(), conduct=trial.get("conduct"), host=host())
         work(folder, trial, threads)
         note(folder, event="end", time=time.time())
     return 0

@@ -31,14 +31,19 @@ Every part in a small run, under everything that must not change what it compute
 
 - **equal**: to the bit. **equal to 3e-16**: the largest relative difference of a tensor, in fp64, between the plain run and this one.
 - **refused**: by the static check, before anything starts; the sentences are below each table.
+- a number in brackets behind *equal*: the sentence below the table says what could not be carried along.
 - **not run**: not measured yet.
 
 The run has 7 rows a step, which neither two ranks nor micro-batches of 3 divide, and 5 steps. Gradients of one window are compared to
 1e-9 and weights at the end to 1e-6, since AdamW hides a gradient of the wrong size; under bf16 the loss of every step against fp32's, to
-2 % (15 % for `clip`,
-`contrastive` and `self_distillation`, whose temperatures multiply the rounding of a similarity). *resume* stops after step 3 and a new run goes on from the checkpoint, optimizer state compared too. *grown* widens the model or puts
-blocks into it after step 2, optimizer state carried: the number is how far the loss moves. *fused backward* updates each weight inside
-the backward pass. *compile* is `torch.compile` with the code it generates for this machine.
+2 % (15 % for `clip`, `contrastive` and `self_distillation`, whose temperatures multiply the rounding of a similarity). *resume* stops
+after step 3 and a new run goes on from the checkpoint, optimizer state compared too. *grown* widens the model or puts blocks into it after
+step 2, optimizer state carried but where a sentence says that it starts afresh: the number is how far the loss moves. *fused backward*
+updates each weight inside the backward pass. *compile* is `torch.compile` with the code it generates for this machine. A row such as
+`galore: 8 bits` is the part with other settings than its defaults.
+
+How to choose: [optimizers](optimizers.md), [linears](linears.md), [experts](moe.md), [growth](growth.md). A part's own page, with its
+equations and its row of these tables: `ingot parts --pages methods`.
 """
 
 
@@ -47,15 +52,15 @@ def words(cell: Cell | None, note: str = "") -> str:
     if cell is None:
         return "not run"
     if cell["verdict"] == "tolerance":
-        return f"equal to {cell['measured']:.0e}"
+        return f"equal to {cell['measured']:.0e}{note}"
     return WORDS[cell["verdict"]] + note
 
 
 def row(cells: Mapping[str, Cell]) -> str:
-    """A part's cells in one sentence, refusals with their reasons."""
+    """A part's cells in one sentence, with the reasons of refusals and of what was not carried."""
     return "; ".join(
         f"{title} {words(cells.get(name))}"
-        + (f" ({cells[name]['reason']})" if name in cells and cells[name]["verdict"] == "refused" else "")
+        + (f" ({' '.join(cells[name]['reason'].split())})" if name in cells and cells[name].get("reason") else "")
         for name, title in COLUMNS.items()
     )
 
@@ -71,7 +76,8 @@ def page(results: Mapping[str, Mapping[str, Cell]], pairs: Mapping[str, Mapping[
     lines = [
         HEAD,
         f"{len(results)} parts, {len(cells)} cells measured: {counted['equal']} equal, {counted['tolerance']} equal to rounding, {counted['refused']} refused, {wrong} wrong; "
-        f"{len(results) * len(COLUMNS) - len(cells)} not run.",
+        f"{len(results) * len(COLUMNS) - len(cells)} not run. {sum('sources' in cell for cell in cells)} cells carry a hash of the sources that "
+        "they depend on; `python benchmarks/composition.py --stale` counts those that have to be measured again.",
         "",
     ]
     for slot, parts in slots.items():
@@ -88,11 +94,11 @@ def _table(results: Mapping[str, Mapping[str, Cell]], parts: list[str]) -> list[
         shown = []
         for name in COLUMNS:
             cell = results[part].get(name)
-            said = "" if cell is None or cell["verdict"] in ("equal", "tolerance") else " ".join(str(cell.get("reason", "")).split())
+            said = "" if cell is None else " ".join(str(cell.get("reason", "")).split())  # of growing, what could not be carried too
             note = f" ({sentences.setdefault(said, len(sentences) + 1)})" if said else ""
             shown.append(words(cell, note))
         lines.append(f"| `{part.partition('/')[2]}` | " + " | ".join(shown) + " |")
-    return lines + ["", *(f"{number}. {sentence}" for sentence, number in sentences.items())]
+    return lines + ([""] if sentences else []) + [f"{number}. {sentence}" for sentence, number in sentences.items()]
 
 
 def _pairs(found: Mapping[str, Mapping[str, str]]) -> list[str]:

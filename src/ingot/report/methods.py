@@ -39,8 +39,10 @@ def title(entry: Entry) -> tuple[str, str]:
     return " ".join(name.split()).rstrip("."), " ".join(source.split())
 
 
-def page(entry: Entry, recipes: Sequence[str], composition: Mapping[str, Any] | None) -> str:
-    """One part's page, in Markdown."""
+def page(
+    entry: Entry, recipes: Sequence[str], composition: Mapping[str, Any] | None, variants: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+    """One part's page, in Markdown. composition: its cells by column. variants: further rows, by what they are of."""
     target = entry.load()
     found, text = signature(target), document(entry)
     name, source = title(entry)
@@ -63,6 +65,7 @@ def page(entry: Entry, recipes: Sequence[str], composition: Mapping[str, Any] | 
     lines += ["| knob | wants | default |", "|---|---|---|", *knobs, ""] if knobs else []
     lines += [f"**{fact}.** {words}\n" for fact, words in facts(text).items()]
     lines += [f"**Composition.** {row(composition)}\n"] if composition else []
+    lines += [f"**Composition, {label}.** {row(cells)}\n" for label, cells in (variants or {}).items()]
     shown = [*(f"`{path}`" for path in recipes[:MOST]), *([f"and {len(recipes) - MOST} more"] if len(recipes) > MOST else [])]
     lines += ["**Recipes.** " + ", ".join(shown) + "\n"] if recipes else []
     lines += ["**Read.** " + ", ".join(f"[arXiv:{number}](https://arxiv.org/abs/{number})" for number in cited) + "\n"] if cited else []
@@ -70,7 +73,8 @@ def page(entry: Entry, recipes: Sequence[str], composition: Mapping[str, Any] | 
 
 
 def pages(used: Mapping[tuple[str, str], Sequence[str]], composition: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """(file name, text) of an index and of every part. used: recipes by (slot, part); composition: cells by ``slot/part``."""
+    """(file name, text) of an index and of every part. used: recipes by (slot, part); composition: cells by ``slot/part``,
+    and by ``slot/part: variant``."""
     index = ["# Methods", ""]
     for slot, info in SLOTS.items():
         entries = [entry for entry in parts_in(slot).values() if entry.path is not None]
@@ -81,7 +85,9 @@ def pages(used: Mapping[tuple[str, str], Sequence[str]], composition: Mapping[st
             "",
         ]
         for entry in entries:
-            yield f"{slot}/{entry.name}.md", page(entry, used.get((slot, entry.name), ()), composition.get(f"{slot}/{entry.name}"))
+            key = f"{slot}/{entry.name}"
+            variants = {name.partition(": ")[2]: cells for name, cells in composition.items() if name.startswith(f"{key}: ")}
+            yield f"{key}.md", page(entry, used.get((slot, entry.name), ()), composition.get(key), variants)
     yield "index.md", "\n".join(index)
 
 

@@ -6,18 +6,19 @@ A ledger that is missing, empty or cut off by a kill gives a page that says so.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import RunError, UserError
+from ..core.amounts import count, duration, size
+from ..core.atomic import write_text
+from ..core.errors import UserError
 from ..ledger.ledger import plain, read
 from .document import document, kept
 from .figures import figures, number
-from .text import count, duration, moment, recipe_lines, safe, size
+from .text import moment, recipe_lines, safe
 
 FILE = "report.html"
 SAMPLES = 8
@@ -32,15 +33,7 @@ def write_report(folder: str | Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no run folder at {folder}")
-    text = render(folder)
-    aside = folder / (FILE + ".new")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(folder / FILE)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise RunError(f"{folder / FILE} cannot be written: {error.strerror or error}") from None
+    write_text(folder / FILE, render(folder))
     return folder / FILE
 
 

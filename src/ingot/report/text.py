@@ -1,4 +1,4 @@
-"""Numbers, times and recipes as people read them; every function returns text that is safe inside HTML."""
+"""Words, moments and recipes as pages show them; every function returns text that is safe inside HTML."""
 
 from __future__ import annotations
 
@@ -14,44 +14,6 @@ _NUMBER = re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?( ?[A-Za-z%/]+
 def safe(value: Any) -> str:
     """HTML-escaped text."""
     return html.escape(str(value), quote=True)
-
-
-def count(value: float | None, unit: str = "") -> str:
-    """``1.24 M``, ``32.8 B`` of things, ``3.5 PFLOP`` of a unit; a dash where there is none."""
-    if value is None:
-        return "–"
-    if not unit and 1000 <= abs(value) < 100_000:
-        return f"{value:,.0f}"
-    giga = "G" if unit else "B"
-    for size, prefix in ((1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, giga), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {prefix}{safe(unit)}"
-    return f"{value:.3g} {safe(unit)}".rstrip()
-
-
-def size(value: float | None) -> str:
-    """Bytes in powers of 1024."""
-    if value is None:
-        return "–"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(value) < 1024:
-            return f"{value:.3g} {unit}"
-        value /= 1024
-    return f"{value:.3g} TiB"
-
-
-def duration(seconds: float | None) -> str:
-    """``42 s``, ``3 min 05 s``, ``2 h 07 min``, ``3 d 4 h``."""
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
 def moment(value: Any) -> str:

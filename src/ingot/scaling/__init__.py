@@ -14,10 +14,14 @@ except ImportError:
 
     raise missing_extra("scipy", "scaling") from None
 
-from .fit import Fit, compare, fit
+from .crossing import crossing
+from .fit import Fit, compare, fit, summary
 from .frontier import envelope, isoflop
 from .learning_curve import extrapolate
-from .predict import best_mixture, continued, crossing, optimum, predict, rate_and_batch, sizes_for
+from .mixture import best_mixture
+from .predict import optimum, predict, sizes_for
+from .rates import rate_and_batch
+from .running import continued, planned
 
 __all__ = [
     "Fit",
@@ -30,7 +34,9 @@ __all__ = [
     "fit",
     "isoflop",
     "optimum",
+    "planned",
     "predict",
     "rate_and_batch",
     "sizes_for",
+    "summary",
 ]

@@ -2,17 +2,19 @@
 
 Reach is how far a prediction goes beyond the largest scale that was fitted: 3 means three times its compute (or steps, or whatever the
 form's `scale` is). Each fit starts from all starts, never from the fit of everything. Laws without a scale (mixtures) hold out runs in
-turn, at reach 1.
+turn, at reach 1. A law that is asked for a choice (the best learning rate and batch) is tested on the choice, not on the loss.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from ..core.errors import UserError
 from .solve import Problem, from_all_starts
 
 EDGES = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 40.0, 100.0, 1000.0, np.inf)
@@ -47,27 +49,49 @@ class Held:
         return found
 
 
-def backtest(problem: Problem, scale_n: np.ndarray | None, groups_n: np.ndarray | None = None, *, cuts: int = 6) -> Held:
-    """Hold out by scale at several cuts, or by group where there is no scale. groups_n: rows that must be held out together."""
-    splits = _by_scale(problem, scale_n, cuts) if scale_n is not None and len(np.unique(scale_n)) > 3 else _by_group(problem, groups_n)
-    reach, error = [np.zeros(0)], [np.zeros(0)]
+def backtest(
+    problem: Problem, scale_n: np.ndarray | None, groups_n: np.ndarray | None = None, *, cuts: int = 6, least: float = 0.35
+) -> list[dict[str, Any]]:
+    """Bins of what held-out predictions erred: by scale at several cuts, or by group where there is no scale.
+
+    groups_n: rows that must be held out together. least: share of the rows at the first cut. Bins of a choice say of which, under ``of``.
+    """
+    splits = (
+        _by_scale(problem, scale_n, cuts, least) if scale_n is not None and len(np.unique(scale_n)) > 3 else _by_group(problem, groups_n)
+    )
+    reach: dict[str, list[np.ndarray]] = {}
+    error: dict[str, list[np.ndarray]] = {}
+    for theta_P, held, far in _refitted(problem, splits):
+        if problem.form.chooses:
+            found = problem.form.chosen(theta_P, problem.x, problem.y_n, held, far)
+        else:
+            with np.errstate(all="ignore"):
+                difference = problem.form.predict(theta_P[None], problem.x)[0][held] - problem.y_n[held]
+            found = {"": (far, np.expm1(difference) if problem.form.residual == "log" else difference)}
+        for what, (reach_m, error_m) in found.items():
+            reach.setdefault(what, []).append(reach_m)
+            error.setdefault(what, []).append(error_m)
+    return [
+        ({"of": what} if what else {}) | one
+        for what in reach
+        for one in Held(np.concatenate(reach[what]), np.concatenate(error[what])).bins()
+    ]
+
+
+def _refitted(problem: Problem, splits: list[Any]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(theta_P, held_n, reach_m) of every split whose fit has a finite objective."""
     for fitted, held, far in splits:
         weights = fitted.astype(float) * (1.0 if problem.w_n is None else problem.w_n)
         found = from_all_starts(replace(problem, w_n=weights), keep=3)
-        if not np.isfinite(found.objective_K[0]):
-            continue
-        with np.errstate(all="ignore"):
-            difference = problem.form.predict(found.theta_KP, problem.x)[0][held] - problem.y_n[held]
-        reach.append(far)
-        error.append(np.expm1(difference) if problem.form.residual == "log" else difference)
-    return Held(np.concatenate(reach), np.concatenate(error))
+        if np.isfinite(found.objective_K[0]):
+            yield found.theta_KP[0], held, far
 
 
-def _by_scale(problem: Problem, scale_n: np.ndarray, cuts: int) -> list[Any]:
+def _by_scale(problem: Problem, scale_n: np.ndarray, cuts: int, first: float) -> list[Any]:
     # Three rows to spare, or one where the table is so short that nothing could be tested otherwise.
     least = int(problem.free.sum()) + (3 if len(scale_n) > int(problem.free.sum()) + 3 else 1)
     splits, seen = [], set()
-    for share in np.linspace(0.35, 0.9, cuts):
+    for share in np.linspace(first, 0.9, cuts):
         at = float(np.quantile(scale_n, share))
         fitted = scale_n <= at
         if fitted.sum() < least or fitted.all() or int(fitted.sum()) in seen:
@@ -88,12 +112,13 @@ def _by_group(problem: Problem, groups_n: np.ndarray | None, folds: int = 5) -> 
     ]
 
 
-def past(bins: list[dict[str, float]], reach: float) -> dict[str, Any]:
-    """What past predictions of this reach erred.
+def past(bins: list[dict[str, Any]], reach: float, of: str = "") -> dict[str, Any]:
+    """What past predictions of this reach erred. of: which choice, where the law is asked for one.
 
     tested: whether there were any; else the farthest ones are given, and stretch says how much further (as a ratio of logarithms) this one
     reaches.   within: inside the fitted range.   note: the same in words.
     """
+    bins = [one for one in bins if one.get("of", "") == of]
     if not bins:
         return {"tested": False, "within": reach <= 1, "reach": reach, "note": "this fit was never back-tested"}
     chosen = next((one for one in bins if reach < one["to"]), bins[-1])
@@ -111,10 +136,24 @@ def past(bins: list[dict[str, float]], reach: float) -> dict[str, Any]:
     }
 
 
-def past_groups(bins: list[dict[str, float]]) -> dict[str, Any]:
+def past_groups(bins: list[dict[str, Any]]) -> dict[str, Any]:
     """The same for laws without a scale, whose held-out rows lay among the others."""
     if not bins:
         return past(bins, 1.0)
     only = bins[0]
     note = f"{only['n']} held-out rows were off by {only['mean']:.2%} on average, {only['worst']:.2%} at worst"
     return {"tested": True, "within": True, "reach": 1.0, "stretch": 1.0, **only, "note": note}
+
+
+def farthest(bins: list[dict[str, Any]]) -> float:
+    """How far the back-test reached; 1, the end of the fitted range, where there was none."""
+    return max([1.0, *(float(one["to"]) for one in bins)])
+
+
+def refuse_untested(known: Mapping[str, Any], untested: bool, form: str) -> None:
+    """Raise UserError for an extrapolation of which nothing tells how wrong it may be, unless it is wanted all the same."""
+    if not (untested or known["tested"] or known["within"]):
+        raise UserError(
+            f"nothing tells how wrong a prediction of {form} {known['reach']:.3g} times beyond its data is: {known['note']}. "
+            "Ask nearer, fit with a back-test that reaches as far, or take the number all the same with --untested (untested=True)"
+        )

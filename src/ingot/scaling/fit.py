@@ -48,7 +48,7 @@ class Fit:
     theta: np.ndarray
     draws: np.ndarray
     error: dict[str, float]
-    backtest: list[dict[str, float]]
+    backtest: list[dict[str, Any]]
     doubts: list[str]
     table: Table
     fixed: dict[str, float] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class Fit:
             raise UserError(f"{path} is no fit; 'ingot fit ... --save {path}' writes one")
         data = {key: value for key, value in data.items() if key != "kind"}
         data["intervals"] = {name: tuple(_number(end) for end in ends) for name, ends in data["intervals"].items()}
-        data["backtest"] = [{key: _number(value) for key, value in one.items()} for one in data["backtest"]]
+        data["backtest"] = [{key: value if key == "of" else _number(value) for key, value in one.items()} for one in data["backtest"]]
         data["table"] = {name: np.array(column) for name, column in data["table"].items()}
         return cls(**data | {"theta": np.array(data["theta"]), "draws": np.array(data["draws"]).reshape(-1, len(data["theta"]))})
 
@@ -165,7 +165,7 @@ def fit(
     draws_KP, agreement = draw(problem, theta_P, draws, rng) if draws else (np.zeros((0, len(theta_P))), {})
     intervals = _intervals(problem, theta_P, draws_KP, level, interval)
     scale_n = law.scale(table)
-    held = run_backtest(problem, scale_n, np.asarray(table["run"]) if "run" in table else None) if backtest else None
+    held = run_backtest(problem, scale_n, np.asarray(table["run"]) if "run" in table else None) if backtest else []
     r_n = problem.y_n - law.predict(theta_P[None], problem.x)[0]
     doubts = [
         *([OWN] if law.by_paper else ()),
@@ -182,7 +182,7 @@ def fit(
         theta=theta_P,
         draws=draws_KP,
         error=_error(problem, theta_P, best),
-        backtest=held.bins() if held else [],
+        backtest=held,
         doubts=doubts,
         fixed=dict(fixed or {}),
         table={
@@ -332,6 +332,17 @@ def compare(fits: Mapping[str, Fit]) -> list[dict[str, Any]]:
     ]
     by = "held_out" if all(row["held_out"] is not None for row in rows) else "aicc"
     return sorted(rows, key=lambda row: row[by])
+
+
+def summary(ranks: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Laws over several groups of rows, each ranked by `compare`: mean held-out error, and for how many groups each is best; best mean first."""
+    found = []
+    for law in {row["law"]: None for rank in ranks.values() for row in rank}:
+        errors = [row["held_out"] for rank in ranks.values() for row in rank if row["law"] == law]
+        known = None if None in errors else float(np.mean(errors))
+        found.append({"law": law, "held_out": known, "best": sum(rank[0]["law"] == law for rank in ranks.values())})
+    by_error = all(row["held_out"] is not None for row in found)
+    return sorted(found, key=lambda row: row["held_out"] if by_error else -row["best"])
 
 
 def _held_out(one: Fit) -> float | None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from ..core.errors import UserError
+from .fit import Fit
 
 
 @dataclass(frozen=True)
@@ -77,3 +79,20 @@ def _power(compute_m: np.ndarray, params_m: np.ndarray, level: float, what: str)
     line = stats.linregress(np.log(compute_m), np.log(params_m))
     half = stats.t.ppf(0.5 + level / 2, len(compute_m) - 2) * line.stderr
     return Frontier(float(line.slope), (float(line.slope - half), float(line.slope + half)), float(line.intercept), compute_m, params_m)
+
+
+def frontiers(one: Fit) -> dict[str, dict[str, Any]]:
+    """Exponent a of N_opt = k C^a by each approach that the data allow: parametric (of the law), isoflop, envelope."""
+    if not {"params", "tokens"} <= set(one.law.inputs) or one.law.output != "loss" or "lr" in one.law.inputs:
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    if {"alpha", "beta"} <= set(one.estimates) and one.form == "chinchilla":
+        found["parametric"] = {"exponent": one.estimates["beta"] / (one.estimates["alpha"] + one.estimates["beta"])}
+    params, loss = one.table["params"], one.table["loss"]
+    for name, approach in (("isoflop", isoflop), ("envelope", envelope)):
+        try:
+            frontier = approach(params, 6 * params * one.table["tokens"], loss, level=one.level)
+        except UserError:
+            continue
+        found[name] = {"exponent": frontier.exponent, "interval": frontier.interval, "budgets": len(frontier.compute_m)}
+    return found

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import UserError
-from .table import Table
+from ..core.quantities import parse_quantity
+from ..core.recipe import load
+from .table import Table, read
 
 
 def ledgers(paths: Iterable[str | Path]) -> list[Path]:
@@ -53,6 +55,32 @@ def curve(path: Path) -> Table:
         raise UserError(f"{path} has too few steps")
     columns = {"step": "step", "lr": "lr", "loss": "loss", "tokens": "tokens", "flop": "flops"}
     return {name: np.array([_number(line.get(key)) or 0.0 for line in steps]) for name, key in columns.items()}
+
+
+def schedule(path: Path) -> Table:
+    """step, lr, loss of a run folder, a ledger.jsonl, or a csv with these columns; rows of a ledger without a rate are left out."""
+    path = path / "ledger.jsonl" if path.is_dir() else path
+    found = curve(path) if path.suffix == ".jsonl" else read(path)
+    if missing := [name for name in ("step", "lr", "loss") if name not in found]:
+        raise UserError(f"{path} wants the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
+    keep = np.asarray(found["lr"], float) > 0 if path.suffix == ".jsonl" else np.ones(len(found["step"]), bool)
+    if keep.sum() < 2:
+        raise UserError(f"{path} has too few steps")
+    return {name: np.asarray(found[name], float)[keep] for name in ("step", "lr", "loss")}
+
+
+def step_at(share: float, ledger: Path, sofar: Table) -> float:
+    """The step at a share (1: the end) of the budget in a run's own recipe. Raises UserError where steps cannot be told of the budget."""
+    try:
+        stages = load(ledger.parent / "recipe.yaml").tree["stages"]
+        budgets = [parse_quantity(stage["budget"]) for stage in stages]
+    except (KeyError, TypeError, ValueError, OSError, UserError) as error:
+        raise UserError(f"{ledger.parent} has no recipe that tells its budget; give a step: {error}") from None
+    unit, last = budgets[-1].unit, float(sofar["step"][-1])
+    spent = {"steps": last, "tokens": float(sofar["tokens"][-1]), "flops": float(sofar["flop"][-1])}.get(unit)
+    if spent is None or any(one.unit != unit for one in budgets):
+        raise UserError(f"the budget is in {unit}, of which steps cannot be told; give a step")
+    return sum(one.value for one in budgets) * share * last / spent
 
 
 def table(paths: Iterable[str | Path], *, curves: bool = False) -> Table:

@@ -15,8 +15,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,8 +26,11 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
+from ..core.amounts import size
+from ..core.atomic import sync_folder
 from ..core.errors import IngotError, Problem, RunError, UserError
 from ..core.quantities import Quantity
+from ..core.version import installed_version
 from .state import Shape, State, model_tensors
 from .storage import (
     DTYPES,
@@ -40,7 +42,6 @@ from .storage import (
     TensorSaver,
     one_line,
     read_manifest,
-    sync_folder,
     verify_file,
 )
 
@@ -107,7 +108,7 @@ class Checkpoints:
             json.dumps(
                 {
                     "format": 1,
-                    "ingot": _version(),
+                    "ingot": installed_version(),
                     "torch": torch.__version__,
                     "time": time.time(),
                     "layout": self.layout,
@@ -154,7 +155,7 @@ class Checkpoints:
         free = _free(self.folder)
         if free < needed * copies:
             raise RunError(
-                f"{self.folder} needs {_size(needed * copies)} for {copies} checkpoints of {_size(needed)}, but {_size(free)} are free"
+                f"{self.folder} needs {size(needed * copies)} for {copies} checkpoints of {size(needed)}, but {size(free)} are free"
             )
 
     def _write_behind(self, tensors: dict[str, Tensor], final: Path, body: dict[str, Any], needed: int) -> None:
@@ -168,7 +169,7 @@ class Checkpoints:
 
         def room() -> None:
             if (free := _free(self.folder)) < needed:
-                raise OSError(errno.ENOSPC, f"{_size(needed)} needed, {_size(free)} free")
+                raise OSError(errno.ENOSPC, f"{size(needed)} needed, {size(free)} free")
 
         try:
             save_tensors(tensors, storage_writer=ShardWriter(final, aside, body, room), planner=TensorSaver(), process_group=self._group)
@@ -293,13 +294,14 @@ class Checkpoints:
         except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
             raise Damaged(f"{path} is damaged: the state it holds cannot be put back ({type(error).__name__}: {error})") from error
 
-    def load_model(self, model: nn.Module, path: str | Path) -> None:
-        """Put only the weights of a checkpoint into a model. Raises as load does."""
+    def load_model(self, model: nn.Module, path: str | Path, children: Collection[str] | None = None) -> None:
+        """Put only the weights of a checkpoint into a model. children: only these of the model, whatever else either has. Raises as load does."""
         self.wait()
         path = Path(path)
         manifest = self._verified(path)
-        targets = model_tensors(model)
-        _match(targets, {name: shape for name, shape in _stored(manifest, path).items() if name.startswith("model.")}, path)
+        starts = ("model.",) if children is None else tuple(f"model.{name}." for name in children)
+        targets = {name: tensor for name, tensor in model_tensors(model).items() if name.startswith(starts)}
+        _match(targets, {name: shape for name, shape in _stored(manifest, path).items() if name.startswith(starts)}, path)
         self._read(targets, path, manifest)
 
     def _read(self, targets: dict[str, Tensor], path: Path, manifest: Manifest) -> None:
@@ -403,7 +405,7 @@ def _explain(error: CheckpointException, final: Path, needed: int, free: int) ->
     """Turn what the operating system said into one line."""
     cause = _first(error)
     if isinstance(cause, OSError) and cause.errno in FULL:
-        raise RunError(f"no room for {final}: it needs {_size(needed)}, {_size(free)} are free; earlier checkpoints are whole") from error
+        raise RunError(f"no room for {final}: it needs {size(needed)}, {size(free)} are free; earlier checkpoints are whole") from error
     if isinstance(cause, OSError) and cause.errno in FORBIDDEN:
         raise RunError(f"cannot write {final}: {cause.strerror}") from error
     if isinstance(cause, OSError):
@@ -417,10 +419,6 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
 def _grouped() -> bool:
     return dist.is_available() and dist.is_initialized()
 
@@ -431,10 +429,3 @@ def _rank() -> int:
 
 def _ranks() -> int:
     return dist.get_world_size() if _grouped() else 1
-
-
-def _version() -> str:
-    try:
-        return version("ingot")
-    except PackageNotFoundError:
-        return "0"

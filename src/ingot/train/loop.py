@@ -200,9 +200,10 @@ class Loop:
         """Out of device memory: half the micro-batch, the same global batch, the same rows again."""
         _close(windows)
         if stage.micro_rows == 1 or self.layout.ranks > 1:
-            raise RunError(
-                f"out of device memory with {stage.micro_rows} rows a micro-batch; set micro_rows lower, or see ingot plan"
-            ) from None
+            # The other ranks already wait for this one inside the gradient's reduction, so they cannot be told to begin again.
+            ranks = ", and over several ranks it cannot be lowered on the way" if self.layout.ranks > 1 and stage.micro_rows > 1 else ""
+            rows = f"{stage.micro_rows} row{'s' * (stage.micro_rows != 1)} a micro-batch"
+            raise RunError(f"out of device memory with {rows}{ranks}; set micro_rows lower, or see ingot plan") from None
         stage.micro_rows = (stage.micro_rows + 1) // 2
         state.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()

@@ -43,14 +43,22 @@ class State:
     _waiting: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def attach_hooks(self, hooks: Mapping[str, Any]) -> None:
-        """The hooks of the stage; those that the loaded checkpoint holds state for receive it now, once."""
+        """The hooks of the stage. Each receives what the loaded checkpoint holds for its name, once; else what its namesake of the stage
+        before holds, which goes on in it."""
+        held = _states({name: hook for name, hook in self.hooks.items() if hooks.get(name) is not hook}) | self._waiting
         self.hooks = dict(hooks)
         for name, hook in self.hooks.items():
             if "." in name:
                 raise ValueError(f"the hook name {name!r} holds a dot, which separates names in a checkpoint")
-            if name in self._waiting:
-                hook.load_state_dict(self._waiting[name])
+            if name in held and hasattr(hook, "load_state_dict"):
+                hook.load_state_dict(held[name])
         self._waiting.clear()
+
+    def forget_hooks(self) -> list[str]:
+        """Let go of what the hooks hold, which belongs to a model that is no more; the names of those that held something."""
+        held = list(self._hook_states())
+        self.hooks, self._waiting = {}, {}
+        return held
 
     # -- what a checkpoint holds ----------------------------------------------------------------------------------------------
 
@@ -215,8 +223,7 @@ class State:
 
     def _hook_states(self) -> dict[str, dict[str, Any]]:
         """State of the hooks, those included whose state is loaded but which are not attached yet."""
-        held = {name: hook.state_dict() for name, hook in self.hooks.items() if hasattr(hook, "state_dict")}
-        return self._waiting | {name: value for name, value in held.items() if value}
+        return self._waiting | _states(self.hooks)
 
     def _match_groups(self, stored: list[list[str]]) -> None:
         live = self._group_names()
@@ -288,6 +295,12 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
                 seen.add(id(buffer))
                 found["model." + (f"{path}." if path else "") + name] = buffer
     return found
+
+
+def _states(hooks: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What hooks keep, of those that keep something."""
+    held = {name: hook.state_dict() for name, hook in hooks.items() if hasattr(hook, "state_dict")}
+    return {name: value for name, value in held.items() if value}
 
 
 def _optimizer_name(parameter: str, key: Any) -> str:

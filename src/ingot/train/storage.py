@@ -34,6 +34,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
+from ..core.atomic import flush, sync_folder
 from ..core.errors import RunError
 
 MANIFEST = "manifest.json"
@@ -140,8 +141,7 @@ def write_shard(path: Path, tensors: list[tuple[str, Tensor]]) -> FileEntry:
         for data in blocks:
             digest.update(data)
             length += file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        flush(file)
     return FileEntry(bytes=length, sha256=digest.hexdigest())
 
 
@@ -155,18 +155,8 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     text = json.dumps({"sha256": _digest(manifest), "manifest": manifest}, indent=1)
     with open(folder / MANIFEST, "x", encoding="utf-8") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        flush(file)
     sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a folder's entries (new files, renames) survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _digest(manifest: Any) -> str:

@@ -1,7 +1,9 @@
 """Moving weights and their optimizer state into another model, under one rule for all transforms.
 
 A weight W' = f(W) whose gradient becomes G' = g(G) carries state by its power: a momentum becomes g(m), a second moment becomes v
-with the factors of g squared, state that follows the weight becomes f(z). What cannot follow starts afresh, and is said.
+with the factors of g squared, state that follows the weight becomes f(z). Of a second moment that is kept as its means along rows and
+columns, v = r c^T / mean(r), v' is worked out and its means are taken: v' has that form again. Moments kept as codes are mapped in
+full; the optimizer makes codes of them at their new shape. What cannot follow starts afresh, and is said.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ class Map:
 
 
 Maps = Sequence[Map | None]
+MEANS: dict[int | str, int] = {"rows": -1, "columns": -2}  # which dimension a mean is taken over, by power
+WORDS = (*MEANS, "each row", "each matrix")
 
 
 class Take:
@@ -68,7 +72,7 @@ class Take:
         if all(item is None for item in maps):
             return self.copy(name, source)
         self.weights[name] = through(old, maps, "value")
-        held = self.snapshot.state.get(source, {})
+        held = self._held(source)
         state: dict[str, Any] = {}
         for key, value in held.items():
             why = self._why_not(source, key, value)
@@ -77,6 +81,14 @@ class Take:
             power = self.snapshot.powers.get(key, 0)
             if not isinstance(value, Tensor) or value.dim() == 0:
                 state[key] = value.clone() if isinstance(value, Tensor) else value
+            elif power in MEANS:
+                square = through(self._square(held), maps, "gradient", 2)
+                state[key] = square.mean(dim=MEANS[power])
+            elif power == "each row":  # (matrices, rows): of one matrix, or of as many as the first axis counts
+                rows = maps[-2] if value.shape[0] == old.shape[0] and old.dim() > 2 else maps[0]
+                state[key] = value if rows is None else value.index_select(-1, rows.index)
+            elif power == "each matrix":
+                state[key] = value.clone()
             elif power == "weight":
                 state[key] = through(value, maps, "value")
             else:
@@ -89,15 +101,20 @@ class Take:
         old = self.snapshot.weights[source]
         self.weights[name] = old.expand(times, *old.shape).clone()
         state: dict[str, Any] = {}
-        for key, value in self.snapshot.state.get(source, {}).items():
-            why = self._why_not(source, key, value)
+        for key, value in self._held(source).items():
+            why = self._why_not(source, key, value, "projected")  # whose every copy has the subspace of the one
             if why:
                 return self._lose(name, why)
-            if not isinstance(value, Tensor) or value.dim() == 0:
+            power = self.snapshot.powers.get(key, 0)
+            if power == "each matrix":
+                state[key] = value.expand(times).clone()
+            elif not isinstance(value, Tensor) or value.dim() == 0:
                 state[key] = value.clone() if isinstance(value, Tensor) else value
-                continue
-            power = self.snapshot.powers[key]
-            state[key] = value.expand(times, *value.shape) * (1.0 if power == "weight" else gradient ** int(power))
+            elif power == "each row":
+                state[key] = value.expand(times, value.shape[-1]).clone()
+            else:
+                share = 1.0 if power == "weight" else gradient ** (2 if power in MEANS else int(power))
+                state[key] = value.expand(times, *value.shape) * share
         return self._keep(name, source, state)
 
     def set(self, name: str, weight: Tensor, state: dict[str, Any] | None = None, *, like: str | None = None) -> None:
@@ -142,6 +159,7 @@ class Take:
             self.snapshot.powers,
             self.target.output_scale,
             [*self.snapshot.notes, *notes],
+            self.snapshot.full,
         )
 
     def _keep(self, name: str, source: str, state: dict[str, Any]) -> None:
@@ -153,14 +171,25 @@ class Take:
         self.state.pop(name, None)
         self.lost.setdefault(why, []).append(name)
 
-    def _why_not(self, source: str, key: str, value: Any) -> str:
-        """Why a state cannot follow a map, or nothing."""
+    def _held(self, source: str) -> dict[str, Any]:
+        """The source's state, in full numbers where the optimizer keeps codes."""
+        held, full = self.snapshot.state.get(source, {}), self.snapshot.full
+        return full(held, self.snapshot.axes[source], tuple(self.snapshot.weights[source].shape)) if full and held else held
+
+    def _square(self, held: dict[str, Any]) -> Tensor:
+        """The second moment whose means along rows and columns are kept."""
+        rows, columns = (next(value for key, value in held.items() if self.snapshot.powers.get(key) == word) for word in MEANS)
+        share = rows / rows.mean(dim=-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
+        return share[..., None] * columns[..., None, :]
+
+    def _why_not(self, source: str, key: str, value: Any, *others: str) -> str:
+        """Why a state cannot follow a map, or nothing. others: layouts that can, beside elementwise ones."""
         if not isinstance(value, Tensor) or value.dim() == 0:
             return ""
         layout = self.snapshot.layouts.get(source, {}).get(key)
-        if layout == "scalar":
+        if layout == "scalar" or (layout == "per_axis" and self.snapshot.powers.get(key) in WORDS):
             return ""
-        if layout is not None and layout != "elementwise":
+        if layout is not None and layout not in ("elementwise", *others):
             return f"state {key!r} is {layout.replace('_', ' ')}"
         if layout is None and value.shape != self.snapshot.weights[source].shape:
             return f"state {key!r} is not declared"

@@ -138,7 +138,8 @@ def grown_tree(tree: dict[str, Any], *, width: int, heads: int, hidden: float) -
     mixer["heads"] *= heads
     if mixer.get("kv_heads"):
         mixer["kv_heads"] *= heads
-    encoder["feedforward"]["hidden"] = round(hidden_of(tree) * hidden)
+    for part in feedforwards(encoder["feedforward"]):
+        part["hidden"] = round(hidden_of(tree) * hidden)
     return grown
 
 
@@ -158,6 +159,11 @@ def refuse(tree: dict[str, Any]) -> None:
     if getattr(load("nn.embedding", tree["embedding"]["name"]), "of_width", False):
         raise ValueError(
             f"the embedding {tree['embedding']['name']!r} holds features in groups, which do not copy one by one; grow in depth"
+        )
+    router = encoder["feedforward"].get("router")
+    if router and getattr(load("nn.router", router["name"]), "of_width", False):
+        raise ValueError(
+            f"the router {router['name']!r} measures the lengths of vectors, which unequal copies change; grow in depth (stack, identity_depth)"
         )
     linear = encoder.get("linear") or {"name": "dense"}
     if not copies_pass(linear):
@@ -193,13 +199,26 @@ def copies_pass(linear: dict[str, Any]) -> bool:
     )
 
 
+def feedforwards(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """The feed-forward, or those that a mixture holds: what its experts are, and what stands beside them."""
+    held = [value for value in part.values() if isinstance(value, dict) and "hidden" in value]
+    return held or [part]
+
+
 def hidden_of(tree: dict[str, Any]) -> int:
-    """The feed-forward's hidden size in force. ValueError where it has none."""
-    part = tree["encoder"]["feedforward"]
-    size = getattr(load("nn.feedforward", part["name"]), "size", None)
-    if size is None or "hidden" not in part:
-        raise ValueError(f"the feedforward {part['name']!r} does not say its hidden size")
-    return int(size(tree["width"], part["hidden"]))
+    """The hidden size in force of the feed-forward, or of all those of a mixture. ValueError where there is none, or more than one."""
+    part, sizes = tree["encoder"]["feedforward"], {}
+    for inner in feedforwards(part):
+        size = getattr(load("nn.feedforward", inner["name"]), "size", None)
+        if size is None or "hidden" not in inner:
+            raise ValueError(f"the feedforward {inner['name']!r} has no hidden size to grow; grow in depth (stack, identity_depth)")
+        sizes[int(size(tree["width"], inner["hidden"]))] = inner["name"]
+    if len(sizes) > 1:
+        raise ValueError(
+            f"the feedforward {part['name']!r} holds layers of {' and '.join(map(str, sorted(sizes)))} hidden units, which would not copy alike; "
+            "give them one hidden size, or grow in depth (stack, identity_depth)"
+        )
+    return next(iter(sizes))
 
 
 def _tied(tree: dict[str, Any]) -> bool:

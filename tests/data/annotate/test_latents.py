@@ -42,7 +42,7 @@ def test_rows_hold_what_the_encoders_give(run: Any) -> None:
     chosen = run.section.stages[0].annotate
     batch = {key: torch.from_numpy(value) for key, value in before.items()} | {"key": run.key()}
     for name, one in chosen.knobs["encoders"].items():
-        model = frozen(run, 0, name, one).eval()
+        model = frozen(run, one, name).eval()
         h_BTD, context = model.encoded(batch, causal=False)
         weight = torch.ones(h_BTD.shape[:2]) if context.segments_BT is None else (context.segments_BT > 0).float()
         wanted = (h_BTD * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
@@ -74,12 +74,12 @@ def test_an_encoder_of_a_run(run: Any, tmp_path: Path, repository: Path) -> None
     other.train()
     width = other.section.model.width
     one = type(run.section.stages[0].annotate.knobs["encoders"]["image"])(width=width, start=str(tmp_path / "runs" / "vit"))
-    model = frozen(run, 0, "image", one)
+    model = frozen(run, one, "image")
     wanted = dict(other.model.named_parameters())
     assert all(torch.equal(value, wanted[name]) and not value.requires_grad for name, value in model.named_parameters())
-    with pytest.raises(UserError, match="latents of"):
+    with pytest.raises(UserError, match="gives vectors of 32, not of 33"):
         one.width += 1
-        frozen(run, 0, "image", one)
+        frozen(run, one, "image")
 
 
 def test_an_encoder_from_nowhere_is_refused(repository: Path) -> None:

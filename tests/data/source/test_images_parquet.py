@@ -123,6 +123,17 @@ def test_an_empty_caption_is_named(tmp_path: Path) -> None:
         source(tmp_path, caption="text").with_tokenizer(tokenizer, 4)
 
 
+def test_captions_of_spaces_are_passed_over_and_counted(tmp_path: Path) -> None:
+    """Bytes of spaces are ids, but no text: such a row is padding, within the allowance, and told."""
+    tokenizer = spec("data.tokenizer", "bytes").build()
+    write(tmp_path, [png(color) for color in COLORS[:3]], text=["ab", " \t ", "c"])
+    built = source(tmp_path, caption="text", skip=0.4).with_tokenizer(tokenizer, 4)
+    found = rows(built, 0, 1, 2)
+    assert (found["rows"] >= 0).tolist() == [True, False, True] and not found["segments"][1].any()
+    (notice,) = built.notices()
+    assert notice["skipped"] == 1 and notice["message"].endswith("row 1: the text is empty")
+
+
 def test_missing_columns_and_classes_are_refused(tmp_path: Path) -> None:
     write(tmp_path, [png(color) for color in COLORS[:2]], label=[0, 5])
     with pytest.raises(UserError, match=r"no column 'labels'; it has image, label\. Did you mean 'label'"):

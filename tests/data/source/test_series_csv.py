@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from _runs import lines
 
+import ingot
 from ingot.core.errors import UserError
 from ingot.core.resolve import spec
 
@@ -70,6 +72,30 @@ def test_missing_values_are_marked_within_the_allowance(tmp_path: Path) -> None:
         source(tmp_path)
     with pytest.raises(UserError, match="more than missing allows"):
         source(tmp_path, missing=0.04)
+
+
+def test_missing_values_within_the_allowance_are_told_once(tmp_path: Path) -> None:
+    """With their number and the first one's place, file by file; copies of a source say it once between them."""
+    written(tmp_path, cells={(5, 1): "", (7, 2): "?"})
+    written(tmp_path, cells={(0, 2): "NA"}, name="t.csv")
+    written(tmp_path, name="whole.csv")
+    found = source(tmp_path, paths=["s.csv", "t.csv", "whole.csv"], missing=0.1)
+    one, other = found.augmented([], 1, 0).notices()
+    assert one["name"] == "missing" and [one["missing"], other["missing"]] == [2, 1]
+    assert "s.csv: 2 of 40 values are missing" in one["message"] and "column 'a' of line 7" in one["message"]
+    assert "t.csv: 1 of 40" in other["message"] and "column 'b' of line 2" in other["message"]
+    assert found.notices() == [] and source(tmp_path, paths=["whole.csv"], missing=0.1).notices() == []
+
+
+def test_missing_values_stand_in_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path, any_speed: None) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, 60, cells={(5, 1): "", (7, 2): "?"})
+    data = "{name: series_csv, paths: [s.csv], columns: [a, b], look_back: 16, horizon: 8, standardize: [0, 60], missing: 0.05}"
+    settings = [f"data.train={data}", "data.validation=null", "evaluate.also=[]", "name=gaps", "stages.0.budget=2 steps", "compile=false"]
+    run = ingot.build(ingot.load_recipe(repository / "recipes/series/patchtst_etth1.yaml", settings, tiny=True))
+    run.train()
+    (event,) = [line for line in lines(run, "event") if line["name"] == "missing"]
+    assert event["missing"] == 2 and "s.csv: 2 of 120 values are missing" in event["message"]
 
 
 def test_windows_do_not_cross_files(tmp_path: Path) -> None:

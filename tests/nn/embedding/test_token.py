@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 
 from ingot.core.axes import axes_of
@@ -39,3 +41,27 @@ def test_a_rotary_position_cannot_be_added() -> None:
     knobs = spec("nn.embedding", "token", position="rotary").knobs
     assert "turns queries and keys" in next(iter(load("nn.embedding", "token").check(knobs, {})))
     assert not list(load("nn.embedding", "token").check(spec("nn.embedding", "token", position="learned").knobs, {}))
+
+
+def test_a_narrower_table_is_projected() -> None:
+    knobs = {"position": "learned", "norm": "layer", "types": 2, "inner": 4}
+    layer = spec("nn.embedding", "token", **knobs).build(width=6, vocabulary=9, sequence=5, linear=spec("nn.linear", "dense")).double()
+    tokens, positions = torch.tensor([[1, 8, 1]]), torch.tensor([[0, 1, 2]])
+    inner = layer.norm(layer.weight[tokens] + layer.position.weight[positions] + layer.segment.weight[0])
+    expected = inner @ layer.project.weight.T + layer.project.bias
+    torch.testing.assert_close(layer({"tokens": tokens}, Context(positions)), expected, rtol=1e-12, atol=1e-12)
+    assert layer.weight.shape == (9, 4) and expected.shape == (1, 3, 6)
+    named = {name: axes.names for name, axes in axes_of(layer).items()}
+    assert [name for name, axes in named.items() if "width" in axes] == ["project.weight", "project.bias"]
+
+
+def test_a_tied_head_cannot_read_a_narrower_table() -> None:
+    knobs = spec("nn.embedding", "token", inner=4).knobs
+    check = load("nn.embedding", "token").check
+
+    def said(objective: str, **more: object) -> list[str]:
+        model = SimpleNamespace(objective=spec("objective", objective, **more))
+        return list(check(knobs, {"run": SimpleNamespace(model=model, stages=[])}))
+
+    assert "tied head of 'causal_lm'" in said("causal_lm")[0]
+    assert not said("causal_lm", tied=False) and not said("masked_lm", transform="layer")

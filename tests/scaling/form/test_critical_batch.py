@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ingot.scaling.coverage import coverage
 from ingot.scaling.fit import Fit, build, fit
 
 
@@ -36,3 +37,12 @@ def test_depends_on_the_loss_when_told_it() -> None:
         backtest=False,
     )
     assert found.estimates == pytest.approx({"S_min": 2e5, "B_crit": 2e8, "p": 3.0, "q": 4.76}, rel=1e-2)
+
+
+def test_intervals_cover_with_target_losses() -> None:
+    """500 data sets with 3 % of noise: 90 % intervals hold each coefficient in 85 % to 95 % of them."""
+    batch, loss = np.meshgrid(np.geomspace(2e4, 2e7, 8), np.linspace(2.5, 4.0, 5))
+    table = {"batch": batch.ravel(), "target_loss": loss.ravel()}
+    found = coverage("critical_batch", table, {"S_min": 2e5, "B_crit": 2e8, "p": 3.0, "q": 4.76}, sigma=0.03)
+    assert set(found["coverage"]) == {"S_min", "B_crit", "p", "q"}
+    assert found["lowest"] >= 0.85 and found["highest"] <= 0.95 and found["all_starts_agree"] == 1.0

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from ingot.core.errors import UserError
+from ingot.scaling import continued
 from ingot.scaling.fit import Fit, build, fit
 from ingot.scaling.form._early import PATIENCE, early
-from ingot.scaling.predict import continued
 from ingot.scaling.solve import Problem, from_all_starts
 from ingot.scaling.table import read, rename, take, where
 

@@ -59,10 +59,6 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     return _bytes(result)
 
 
-def invert(image: np.ndarray) -> np.ndarray:
-    return 255 - image
-
-
 def solarize(image: np.ndarray, threshold: float) -> np.ndarray:
     return np.where(image >= threshold, 255 - image, image)
 

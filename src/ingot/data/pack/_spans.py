@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -12,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ...core.errors import RunError
 from ..source._fingerprint import digest
+from ..store.arrays import keep_arrays
 from ..store.locks import lock
-from ..store.writer import sync_folder
 
 
 @dataclass(frozen=True)
@@ -56,28 +54,11 @@ def kept(cache: Path | None, key: tuple[object, ...], make: Callable[[], Index])
         with lock(final) as mine:
             if mine and not (final / f"{_FILES[-1]}.npy").is_file():
                 shutil.rmtree(final, ignore_errors=True)
-                _write(make(), final)
+                index = make()
+                keep_arrays(final, {name: getattr(index, name) for name in _FILES})
         if not mine:
             time.sleep(0.2)
     return Index(*(np.asarray(np.load(final / f"{name}.npy", mmap_mode="r", allow_pickle=False)) for name in _FILES))
-
-
-def _write(index: Index, final: Path) -> None:
-    aside = final.with_name(f"{final.name}.aside-{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        for name in _FILES:
-            with (aside / f"{name}.npy").open("wb") as file:
-                np.save(file, getattr(index, name), allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-        os.rename(aside, final)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        if not final.exists():
-            raise RunError(f"{final}: cannot be written: {error.strerror or error}") from None
-    sync_folder(final.parent)
 
 
 def pieces_of(lengths: Any, sequence: int, *, first_only: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -8,10 +8,13 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+
+from ...core.atomic import write_text
+from ...core.errors import RunError
 
 _BLOCK = 1 << 20
 _memory: ContextVar[Path | None] = ContextVar("fingerprints", default=None)
@@ -89,10 +92,5 @@ def _load(path: Path | None) -> dict[str, str]:
 
 
 def _save(path: Path, known: dict[str, str]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.name}.{os.getpid()}")
-        aside.write_text(json.dumps(known), encoding="utf-8")
-        os.replace(aside, path)
-    except OSError:
-        return  # it only saves time
+    with suppress(RunError):  # it only saves time
+        write_text(path, json.dumps(known))

@@ -162,7 +162,9 @@ class Rows:
             raise UserError(f"{self.where(empty)}: the text is empty")
         other = copy.copy(self)
         other._skips = self.skips
-        other._tokens = (tokenizer.encode(list(found)), sequence, tokenizer.end)
+        # Spaces alone are no text either, though a tokenizer may have ids for them.
+        encoded = [ids if text.strip() else ids[:0] for text, ids in zip(found, tokenizer.encode(list(found)), strict=True)]
+        other._tokens = (encoded, sequence, tokenizer.end)
         return other
 
     def rows(self, ids: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ without it the text. Blank lines are skipped.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,33 +61,41 @@ class Jsonl:
         def at(_: int = 0) -> str:
             return f"{item.path}:{line_number(item, index)}"
 
-        try:
-            row = json.loads(decode(line, at, offset))
-        except json.JSONDecodeError as error:
-            raise bad(at(), f"is not valid JSON: {error.msg} at column {error.colno}") from None
-        except ValueError:  # Python refuses to read numbers of thousands of digits
-            raise bad(at(), "holds a number of too many digits") from None
-        except RecursionError:
-            raise bad(at(), "is nested too deeply") from None
-        if not isinstance(row, dict):
-            raise bad(at(), f"wants a JSON object, got {type(row).__name__}")
-        text = self._value(row, self.field, at())
-        if not isinstance(text, str):
-            raise bad(at(), f"field {self.field!r} wants text, got {type(text).__name__}")
-        if not text.isascii():
-            text = _whole(text, at())
-        return Document(str(self._value(row, self.id, at())) if self.id else text_id(text), text)
-
-    def _value(self, row: dict[str, Any], field: str, where: str) -> Any:
-        if field in row:
-            return row[field]
-        raise bad(where, f"has no field {field!r}; it has {', '.join(map(str, row)) or 'none'}. {nearest(field, row)}".strip())
+        row = object_of(line, at, offset)
+        text = text_of(row, self.field, at)
+        return Document(str(value_of(row, self.id, at)) if self.id else text_id(text), text)
 
 
-def _whole(text: str, where: str) -> str:
-    """Text without lone surrogates, which JSON escapes can spell and no UTF-8 can hold."""
+def object_of(line: bytes, at: Callable[..., str], offset: int) -> dict[str, Any]:
+    """A line's object. at: names its place, for the error; asked only then, since counting lines reads the file. Raises UserError."""
     try:
-        text.encode()
+        row = json.loads(decode(line, at, offset))
+    except json.JSONDecodeError as error:
+        raise bad(at(), f"is not valid JSON: {error.msg} at column {error.colno}") from None
+    except ValueError:  # Python refuses to read numbers of thousands of digits
+        raise bad(at(), "holds a number of too many digits") from None
+    except RecursionError:
+        raise bad(at(), "is nested too deeply") from None
+    if not isinstance(row, dict):
+        raise bad(at(), f"wants a JSON object, got {type(row).__name__}")
+    return row
+
+
+def value_of(row: dict[str, Any], field: str, at: Callable[..., str]) -> Any:
+    """A field of a line's object. Raises UserError with the nearest name."""
+    if field in row:
+        return row[field]
+    raise bad(at(), f"has no field {field!r}; it has {', '.join(map(str, row)) or 'none'}. {nearest(field, row)}".strip())
+
+
+def text_of(row: dict[str, Any], field: str, at: Callable[..., str]) -> str:
+    """A field that is text, without lone surrogates, which JSON escapes can spell and no UTF-8 can hold. Raises UserError."""
+    text = value_of(row, field, at)
+    if not isinstance(text, str):
+        raise bad(at(), f"field {field!r} wants text, got {type(text).__name__}")
+    try:
+        if not text.isascii():
+            text.encode()
     except UnicodeEncodeError as error:
-        raise bad(where, f"holds a lone surrogate escape at character {error.start}, which is not text") from None
+        raise bad(at(), f"holds a lone surrogate escape at character {error.start}, which is not text") from None
     return text

@@ -34,7 +34,7 @@ class SeriesCSV(Rows):
 
     part: rows [start, end) of each file, shares of its rows where both numbers are at most 1. standardize: rows that mean and deviation
     come from, in the same way; no scaling when not given. missing: the largest share of values that may be blank: those are 0 and marked
-    in ``observed`` and ``future_observed``; 0 refuses the first. blank: what stands for a missing value.
+    in ``observed`` and ``future_observed``, and counted in the ledger; 0 refuses the first. blank: what stands for a missing value.
     """
 
     threads = False
@@ -58,6 +58,7 @@ class SeriesCSV(Rows):
     ):
         super().__init__()
         self.look_back, self.horizon, self.missing = look_back, horizon, missing
+        self._lost: list[dict[str, Any]] = []
         tables = [read(path, delimiter) for path in find_files(Path(folder), paths, [".csv"])]
         self.tables = tables
         self.columns = columns or [name for name in tables[0].names if name != label and _number(tables[0].texts(name)[0])]
@@ -113,7 +114,18 @@ class SeriesCSV(Rows):
             index, column = lost[0]
             more = f"; {len(lost)} of {found.size} values are missing, more than missing allows ({self.missing:g})"
             raise bad(table.where(int(index)), f"column {self.columns[column]!r} is empty{more}")
+        if len(lost):
+            index, column = lost[0]
+            first = f"the first is column {self.columns[column]!r} of line {table.lines[int(index)]}"
+            words = f"{table.path}: {len(lost)} of {found.size} values are missing and marked as not observed; {first}"
+            self._lost.append({"name": "missing", "message": words, "missing": len(lost)})
         return found
+
+    def notices(self) -> list[dict[str, Any]]:
+        """Of every file with missing values how many there are, once."""
+        fresh = self._lost.copy()
+        self._lost.clear()  # in place: copies of this source share the list, and say it once between them
+        return [*fresh, *super().notices()]
 
     def _label(self, column: str | None, classes: int | None, blank: list[str]) -> None:
         self.labels: list[np.ndarray] | None = None

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...core.errors import RunError
+from ...core.atomic import one_line_of
 
 
 @contextlib.contextmanager
@@ -21,11 +21,9 @@ def lock(final: Path) -> Iterator[bool]:
         yield True
         return
     path = final.parent / "locks" / final.name
-    try:
+    with one_line_of(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         opened = path.open("wb")
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
     with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

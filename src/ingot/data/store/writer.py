@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ...core.atomic import aside_of, flush, settle
 
 FORMAT = 1
 SPLITS = ("train", "validation")
@@ -50,8 +51,7 @@ class _SplitWriter:
 
     def close(self) -> dict[str, Any]:
         for file in (self.tokens, self.ends):
-            file.flush()
-            os.fsync(file.fileno())
+            flush(file)
             file.close()
         return self.counts | {"hash": self.hash.hexdigest()}
 
@@ -61,7 +61,7 @@ class ShardWriter:
 
     def __init__(self, final: Path, dtype: np.dtype[Any], end: int):
         self.final = final
-        self.aside = final.with_name(f"{final.name}.aside-{os.getpid()}")
+        self.aside = aside_of(final)
         shutil.rmtree(self.aside, ignore_errors=True)
         self.aside.mkdir(parents=True)
         self.dtype = dtype
@@ -84,16 +84,8 @@ class ShardWriter:
         path = self.aside / "meta.json"
         with path.open("w", encoding="utf-8") as file:
             json.dump(meta, file, indent=1, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(self.aside)
-        try:
-            os.rename(self.aside, self.final)
-        except OSError:
-            if not (self.final / "meta.json").is_file():
-                raise
-            shutil.rmtree(self.aside, ignore_errors=True)
-        sync_folder(self.final.parent)
+            flush(file)
+        settle(self.aside, self.final, mark="meta.json")
         return meta
 
     def __enter__(self) -> ShardWriter:
@@ -106,17 +98,3 @@ class ShardWriter:
                 with contextlib.suppress(OSError):
                     file.close()
         shutil.rmtree(self.aside, ignore_errors=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, where the system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from ...core.parts import Fraction, Positive, Slot, part
 from ...nn.context import Context
+from ...nn.dropout import LayerDrop
 from ..recompute import Mode, keeping, refusals
 
 
 @part
 class Transformer(nn.Module):
     """depth: blocks. block: where norms stand. linear: the kind of every projection. dropout: rate on what each layer adds.
+    layer_drop: how likely a row passes by a block while training (nn/dropout.py).
 
     final_norm: a norm on the result; when not given, there is one unless the blocks' output is normalized already.
     checkpointing: which activations are kept for backward, and which are computed again (model/recompute.py); ``auto`` lets the run
@@ -36,6 +38,7 @@ class Transformer(nn.Module):
         block: Slot["nn.block"] = "pre",
         linear: Slot["nn.linear"] = "dense",
         dropout: Fraction = 0.0,
+        layer_drop: Fraction = 0.0,
         final_norm: bool | None = None,
         checkpointing: Mode = "none",
     ):
@@ -55,6 +58,7 @@ class Transformer(nn.Module):
                 "dropout": dropout,
             }
             self.blocks.append(block.build(**wiring, mixer=mixer.build(**wiring), feedforward=feedforward.build(**wiring)))
+        self.drops = nn.ModuleList([LayerDrop(layer_drop) for _ in range(depth if layer_drop else 0)])
         wanted = not getattr(block.target, "normalizes_output", False) if final_norm is None else final_norm
         self.norm = norm.build(width=width) if wanted else None
 
@@ -94,6 +98,7 @@ class Transformer(nn.Module):
             # Angles and the like are computed here and not in the first block, so that all blocks compile to one graph.
             if hasattr(block.mixer, "share"):
                 block.mixer.share(context, x_BTD.dtype)
-        for block in self.blocks[start:end]:
-            x_BTD = keeping(block, x_BTD, context, self.checkpointing if self.training else "none")
+        for layer, block in enumerate(self.blocks[start:end], start):
+            y_BTD = keeping(block, x_BTD, context, self.checkpointing if self.training else "none")
+            x_BTD = self.drops[layer](x_BTD, y_BTD, context) if len(self.drops) else y_BTD
         return x_BTD

@@ -3,6 +3,8 @@ r"""Token embedding, with what is often added to it.
 x = dropout(norm(scale E[token] + P[position] + S[type]))        norm, P, S where the recipe asks for them
 
 tokens_BT -> x_BTD   E: (V, D)   P: (positions, D)   S: (types, D)
+
+With ``inner`` I these are of I features, and a projection W: (D, I) leads out (Lan et al. 2019, arXiv:1909.11942, section 3.1; ELECTRA).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch.nn import functional as F
 
 from ...core.axes import label
 from ...core.errors import UserError
-from ...core.parts import Fraction, NonNegative, Positive, Slot, part
+from ...core.parts import Fraction, NonNegative, Positive, Slot, Spec, part
 from ..context import Context
 from ..dropout import Dropout
 from ._placed import refuse_turning
@@ -25,18 +27,19 @@ from ._placed import refuse_turning
 class Types(nn.Module):
     """A vector for each kind of segment (BERT's sentence A and B)."""
 
-    def __init__(self, types: int, width: int):
+    def __init__(self, types: int, width: int, axis: str = "width"):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(types, width))
         nn.init.normal_(self.weight, std=0.02)
-        label(self, "weight", "types", "width", role="position")
+        label(self, "weight", "types", axis, role="position")
 
 
 @part
 class Token(nn.Module):
     """position: added positions. norm: on the sum. types: kinds of segments (batch key ``types``, 0 when absent); 0 for none.
 
-    dropout: rate on the result. scale: factor on the tokens' vectors (Gemma: the square root of the width).
+    dropout: rate on the result. scale: factor on the tokens' vectors (Gemma: the square root of the width). inner: width of the tables
+    where it is not the model's; heads that are tied to the table then need a transform.
     """
 
     reads: tuple[str, ...] = ("tokens",)
@@ -47,28 +50,45 @@ class Token(nn.Module):
         width: int,
         vocabulary: int,
         sequence: int,
+        linear: Spec | None = None,
         *,
         position: Slot["nn.position"] | None = None,
         norm: Slot["nn.norm"] | None = None,
         types: NonNegative[int] = 0,
         dropout: Fraction = 0.0,
         scale: Positive[float] = 1.0,
+        inner: Positive[int] | None = None,
     ):
         super().__init__()
         if vocabulary is None:
             raise UserError("an embedding of tokens needs a tokenizer: set data.tokenizer, or model.vocabulary")
-        self.width, self.vocabulary, self.scale = width, vocabulary, scale
-        self.weight = nn.Parameter(torch.empty(vocabulary, width))
+        self.width, self.vocabulary, self.scale, self.inner = width, vocabulary, scale, inner
+        size, axis = (width, "width") if inner is None else (inner, "inner")
+        self.weight = nn.Parameter(torch.empty(vocabulary, size))
         nn.init.normal_(self.weight, std=0.02)
-        label(self, "weight", "vocabulary", "width", role="embedding")
-        self.position = position.build(width=width, sequence=sequence) if position else None
-        self.segment = Types(types, width) if types else None
-        self.norm = norm.build(width=width) if norm else None
+        label(self, "weight", "vocabulary", axis, role="embedding")
+        self.position = position.build(width=size, sequence=sequence) if position else None
+        if inner is not None and getattr(self.position, "weight", None) is not None:
+            label(self.position, "weight", "positions", axis, role="position")  # type: ignore[arg-type]
+        self.segment = Types(types, size, axis) if types else None
+        self.norm = norm.build(width=size, axis=axis) if norm else None
         self.dropout = Dropout(dropout)
+        self.project: nn.Module | None = None
+        if inner is not None:
+            if linear is None:
+                raise TypeError("an embedding with an inner width needs the wiring 'linear'")
+            self.project = linear.build(inputs=inner, outputs=width, bias=True, axes=("width", axis), role="embedding")
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
         yield from refuse_turning(knobs["position"])
+        run = context.get("run")
+        objectives = [] if run is None else [run.model.objective, *(stage.objective for stage in run.stages if stage.objective is not None)]
+        for objective in objectives if knobs.get("inner") is not None else []:
+            if objective.knobs.get("tied") and objective.knobs.get("transform") is None:
+                yield f"inner makes the table narrower than the model, which the tied head of {objective.name!r} reads; set objective.tied to false"
+            if objective.knobs.get("generator") is not None:
+                yield f"the generator of {objective.name!r} reads what the model does and is scored by its table; it needs inner: null"
 
     def grid(self, batch: dict[str, Tensor]) -> tuple[int, ...]:
         """(T,)."""
@@ -96,4 +116,5 @@ class Token(nn.Module):
             x_BTD = x_BTD + (self.segment.weight[0] if types is None else F.embedding(types, self.segment.weight))
         if self.norm is not None:
             x_BTD = self.norm(x_BTD)
-        return self.dropout(x_BTD, context)
+        x_BTD = self.dropout(x_BTD, context)
+        return x_BTD if self.project is None else self.project(x_BTD)

@@ -36,6 +36,7 @@ class Soft(Router):
     weight_sum = (1.0, 1.0)
     local = False
     caches = False
+    of_width = True  # lengths of vectors are not those of their copies
 
     def __init__(self, width: int, experts: int, *, slots: Positive[int] = 1):
         super().__init__(experts)

@@ -50,6 +50,7 @@ class Form:
     inputs: columns read.  output: column fitted.  residual: "log" or "linear".  delta: Huber threshold as published, None: from the data.
     curve: rows are points of whole training curves, in order, and the law depends on all that went before.   mixture: inputs are shares.
     by_paper: coefficients come from `own`, the procedure of the law's paper, and not from the lowest objective, around which intervals are.
+    span: smallest and largest value that the output can have.   chooses: names of what the law is asked to choose, see `chosen`.
     """
 
     inputs: Sequence[str] = ()
@@ -59,6 +60,8 @@ class Form:
     curve = False
     mixture = False
     by_paper = False
+    span: tuple[float, float] = (-math.inf, math.inf)
+    chooses: Sequence[str] = ()
     coefficients: Sequence[Coefficient] = ()
 
     def prepare(self, table: Columns) -> dict[str, np.ndarray]:
@@ -85,6 +88,12 @@ class Form:
 
     def own(self, x: Mapping[str, Any], y_n: np.ndarray, w_n: np.ndarray, delta: float) -> np.ndarray:
         """(P,) where the procedure of the law's paper ends. Must be deterministic."""
+        raise NotImplementedError
+
+    def chosen(
+        self, theta_P: np.ndarray, x: Mapping[str, Any], y_n: np.ndarray, held_n: np.ndarray, reach_m: np.ndarray
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """For each of `chooses`, (reach, chosen / best - 1) of the settings among the held-out rows. reach_m: of those rows."""
         raise NotImplementedError
 
     def scale(self, table: Columns) -> np.ndarray | None:

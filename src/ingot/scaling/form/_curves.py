@@ -66,9 +66,4 @@ def scatter(curves_: list[Curve], name: str, size: int) -> np.ndarray:
     return out
 
 
-def total_rate(table: Columns, warmup: int | None = None) -> np.ndarray:
-    """(n,) S_1 at every row."""
-    return scatter(curves(table, warmup), "sum_m", len(np.asarray(table["step"])))
-
-
 Prepared = dict[str, Any]

@@ -21,6 +21,7 @@ class AverageError(Form):
     inputs = ("loss",)
     output = "error"
     residual = "linear"
+    span = (0.0, 1.0)
     coefficients = (Coefficient("epsilon", 0.0, 1.5), Coefficient("k", 1e-4, 1e6, log=True), Coefficient("gamma", 0.01, 20.0, log=True))
 
     def __init__(self, table: Columns | None = None) -> None:
@@ -38,4 +39,5 @@ class AverageError(Form):
         return np.array(found)
 
     def scale(self, table: Columns) -> np.ndarray | None:
-        return super().scale(table) if ("flop" in table or "params" in table) else np.exp(-np.asarray(table["loss"], float))
+        """exp(-loss): the law reaches along the loss it reads, whatever compute that took."""
+        return np.exp(-np.asarray(table["loss"], float))

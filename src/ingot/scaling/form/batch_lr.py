@@ -6,7 +6,9 @@ fitted through a bowl around the optimum of every pair (N, D), each with its own
 
     log L = log l + u x^2 + v y^2 + 2 w sqrt(u v) x y          x = ln(lr / lr*),  y = ln(B / B*),  |w| < 1
 
-Losses further than `within` above a pair's best are left out: there the bowl is no bowl.
+Losses further than `within` above a pair's best are left out: there the bowl is no bowl. The back-test is of what the law is asked for: by
+what factor the best learning rate and batch of a larger pair miss the vertex of that pair's own bowl (pairs whose vertex lies outside what
+was tried, or whose runs show none, are passed over).
 
 Inputs: params N (without embeddings), tokens D, lr, batch (tokens).   Output: loss.
 """
@@ -25,7 +27,7 @@ from ._base import Coefficient, Columns, Form, grid
 @part
 class BatchAndRate(Form):
     inputs = ("params", "tokens", "lr", "batch")
-    curvature = ("u", "v", "w")
+    chooses = ("lr", "batch")
 
     def __init__(self, table: Columns, *, within: Positive[float] = 0.02) -> None:
         self.within = within
@@ -80,7 +82,38 @@ class BatchAndRate(Form):
             [[*by_rate, *by_batch, np.log(u), np.log(v), w, *floor] for u, v, w in grid((1e-3, 1e-2), (1e-3, 1e-2), (-0.5, 0.0))]
         )
 
+    def chosen(
+        self, theta_P: np.ndarray, x: Mapping[str, Any], y_n: np.ndarray, held_n: np.ndarray, reach_m: np.ndarray
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By what factor, less 1, the choices for held-out pairs miss the vertices of their own bowls."""
+        reach_n = np.full(len(y_n), np.nan)
+        reach_n[held_n] = reach_m
+        found: list[tuple[float, float, float]] = []
+        for pair_n in x["member"] > 0:
+            rows = np.flatnonzero(pair_n & held_n)
+            if len(rows) and (vertex := _vertex(x["lr"][rows], x["batch"][rows], y_n[rows])) is not None:
+                N, D = np.exp(x["params"][rows[0]]), np.exp(x["tokens"][rows[0]])
+                lr_K, batch_K = self.optimum(theta_P[None], float(N), float(D))
+                found.append((reach_n[rows[0]], float(np.log(lr_K[0])) - vertex[0], float(np.log(batch_K[0])) - vertex[1]))
+        reach, lr, batch = np.array(found).reshape(-1, 3).T
+        return {"lr": (reach, np.expm1(lr)), "batch": (reach, np.expm1(batch))}
+
     def optimum(self, theta_KP: np.ndarray, params: float, tokens: float) -> tuple[np.ndarray, np.ndarray]:
         """(K,) best learning rates and (K,) best batches in tokens."""
         c, a, b, d, e = theta_KP[:, :5].T
         return np.exp(c + a * np.log(params) + b * np.log(tokens)), np.exp(d + e * np.log(tokens))
+
+
+def _vertex(log_lr_m: np.ndarray, log_batch_m: np.ndarray, y_m: np.ndarray) -> tuple[float, float] | None:
+    """Lowest point of a quadratic through one pair's log losses; None where it bends the wrong way or lies outside what was tried."""
+    if len(y_m) < 8:
+        return None
+    p, q = log_lr_m.mean(), log_batch_m.mean()
+    a, b = log_lr_m - p, log_batch_m - q
+    _, s, t, u, v, w = np.linalg.lstsq(np.stack([np.ones_like(a), a, b, a * a, b * b, a * b], 1), y_m, rcond=1e-9)[0]
+    bend = np.array([[2 * u, w], [w, 2 * v]])
+    if np.linalg.eigvalsh(bend)[0] <= 0:
+        return None
+    lr, batch = np.array([p, q]) - np.linalg.solve(bend, [s, t])
+    inside = log_lr_m.min() <= lr <= log_lr_m.max() and log_batch_m.min() <= batch <= log_batch_m.max()
+    return (float(lr), float(batch)) if inside else None

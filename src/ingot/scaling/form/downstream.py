@@ -23,6 +23,7 @@ class Downstream(Form):
     inputs = ("loss",)
     output = "accuracy"
     residual = "linear"
+    span = (0.0, 1.0)
     coefficients = (
         Coefficient("floor", 0.0, 1.0),
         Coefficient("ceiling", 0.0, 1.0),
@@ -44,4 +45,5 @@ class Downstream(Form):
         return np.stack([np.maximum(low - below, 0), np.minimum(high + above, 1), np.log(k / width), at], 1)
 
     def scale(self, table: Columns) -> np.ndarray | None:
-        return super().scale(table) if ("flop" in table or "params" in table) else np.exp(-np.asarray(table["loss"], float))
+        """exp(-loss): the law reaches along the loss it reads, whatever compute that took."""
+        return np.exp(-np.asarray(table["loss"], float))

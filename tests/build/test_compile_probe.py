@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 import ingot
-from ingot.build import probe
+from ingot.build import compile_probe
 
 
 def decide(recipe: Any) -> tuple[bool, str]:
     run = ingot.build(recipe)
-    return probe.choose_compile(run, run.state(), run.section.compile)
+    return compile_probe.choose_compile(run, run.state(), run.section.compile)
 
 
 def test_switched_off_or_too_short_it_stays_off(tiny_recipe: Any) -> None:
@@ -23,7 +23,7 @@ def test_switched_off_or_too_short_it_stays_off(tiny_recipe: Any) -> None:
 
 
 def test_without_a_compiler_it_says_so(tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compile_probe.shutil, "which", lambda name: None)
     assert decide(tiny_recipe({"compile": True})) == (False, "no C++ compiler was found")
 
 
@@ -36,7 +36,7 @@ def test_the_verdict_follows_the_measurements(
     run = ingot.build(tiny_recipe({"compile": "auto", "stages": {0: {"budget": "100k steps"}}}))
     plain = run.model
     monkeypatch.setattr(type(plain), "compile_blocks", lambda self: None)
-    monkeypatch.setattr(probe, "_time", lambda model, batch, repeats, warmup: (times[0 if model is plain else 1], losses[0]))
-    monkeypatch.setattr(probe, "_loss", lambda model, batch: losses[0 if model is plain else 1])
-    enabled, why = probe.choose_compile(run, run.state(), "auto")
+    monkeypatch.setattr(compile_probe, "_time", lambda model, batch, repeats, warmup: (times[0 if model is plain else 1], losses[0]))
+    monkeypatch.setattr(compile_probe, "_loss", lambda model, batch: losses[0 if model is plain else 1])
+    enabled, why = compile_probe.choose_compile(run, run.state(), "auto")
     assert enabled is expected and ("faster" in why or "differs" in why or "wins" in why)

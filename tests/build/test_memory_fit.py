@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import ingot
-from ingot.build import fit
+from ingot.build import memory_fit
 from ingot.build.plan import forecast_stage, plan
 from ingot.core.errors import UserError
 
@@ -87,9 +87,9 @@ def test_the_fastest_that_fits_is_taken(
     tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch, available: int, mode: str, rows: int, fits: bool
 ) -> None:
     """Small pieces cost next to nothing here (few, of many positions), so the least recomputation wins until nothing else is left."""
-    monkeypatch.setattr(fit, "SLOW_BELOW", 256)  # small pieces are slow, so that recomputing is worth it
+    monkeypatch.setattr(memory_fit, "SLOW_BELOW", 256)  # small pieces are slow, so that recomputing is worth it
     asked = forecasts(monkeypatch, MADE_UP, AGAIN)
-    found = fit.settle(ingot.build(tiny_recipe(AUTO)), 0, 8, available, rate=1e9)
+    found = memory_fit.settle(ingot.build(tiny_recipe(AUTO)), 0, 8, available, rate=1e9)
     assert (found.checkpointing, found.micro_rows, found.fits) == (mode, rows, fits)
     assert available != 1000 or asked == [("none", False, 8), ("selective", False, 8), ("full", False, 8)]
 
@@ -97,9 +97,9 @@ def test_the_fastest_that_fits_is_taken(
 def test_what_the_recipe_says_is_not_touched(tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = forecasts(monkeypatch, MADE_UP, AGAIN)
     run = ingot.build(tiny_recipe({"micro_rows": 3, "model": {"encoder": {"checkpointing": "full"}}}))
-    assert fit.fitting(run, 0, 8) == {"micro_rows": 3, "checkpointing": "full", "fused_backward": False} and not asked
+    assert memory_fit.fitting(run, 0, 8) == {"micro_rows": 3, "checkpointing": "full", "fused_backward": False} and not asked
     run = ingot.build(tiny_recipe({"micro_rows": 3}, {"model": {"encoder": {"checkpointing": "auto"}}}, name="other"))
-    fit.settle(run, 0, 8, 250, rate=1e9)
+    memory_fit.settle(run, 0, 8, 250, rate=1e9)
     assert {rows for _, _, rows in asked} == {3}
 
 
@@ -107,9 +107,9 @@ def test_updates_inside_backward_are_chosen_where_they_may(tiny_recipe: Any, mon
     peaks = {("none", False): (900, 10), ("none", True): (500, 10)}
     forecasts(monkeypatch, peaks, AGAIN)
     recipe = {"micro_rows": "auto", "anomaly": {"policy": "log"}, "stages": {0: {"fused_backward": "auto", "hooks": []}}}
-    found = fit.settle(ingot.build(tiny_recipe(recipe)), 0, 8, 600, rate=1e9)
+    found = memory_fit.settle(ingot.build(tiny_recipe(recipe)), 0, 8, 600, rate=1e9)
     assert found.fused_backward and found.fits and found.micro_rows == 8
-    clipped = fit.settle(ingot.build(tiny_recipe(recipe, {"stages": {0: {"hooks": ["clip"]}}}, name="clipped")), 0, 8, 600, rate=1e9)
+    clipped = memory_fit.settle(ingot.build(tiny_recipe(recipe, {"stages": {0: {"hooks": ["clip"]}}}, name="clipped")), 0, 8, 600, rate=1e9)
     assert not clipped.fused_backward and not clipped.fits  # clipping wants all gradients first
 
 
@@ -126,14 +126,14 @@ def test_a_capped_run_says_what_it_chose_applies_it_and_resumes_with_it(tiny_rec
     run = ingot.build(tiny_recipe(tree))
     whole, least = (forecast_stage(run, 0, rows, checkpointing="none").peak for rows in (8, 1))
     assert whole > least
-    monkeypatch.setattr(fit, "available_bytes", lambda run: least)
+    monkeypatch.setattr(memory_fit, "available_bytes", lambda run: least)
     run.train()
     chosen = {name: run.choices[name] for name in ("micro_rows", "checkpointing", "fused_backward")}
     assert chosen["micro_rows"]["0"] < 8 or chosen["checkpointing"]["0"] != "none"
     assert run.model.encoder.checkpointing == chosen["checkpointing"]["0"]
     (message,) = (message for message in events(run) if message.startswith("stage 0: micro-batch"))
     assert "of the time of a step that needs" in message and "more than is free" not in message
-    monkeypatch.setattr(fit, "available_bytes", lambda run: 10**12)  # a resumed run keeps what was chosen, to stay bit-exact
+    monkeypatch.setattr(memory_fit, "available_bytes", lambda run: 10**12)  # a resumed run keeps what was chosen, to stay bit-exact
     again = ingot.build(tiny_recipe(tree))
     again.train()
     assert {name: again.choices[name] for name in chosen} == chosen

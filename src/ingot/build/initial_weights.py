@@ -8,9 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import RunError, UserError
-from ..core.parts import Spec, parts_in
+from ..core.atomic import one_line_of
+from ..core.errors import UserError
+from ..core.parts import Spec, parts_in, signature
 from ..core.recipe import Recipe, merge_keys
+from ..core.resolve import spec
 
 if TYPE_CHECKING:
     from .run import Run
@@ -72,7 +74,7 @@ def _named(tokenizer: Any, cache: Path) -> Any:
         raise UserError(
             f"tokenizer: wants a part of data.tokenizer, a path, or a tokenizer that can be saved, got a {type(tokenizer).__name__}"
         )
-    try:
+    with one_line_of(cache):
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as aside:
             here = Path(aside) / "made"
@@ -85,9 +87,37 @@ def _named(tokenizer: Any, cache: Path) -> Any:
             ).hexdigest()[:16]
             if not (cache / content).exists():
                 shutil.move(here, cache / content)
-    except OSError as error:
-        raise RunError(f"{cache} cannot be written: {error.strerror or error}") from None
     return {"name": "pretrained", "path": str(cache / content)}
+
+
+def _shared(run: Run, model: Any, manifest: dict[str, Any], path: Path) -> list[str] | None:
+    """The children of the model that can start as a checkpoint's where its objective is another: all but the objective, which starts afresh.
+    What the checkpoint has beside them, such as the decoder of a masked one, stays behind. None where the objective is the same part."""
+    there = manifest["recipe"]
+    if "model" not in there:
+        return None
+    stages = there["stages"][: manifest["progress"]["stage"] + 1]
+    objective = next((stage["objective"] for stage in reversed(stages) if stage.get("objective")), there["model"]["objective"])
+    if objective["name"] == run.objective_spec.name:
+        return None
+    run.initializer.apply(model, seed=run.section.seed)
+    found = [name for name, child in model.named_children() if name != "objective"]
+    run.messages.append(
+        f"{path}: {', '.join(found)} start as they are there; {run.objective_spec.name} starts afresh, not as {objective['name']}"
+    )
+    return found
+
+
+def _same_ids(run: Run, folder: Path, own: dict[str, Any] | None) -> None:
+    """Raises UserError where the run at `folder`, whose recipe has this tokenizer, was trained on other token ids than this one reads."""
+    kept = folder / "tokenizer"
+    if run.tokenizer is None or not (kept / "tokenizer.json").is_file():
+        return
+    theirs = {spec("data.tokenizer", "pretrained", path=str(kept.resolve())).build(folder=Path.cwd()).identity}
+    if own is not None and not signature((made := spec("data.tokenizer", **own)).target).wiring:
+        theirs.add(made.build().identity)  # such as bytes, which need no file
+    if run.tokenizer.identity not in theirs:
+        raise UserError(f"{folder} reads the ids of another tokenizer; set data.tokenizer.name=pretrained data.tokenizer.path={kept}")
 
 
 def load_start(run: Run, model: Any, source: str) -> list[dict[str, Any]]:
@@ -100,6 +130,7 @@ def load_start(run: Run, model: Any, source: str) -> list[dict[str, Any]]:
 def _from_hugging_face(run: Run, model: Any, folder: str) -> list[dict[str, Any]]:
     from ..convert.hf import load_into, locate
 
+    run.initializer.apply(model, seed=run.section.seed)  # what the folder does not hold, such as another objective's head
     load_into(model, run.resolved["model"], locate(folder))
     return [{"kind": "hugging_face", "path": str(folder)}]
 
@@ -115,10 +146,16 @@ def _from_checkpoint(run: Run, model: Any, path: Path) -> list[dict[str, Any]]:
     if not (path / "manifest.json").is_file():
         raise UserError(f"nothing to start from at {path}: it is neither a run, nor a checkpoint, nor hf:FOLDER")
     store = Checkpoints(path.parent)
-    store.load_model(model, path)
+    try:
+        store.load_model(model, path)
+    except UserError:
+        if (children := _shared(run, model, store.manifest(path), path)) is None:
+            raise
+        store.load_model(model, path, children)
+    manifest = store.manifest(path)
+    _same_ids(run, path.parent.parent, manifest["recipe"].get("data", {}).get("tokenizer"))
     if hasattr(model.objective, "output_scale"):
         model.objective.output_scale = run.initializer.output_scale(run.graph.width)
-    manifest = store.manifest(path)
     return [
         {
             "kind": "checkpoint",
