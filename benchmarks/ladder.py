@@ -1,9 +1,9 @@
-"""A ladder on real text: six sizes over two decades of compute, the largest held out and predicted. Under an hour on two cores.
+"""A ladder on real text: seven sizes over two decades of compute, the largest held out and predicted. Under an hour on two cores.
 
     python benchmarks/ladder.py           the whole ladder; killed, it goes on with the same command
     python benchmarks/ladder.py --tiny    the tiny form: shows only that it runs, writes no result
 
-The text is fiction, technical writing and code, as bytes; 24 to 80 wide, 4 deep, 20 tokens for every parameter that is no embedding, the
+The text is fiction, technical writing and code, as bytes; 24 to 88 wide, 4 deep, 20 tokens for every parameter that is no embedding, the
 learning rate tuned at width 32 and carried by the maximal update parametrization. The law has three constants: L = E + A C^-alpha.
 """
 
