@@ -315,7 +315,7 @@ def continued_runs() -> dict[str, Any]:
                 rows = where(curves, [f"model_millions={millions}", f"schedule={run}"])
                 sofar = rows["step"] <= rows["step"][-1] / 2
                 later = take(rows, ~sofar)
-                answer = continued(take(rows, sofar), later, law=law)
+                answer = continued(take(rows, sofar), later, law=law, untested=True)
                 off, effect = answer.loss / later["loss"] - 1, np.abs(answer.effect) / answer.loss
                 if (much := effect > 2e-3).any():
                     ratios[millions].append(float(((off[much] / effect[much]) ** 2).mean()))

@@ -101,7 +101,11 @@ def test_what_the_refusal_names_is_all_that_has_to_change(recipe: str, place: Pa
     monkeypatch.chdir(place)
     with pytest.raises(UserError, match=named):
         build(recipe, TWO_STEPS, tiny=True, runs=place / "runs").export(place / "refused")
-    done = export(run := trained(recipe, place, monkeypatch, change, "name=changed"), place / recipe.replace("/", "-"), check=False)
+    done = export(
+        run := trained(recipe, place, monkeypatch, change, f"name=changed-{recipe.replace('/', '-')}"),
+        place / recipe.replace("/", "-"),
+        check=False,
+    )
     mine, theirs = outputs(run, done)
     assert done.architecture == architecture and float((mine - theirs).norm() / theirs.norm()) < 1e-4
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from _paired import agree, roughened
+from _paired import ZERO, agree, roughened
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -114,7 +114,7 @@ def test_logits_gradients_and_round_trip(case: str, tmp_path: Path) -> None:
     twin.save_pretrained(tmp_path / "gradients")
     _, wanted, _, _ = read_folder(tmp_path / "gradients")
     assert wanted.keys() == dict(model.named_parameters()).keys()
-    agree(model, wanted)
+    agree(model, wanted, zero=ZERO if CASES[case][0] in ("GPT2", "Bert") else ())  # the others rotate their keys
 
     assert write_folder(model, section, tmp_path / "out", sequence=extra["sequence"]) == extra["family"]
     before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("in", "out"))

@@ -38,9 +38,7 @@ def generate(
         raise UserError("generation wants at least one token to continue")
     if not getattr(model.objective, "causal", False) or not hasattr(model.objective, "logits"):
         raise UserError(f"{type(model.objective).__name__} writes no text: only a causal language model does, or one of masked_diffusion")
-    longest = getattr(getattr(model.embedding, "position", None), "weight", None)
-    if longest is not None and len(tokens) + max_new - 1 > longest.shape[0]:
-        raise UserError(f"the model has {longest.shape[0]} positions; a prompt of {len(tokens)} tokens and {max_new} new ones are more")
+    refuse_longer(model, len(tokens) + max_new - 1, len(tokens), max_new)  # the last token is not read
     cache = Cache(len(tokens) + max_new) if cached and caches(model.encoder) else None
 
     def states(fresh: Tensor) -> Tensor:
@@ -79,6 +77,13 @@ def answer(
         return model.decode(batch | {"decoder_tokens": fresh}, *held[0], cache=cache)
 
     return _generate(model, states, list(start), max_new, temperature, top_k, top_p, seed, end, cache is not None)
+
+
+def refuse_longer(model: Model, read: int, prompt: int, new: int) -> None:
+    """Raise UserError where the model has fewer learned positions than tokens are to be read."""
+    longest = getattr(getattr(model.embedding, "position", None), "weight", None)
+    if longest is not None and read > longest.shape[0]:
+        raise UserError(f"the model has {longest.shape[0]} positions; a prompt of {prompt} tokens and {new} new ones are more")
 
 
 def caches(stack: nn.Module) -> bool:

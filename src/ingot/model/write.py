@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..core.errors import UserError
-from .generate import caches, generate, speculate, unmask
+from .generate import caches, generate, refuse_longer, speculate, unmask
 from .graph import Model
 
 
@@ -39,11 +39,6 @@ def write(model: Model, tokens: Sequence[int], manner: Manner) -> Iterator[int]:
         raise UserError("generation wants at least one token to continue")
     if manner.passes is not None and name != "by_unmasking":
         raise UserError(f"passes are of models that unmask, such as masked_diffusion's; this one writes {name.replace('_', ' ')}")
-    longest = getattr(getattr(model.embedding, "position", None), "weight", None)
-    if longest is not None and len(tokens) + manner.max_new - (name != "by_unmasking") > longest.shape[0]:
-        raise UserError(
-            f"the model has {longest.shape[0]} positions; a prompt of {len(tokens)} tokens and {manner.max_new} new ones are more"
-        )
     return WRITERS[name](model, tokens, manner)
 
 
@@ -65,12 +60,14 @@ def several_at_a_time(model: Model, tokens: Sequence[int], manner: Manner) -> It
     """The likeliest text by self-speculation; a drawn one, or one of mixers that keep no past, token by token. The text is the same."""
     stacks = [model.encoder, *model.objective.further]  # type: ignore[union-attr,misc]
     if manner.temperature == 0 and all(map(caches, stacks)):
+        refuse_longer(model, len(tokens) + manner.max_new - 1, len(tokens), manner.max_new)
         return speculate(model, tokens, max_new=manner.max_new, end=manner.end)
     return token_by_token(model, tokens, manner)
 
 
 def by_unmasking(model: Model, tokens: Sequence[int], manner: Manner) -> Iterator[int]:
     """All new tokens begin as masks; drawn ones are filled in in a random order, likeliest ones the surest first. Ends before an end."""
+    refuse_longer(model, len(tokens) + manner.max_new, len(tokens), manner.max_new)
     found = unmask(
         model,
         tokens,
