@@ -32,7 +32,8 @@ def test_unseen_mixtures(shared_data: Path) -> None:
 def test_the_overall_loss_of_unseen_mixtures(shared_data: Path) -> None:
     """All validation domains of the five-domain mixtures at 70 M, five-fold over runs: the weighted sum of their losses within 1 %.
 
-    So, on average, are the domains themselves. One form for all; the benchmark chooses among four by held-out runs.
+    So, on average, are the domains themselves, by one form for all; the benchmark chooses among four by held-out runs. (The exponential
+    laws, product or sum, miss the domains by 1.2 to 1.3 %.)
     """
     folder = shared_data / "scaling"
     table = where(read(folder / "data_mixing_5mix_70m_160m.csv.gz"), ["model=70M", "step=30000"])
@@ -46,7 +47,10 @@ def test_the_overall_loss_of_unseen_mixtures(shared_data: Path) -> None:
         held = np.isin(table["run"], runs[order[fold::5]])
         for column, domain in enumerate(domains):
             rows = table["valid_domain"] == domain
-            found, test = fit("data_mixing", take(table, rows & ~held), draws=0, interval="none", backtest=False), take(table, rows & held)
+            found, test = (
+                fit("additive_mixing", take(table, rows & ~held), draws=0, interval="none", backtest=False),
+                take(table, rows & held),
+            )
             at = np.searchsorted(runs, test["run"])
             guess[at, column], seen[at, column] = found(test), test["loss"]
     assert np.isfinite(guess).all()
