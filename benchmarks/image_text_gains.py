@@ -1,6 +1,6 @@
 """Retrieval of emoji over concepts that were never trained on: CLIP and SigLIP against chance and against matching keywords.
 
-    python benchmarks/image_text_gains.py [--budget "60 epochs"] [--seeds 3] [--recipes clip_emoji,siglip_emoji]
+    python benchmarks/image_text_gains.py [--budget "60 epochs"] [--seeds 3] [--recipes clip_emoji,siglip_emoji] [override ...]
 
 R@1 and R@10 both ways over all validation rows, hits counted by concept; gains with their 95 % intervals (Student's t over seeds).
 Variants of one picture in another skin tone are left out of training, where a batch would hold them against each other.
@@ -106,7 +106,7 @@ def plain_pictures(path: Path, out: Path) -> Path:
     return out
 
 
-def trained(recipe: str, seed: int, budget: str, pictures: Path, folder: Path) -> dict[str, float]:
+def trained(recipe: str, seed: int, budget: str, given: list[str], pictures: Path, folder: Path) -> dict[str, float]:
     """What retrieval finds at the end of a run."""
     import ingot
 
@@ -117,6 +117,7 @@ def trained(recipe: str, seed: int, budget: str, pictures: Path, folder: Path) -
         f"data.cache={folder / 'cache'}",
         f"name={recipe}{seed}",
         f"data.train.paths=[{pictures}]",
+        *given,
     ]
     run = ingot.build(ingot.load_recipe(ROOT / f"recipes/image_text/{recipe}.yaml", overrides=overrides), runs=folder)
     run.train()
@@ -130,10 +131,12 @@ def main() -> None:
     asked.add_argument("--seeds", type=int, default=3)
     asked.add_argument("--recipes", default="clip_emoji,siglip_emoji")
     asked.add_argument("--name", default="image_text_gains")
+    asked.add_argument("overrides", nargs="*", help="changes of the recipes, such as model.embedding.patch=8")
     options = asked.parse_args()
     os.chdir(text_folder().parent / "images")
     results: dict[str, Any] = {
         "budget": options.budget,
+        "overrides": options.overrides,
         "baselines": baselines(Path("emoji/train.parquet"), Path("emoji/validation.parquet")),
     }
     print(json.dumps(results["baselines"], indent=1), flush=True)
@@ -141,7 +144,7 @@ def main() -> None:
         pictures = plain_pictures(Path("emoji/train.parquet"), Path(place) / "pictures.parquet")
         for recipe in options.recipes.split(","):
             began = time.perf_counter()
-            runs = [trained(recipe, seed, options.budget, pictures, Path(place)) for seed in range(options.seeds)]
+            runs = [trained(recipe, seed, options.budget, options.overrides, pictures, Path(place)) for seed in range(options.seeds)]
             results[recipe] = {"seconds": time.perf_counter() - began}
             for metric in ("forward_R@1", "forward_R@10", "backward_R@1", "backward_R@10"):
                 values = [run[metric] for run in runs]
