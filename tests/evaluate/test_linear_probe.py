@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import ingot
+from ingot.core.errors import UserError
+from ingot.core.evaluating import evaluating
 from ingot.core.resolve import spec
+from ingot.evaluate._features import features
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 def test_solves_what_scikit_learn_solves(setting: Any) -> None:
@@ -40,3 +47,22 @@ def test_labels_without_meaning_are_not_learned(setting: Any) -> None:
         training=lambda rows: shuffled(setting.training(rows)),
     )
     assert found["accuracy"] < 0.5
+
+
+def test_reads_the_layer_it_is_told_to(setting: Any) -> None:
+    """Behind the last block only the final norm is left, which centering and scaling do not undo; behind the first one all else differs."""
+    model, windows = setting.model, list(setting.windows())
+    ask = spec("evaluate", "linear_probe", layer=1).build(layout=setting.layout).ask
+    found, *_ = features(model, windows, setting.layout, ask=ask)
+    with evaluating(model):
+        x, context = model.embed(windows[0][0], False)
+        torch.testing.assert_close(found[:8], model.encoder.blocks[0](x, context).mean(dim=1).double())
+    last, *_ = features(model, windows, setting.layout, ask=spec("evaluate", "knn", layer=2).build(layout=setting.layout).ask)
+    assert (last - found).abs().max() > 0.1
+    assert setting.measure(spec("evaluate", "linear_probe", layer=1).build(layout=setting.layout))["accuracy"] > 0.5
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "knn"])
+def test_a_layer_that_is_not_there_is_named_by_check(name: str) -> None:
+    with pytest.raises(UserError, match="layer: wants 7, but the encoder has 6"):
+        ingot.build(RECIPES / "vision/vit_tiny.yaml", [f"evaluate.also=[{{name: {name}, layer: 7}}]"])

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from .rows import positions_per_row
+from .rows import steps_in
 
 if TYPE_CHECKING:
     from ..train.state import State
     from .run import Run
 
+SHORT = 120.0  # seconds of forward and backward passes in a run below which compiling, half a minute and more, is not even tried
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
 
@@ -49,18 +50,13 @@ def _missing(run: Run) -> str:
     return ""
 
 
-def _micro_steps_left(run: Run, state: State, seconds: float) -> float:
-    """Micro-batches to come, each of which takes so many seconds without compilation; infinite where the budget does not say."""
-    index = state.progress.stage
-    section = run.section.stages[index]
-    rows, sequence = run.batch_rows(index), positions_per_row(run, index)
-    amount = section.budget.value
-    known = {"steps": amount * rows, "rows": amount, "tokens": amount / sequence}.get(section.budget.unit)
-    if section.budget.unit == "seconds":
-        return amount / seconds
-    if known is None:
-        return float("inf")
-    return known / run.program.choose_micro_rows(index, rows)
+def _micro_steps(run: Run, index: int, seconds: float) -> float | None:
+    """Micro-batches of a stage, each of which takes so many seconds without compilation; None where the budget does not say."""
+    if run.section.stages[index].budget.unit == "flops":
+        return None
+    rows = run.batch_rows(index)
+    per_step = rows / run.program.choose_micro_rows(index, rows)
+    return steps_in(run, index, flops=1.0, seconds=seconds * per_step) * per_step
 
 
 def _probe(run: Run, state: State) -> tuple[bool, str]:
@@ -72,8 +68,8 @@ def _probe(run: Run, state: State) -> tuple[bool, str]:
     finally:
         windows.close()
     eager = _time(run.model, batch, 2, warmup=1)
-    micro_steps = _micro_steps_left(run, state, eager[0])
-    if micro_steps * eager[0] < 60:
+    micro_steps = _micro_steps(run, index, eager[0])
+    if micro_steps is not None and micro_steps * eager[0] < SHORT:
         return False, f"the run is too short to win back the compilation ({micro_steps:.0f} micro-batches of {eager[0]:.2f} s)"
     twin = copy.deepcopy(run.model)
     twin.compile_blocks()
@@ -85,8 +81,10 @@ def _probe(run: Run, state: State) -> tuple[bool, str]:
     difference = abs(_loss(run.model, batch) - _loss(twin, batch)) / abs(eager[1])
     if difference > TOLERANCE[run.dtype]:
         return False, f"the compiled loss differs by {difference:.1e} relative"
-    saved = micro_steps * statistics.median(first - second for first, second in pairs)
-    if ratio < 1.02 or saved < cost:
+    saved = None if micro_steps is None else micro_steps * statistics.median(first - second for first, second in pairs)
+    if ratio < 1.02:
+        return False, f"measured {ratio:.2f}x after {cost:.0f} s of compiling"
+    if saved is not None and saved < cost:
         return False, f"measured {ratio:.2f}x, which wins {saved:.0f} s of {cost:.0f} s spent compiling"
     return True, f"measured {ratio:.2f}x faster after {cost:.0f} s of compiling, loss equal to {difference:.0e}"
 

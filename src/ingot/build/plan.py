@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..core.parts import Spec, signature
-from ..core.quantities import Quantity
 from ..ledger.forecast import Forecast, forecast, sharded
 from ..ledger.machine import matmul_doubt, matmul_rate
 from ..train.fused_backward import FusedBackward
@@ -21,7 +20,7 @@ from .groups import parameter_groups
 from .grow import graph_of
 from .memory_fit import settle, settle_naively, stacks
 from .remedies import Remedies
-from .rows import example_batch, positions_per_row
+from .rows import example_batch, steps_in
 
 if TYPE_CHECKING:
     from .run import Run
@@ -138,7 +137,7 @@ def _plan_stage(run: Run, index: int, available: int, rate: float) -> dict[str, 
     rows = -(-run.batch_rows(index) // run.layout.ranks)
     setting = settle(run, index, rows, available, rate)
     found = setting.forecast
-    steps = steps_in(run, index, found.flops * run.layout.ranks, setting.seconds)
+    steps = steps_in(run, index, flops=found.flops * run.layout.ranks, seconds=setting.seconds)
     naive = settle_naively(run, index, rows, rate)
     remedies = None if setting.fits else Remedies(run, index, setting, available)
     return {
@@ -156,14 +155,3 @@ def _plan_stage(run: Run, index: int, available: int, rate: float) -> dict[str, 
         "changes": [vars(change) for change in remedies.one_by_one()] if remedies else [],
         "together": remedies.together().as_dict() if remedies else None,
     }
-
-
-def steps_in(run: Run, index: int, flops: float, seconds: float) -> float:
-    """Optimizer steps that the stage's budget buys."""
-    budget: Quantity = run.section.stages[index].budget
-    rows, sequence = run.batch_rows(index), positions_per_row(run, index)
-    per_step = {"steps": 1.0, "rows": rows, "tokens": rows * sequence, "flops": flops, "seconds": seconds}.get(budget.unit)
-    if per_step is None:
-        data = run.data_of(index)
-        per_step = {"epochs": rows / data.train.rows_per_epoch}.get(budget.unit, 1.0)
-    return max(1.0, budget.value / per_step)

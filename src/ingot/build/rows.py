@@ -107,6 +107,22 @@ def seconds_per_row(run: Run, index: int) -> float:
     return seconds
 
 
+def steps_in(run: Run, index: int, *, flops: float, seconds: float) -> float:
+    """Optimizer steps that a stage's budget buys at so many FLOPs and seconds each; not before the first, so at least one."""
+    budget = run.section.stages[index].budget
+    rows = run.batch_rows(index)
+    per_step = {
+        "steps": lambda: 1.0,
+        "rows": lambda: rows,
+        "tokens": lambda: rows * positions_per_row(run, index),
+        "flops": lambda: flops,
+        "seconds": lambda: seconds,
+        "epochs": lambda: rows / run.data_of(index).train.rows_per_epoch,
+        "audio_seconds": lambda: rows * seconds_per_row(run, index),
+    }[budget.unit]()
+    return max(1.0, budget.value / per_step)
+
+
 def needed(fields: dict[str, Any], reads: tuple[str, ...]) -> list[str]:
     """Keys that are read and not given."""
     return [key for key in reads if key not in fields]

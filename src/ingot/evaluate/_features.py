@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.evaluating import evaluating
+from ..nn.pooling import pooled
 
 if TYPE_CHECKING:
     from ..core.seams import Layout
@@ -30,6 +31,18 @@ def features(
     gathered = [torch.cat([part for part in layout.gather(value) if len(part)]) for value in parts]
     order = gathered[0].argsort()
     return (gathered[1][order].double(), *(value[order] for value in gathered[2:]))
+
+
+def of_layer(layer: int | None) -> Any:
+    """What to ask of a model for its features: its own, or the mean of real positions behind so many blocks of its encoder."""
+    if layer is None:
+        return "features"
+
+    def ask(model: Any, batch: dict[str, Tensor]) -> Tensor:
+        x_BTD, context = model.embed(batch, bool(getattr(model.objective, "causal", False)))
+        return pooled(model.encoder.through(x_BTD, context, 0, layer), context, "mean", int(getattr(model.embedding, "leading", 0)))
+
+    return ask
 
 
 def labeled(x_ND: Tensor, label_N: Tensor) -> tuple[Tensor, Tensor]:

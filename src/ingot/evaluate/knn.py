@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.layers import absent_layer
 from ..core.parts import Positive, part
-from ._features import accuracy, class_count, features, labeled
+from ._features import accuracy, class_count, features, labeled, of_layer
 
 if TYPE_CHECKING:
     from ..core.seams import Layout
@@ -24,19 +25,32 @@ if TYPE_CHECKING:
 
 @part
 class KNN:
-    """k: neighbors. temperature: of their weights. rows: training rows to look among, as many as evaluation allows when not given."""
+    """k: neighbors. temperature: of their weights. rows: training rows to look among, as many as evaluation allows when not given.
+    layer: how many of the encoder's blocks features go through; the model's own features when not given."""
 
     reads = ("label",)
 
-    def __init__(self, layout: Layout, *, k: Positive[int] = 20, temperature: Positive[float] = 0.07, rows: Positive[int] | None = None):
-        self.layout, self.k, self.temperature, self.rows = layout, k, temperature, rows
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        k: Positive[int] = 20,
+        temperature: Positive[float] = 0.07,
+        rows: Positive[int] | None = None,
+        layer: Positive[int] | None = None,
+    ):
+        self.layout, self.k, self.temperature, self.rows, self.ask = layout, k, temperature, rows, of_layer(layer)
+
+    @staticmethod
+    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
+        yield from absent_layer(knobs["layer"], context)
 
     def __call__(
         self, model: nn.Module, *, windows: Iterable[Any], training: Callable[[int | None], Iterable[Any]], fields: Any
     ) -> dict[str, float]:
         """accuracy, a share."""
-        known_ND, class_N = labeled(*features(model, training(self.rows), self.layout, "label"))
-        x_MD, class_M = labeled(*features(model, windows, self.layout, "label"))
+        known_ND, class_N = labeled(*features(model, training(self.rows), self.layout, "label", ask=self.ask))
+        x_MD, class_M = labeled(*features(model, windows, self.layout, "label", ask=self.ask))
         return {"accuracy": accuracy(self.votes(x_MD, known_ND, class_N, class_count(fields, class_N, class_M)).argmax(dim=1), class_M)}
 
     def votes(self, x_MD: Tensor, known_ND: Tensor, class_N: Tensor, classes: int) -> Tensor:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.layers import absent_layer
 from ..core.parts import Positive, part
-from ._features import accuracy, class_count, features, labeled
+from ._features import accuracy, class_count, features, labeled, of_layer
 
 if TYPE_CHECKING:
     from ..core.seams import Layout
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 @part
 class LinearProbe:
-    """l2: strengths to choose from. rows: labeled training rows used, as many as evaluation allows when not given. steps: of the solver."""
+    """l2: strengths to choose from. rows: labeled training rows used, as many as evaluation allows when not given. steps: of the solver.
+    layer: how many of the encoder's blocks features go through, middle ones being the better ones for some objectives; the model's own
+    features when not given."""
 
     reads = ("label",)
 
@@ -35,15 +38,20 @@ class LinearProbe:
         l2: list[Positive[float]] = [1e-4, 1e-3, 1e-2, 1e-1],
         rows: Positive[int] | None = None,
         steps: Positive[int] = 200,
+        layer: Positive[int] | None = None,
     ):
-        self.layout, self.l2, self.rows, self.steps = layout, l2, rows, steps
+        self.layout, self.l2, self.rows, self.steps, self.ask = layout, l2, rows, steps, of_layer(layer)
+
+    @staticmethod
+    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
+        yield from absent_layer(knobs["layer"], context)
 
     def __call__(
         self, model: nn.Module, *, windows: Iterable[Any], training: Callable[[int | None], Iterable[Any]], fields: Any
     ) -> dict[str, float]:
         """accuracy on held-out rows, train_accuracy, and the l2 that was chosen."""
-        known_ND, class_N = labeled(*features(model, training(self.rows), self.layout, "label"))
-        x_MD, class_M = labeled(*features(model, windows, self.layout, "label"))
+        known_ND, class_N = labeled(*features(model, training(self.rows), self.layout, "label", ask=self.ask))
+        x_MD, class_M = labeled(*features(model, windows, self.layout, "label", ask=self.ask))
         mean_D, std_D = known_ND.mean(dim=0), known_ND.std(dim=0).clamp(min=1e-8)
         known_ND, x_MD = (known_ND - mean_D) / std_D, (x_MD - mean_D) / std_D
         classes = class_count(fields, class_N, class_M)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.layers import absent_layer
 from ...core.parts import NonNegative, Positive, part
 from ...core.seams import Field
 from ..source._signal import mfcc
@@ -42,12 +43,7 @@ class KMeans:
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
-        encoder = getattr(getattr(context.get("run"), "model", None), "encoder", None)
-        if knobs["layer"] is not None and encoder is not None:
-            if not hasattr(encoder.target, "through"):
-                yield f"wants the output of a layer, which encoder {encoder.name!r} does not show"
-            elif knobs["layer"] > encoder.knobs["depth"]:
-                yield f"wants layer {knobs['layer']}, but the encoder has {encoder.knobs['depth']}"
+        yield from absent_layer(knobs["layer"], context)
 
     @staticmethod
     def hop(knobs: Mapping[str, Any], rate: int, stride: int) -> int:
