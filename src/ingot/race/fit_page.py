@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.amounts import count
+from ..core.atomic import write_text
 from ..report.text import safe
 from .page import figure, legend, page, section, table
 from .plots import EMPTY, Plane, hinted, line, svg, text
@@ -30,9 +31,7 @@ def write_fit_page(fits: Mapping[str, Fit], path: str | Path, *, title: str, hel
     ]
     for name, fit in fits.items():
         body.append(_one(name, fit, (held or {}).get(name)))
-    aside = path.with_name(path.name + ".new")
-    aside.write_text(page(title, "\n".join(body), {name: fit.as_dict() for name, fit in fits.items()}), encoding="utf-8")
-    aside.replace(path)
+    write_text(path, page(title, "\n".join(body), {name: fit.as_dict() for name, fit in fits.items()}))
     return path
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..build.check import check, resolve_run
 from ..build.run import Run
 from ..core.amounts import count, duration
+from ..core.atomic import whole_file
 from ..core.errors import Problem, RunError, UserError
 from ..core.parts import Fraction, NonNegative, Positive, section
 from ..core.quantities import parse_quantity
@@ -313,12 +314,10 @@ def _point(rung: Rung, trial: Trial, result: dict[str, Any], held: bool) -> dict
 
 def write_points(rows: list[dict[str, Any]], path: Path) -> None:
     """The rows as csv, in place at once."""
-    aside = path.with_name(path.name + ".new")
-    with open(aside, "w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(aside, path)
 
 
 def law_of(ladder: Ladder) -> tuple[str, dict[str, Any]]:

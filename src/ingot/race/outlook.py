@@ -10,11 +10,11 @@ until they end, and have no outlook.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.atomic import write_text
 from ..core.errors import UserError
 from ..ledger.ledger import read
 from ..report.text import safe
@@ -88,10 +88,7 @@ def tell_outlook(race: Race, store: Store, course: Course, running: Sequence[Tri
                 f"({one['low']:.4f} to {one['high']:.4f})"
             )
     if found:
-        place.mkdir(parents=True, exist_ok=True)
-        aside = place / (RUNNING + ".new")
-        aside.write_text(render(race.name, race.section.metric, found), encoding="utf-8")
-        os.replace(aside, place / RUNNING)
+        write_text(place / RUNNING, render(race.name, race.section.metric, found))
     return found
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.amounts import count, duration, size
+from ..core.atomic import write_text
 from ..report.document import document, kept
 from ..report.text import safe
 from . import plots
@@ -42,9 +43,7 @@ def page(title: str, body: str, data: Any = None) -> str:
 
 def write_page(verdict: dict[str, Any], path: Path) -> Path:
     """Write the page of a verdict, replacing an older one at once."""
-    aside = path.with_name(path.name + ".new")
-    aside.write_text(render(verdict), encoding="utf-8")
-    aside.replace(path)
+    write_text(path, render(verdict))
     return path
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..core.atomic import write_text
 from ..core.recipe import digest
 
 FORMAT = 1  # of result.json; a change makes old results unknown
@@ -88,13 +89,8 @@ class Store:
 
 
 def write_whole(path: Path, value: dict[str, Any]) -> None:
-    """JSON written aside, flushed to the disk, then renamed: a kill leaves the old file or the new one."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.new")
-    with open(aside, "w", encoding="utf-8") as file:
-        json.dump(value, file, allow_nan=True)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    """JSON; a kill leaves the old file or the new one."""
+    write_text(path, json.dumps(value, allow_nan=True))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
