@@ -32,7 +32,7 @@ def measured(name: str, seed: int, overrides: list[str]) -> dict[str, float]:
     last = [line["results"] for line in lines if line["kind"] == "evaluation"][-1]
     found = {f"{part}_{metric}": last[part][f"forecast.{metric}"] for part in ("validation", "test") for metric in ("mse", "mae")}
     return found | {
-        "seconds": next(line["wall_seconds"] for line in reversed(lines) if line["kind"] == "end"),
+        "seconds": sum(line["wall_seconds"] for line in lines if line["kind"] == "end"),
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "windows": last["test"]["forecast.windows"],
     }
