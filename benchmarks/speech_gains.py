@@ -1,9 +1,10 @@
 """What pre-training without labels gains on sound: spoken digits of a speaker who was never heard, told apart by a linear probe.
 
-    python benchmarks/speech_gains.py [--budget "20 epochs"] [--seeds 3] [--methods hubert,wav2vec2] [--speakers theo,...] [--limit ROWS]
+    python benchmarks/speech_gains.py [--budget "20 epochs"] [--seeds 3] [--methods hubert,wav2vec2] [--speakers theo,...] [--layer 3] [--limit ROWS]
 
 HuBERT (both of its rounds get the budget) and wav2vec 2.0 (twice the budget) are pre-trained on all speakers but one; the probe learns
-from the same speakers' labels and is tried on the one left out. The baseline is the same probe on mel bands: mean and deviation over time
+from the same speakers' labels and is tried on the one left out, once on the model's own features and once on those of a middle layer, from
+which HuBERT's second round has its units too. The baseline is the same probe on mel bands: mean and deviation over time
 of 80. Seed i leaves out speaker i (of the alphabet), so that the spread is of speakers and seeds together. Reported: accuracies, and the
 mean paired difference with its 95 % interval (Student's t over seeds). Results go to benchmarks/results/speech_gains.json.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +58,8 @@ def mel_accuracy(speaker: str, limit: int | None) -> float:
     return accuracy((other @ weight[:, :-1].T + weight[:, -1]).argmax(dim=1), wanted)
 
 
-def probed(method: str, seed: int, speaker: str, budget: str, limit: int | None, folder: Path) -> float:
-    """Pre-train without the speaker, then the probe's accuracy on him."""
+def probed(method: str, seed: int, speaker: str, budget: str, layer: int, limit: int | None, folder: Path) -> dict[str, float]:
+    """Pre-train without the speaker, then the probe's accuracy on him, by what it reads."""
     import ingot
 
     number, _, unit = budget.partition(" ")
@@ -88,7 +90,11 @@ def probed(method: str, seed: int, speaker: str, budget: str, limit: int | None,
     run.train()
     from ingot.core.resolve import spec
 
-    return float(next(iter(run.evaluate(rows=rows, also=[spec("evaluate", "linear_probe")]).values()))["linear_probe.accuracy"])
+    def accuracy(**knobs: Any) -> float:
+        found = run.evaluate(rows=rows, also=[spec("evaluate", "linear_probe", **knobs)])
+        return float(next(iter(found.values()))["linear_probe.accuracy"])
+
+    return {method: accuracy(), f"{method}, layer {layer}": accuracy(layer=layer)}
 
 
 def main() -> None:
@@ -97,20 +103,24 @@ def main() -> None:
     asked.add_argument("--seeds", type=int, default=3)
     asked.add_argument("--methods", default="hubert,wav2vec2")
     asked.add_argument("--speakers")
+    asked.add_argument("--layer", type=int, default=3, help="the middle layer that is probed too")
     asked.add_argument("--limit", type=int, help="so many rows for probes, to try it out")
     asked.add_argument("--name", default="speech_gains")
     options = asked.parse_args()
     os.chdir(text_folder().parent)
     left_out = options.speakers.split(",") if options.speakers else speakers()
     found: dict[str, list[float]] = {"log_mel": []}
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
         for seed in range(options.seeds):
             speaker = left_out[seed % len(left_out)]
             found["log_mel"].append(mel_accuracy(speaker, options.limit))
             print("log_mel", speaker, found["log_mel"][-1], flush=True)
             for method in options.methods.split(","):
-                found.setdefault(method, []).append(probed(method, seed, speaker, options.budget, options.limit, Path(place)))
-                print(method, speaker, found[method][-1], flush=True)
+                results = probed(method, seed, speaker, options.budget, options.layer, options.limit, Path(place))
+                print(speaker, results, flush=True)
+                for name, value in results.items():
+                    found.setdefault(name, []).append(value)
     gains = {
         method: paired([a - b for a, b in zip(values, found["log_mel"], strict=True)])
         for method, values in found.items()
@@ -119,6 +129,7 @@ def main() -> None:
     write(
         options.name,
         {
+            "seconds": time.perf_counter() - began,
             "budget": options.budget,
             "speakers": [left_out[seed % len(left_out)] for seed in range(options.seeds)],
             "accuracy": found,
