@@ -18,12 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+from _cached import of_cached
 from _machine import ROOT, spread, text_folder, write
 from step_speed import environment
 
@@ -122,65 +120,16 @@ def theirs(kind: str, steps: int) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])  # type: ignore[no-any-return]
 
 
-def of_cached(kind: str, folder: Path, rounds: int, steps: int = 6) -> dict[str, Any]:
-    """The rate on the loader's windows over the rate on kept ones, blocks of steps in turn; nothing is decoded while kept ones are used.
-
-    The windows that a new loader has ready before its block's first step is timed are not counted.
-    """
-    import ingot
-    from ingot.train.step import step
-
-    run = ingot.build(recipe(kind, f"{kind}_cached", 1000), runs=folder / "runs")
-    state = run.state()
-    state.progress.entering = True
-    stage = run.program.enter(state)
-    row = 0
-
-    def block(windows: Iterator[Any], count: int) -> list[float]:
-        times = []
-        for _ in range(count):
-            began = time.perf_counter()
-            window = [stage.prepare(micro) for micro in next(windows)]
-            step(
-                state,
-                window,
-                run.layout,
-                side_weights=stage.side,
-                hooks=stage.hooks,
-                judge=lambda found: True,
-                stop=lambda: False,
-                phase=lambda name: nullcontext(),
-            )
-            times.append(time.perf_counter() - began)
-        return times
-
-    seconds: dict[str, list[float]] = {"cached": [], "loader": []}
-    kept: list[Any] = []
-    for number in range(rounds + 1):
-        opened = stage.open(row, stage.batch_rows, stage.micro_rows)
-        loaded = iter(opened)
-        kept = kept or list(islice(loaded, 4))
-        times = block(loaded, steps + 3)[3:]  # 2 were ready, 1 was begun
-        opened.close()
-        row += (steps + 8) * stage.batch_rows
-        if number:
-            seconds["loader"] += times
-            seconds["cached"] += block(cycle(kept), steps)
-    middle = {name: statistics.median(values) for name, values in seconds.items()}
-    total = {name: statistics.mean(values) for name, values in seconds.items()}
-    return {
-        "samples_per_second": {name: stage.batch_rows / value for name, value in middle.items()},
-        "ratio_of_medians": middle["cached"] / middle["loader"],
-        "ratio_of_means": total["cached"] / total["loader"],
-    }
-
-
 def main() -> None:
+    import ingot
+    from ingot.ops.memory import keep_freed_memory
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kinds", default="vit,hubert")
     options = parser.parse_args()
+    keep_freed_memory()  # as runs do
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -189,7 +138,7 @@ def main() -> None:
         (folder / "cifar10").symlink_to(text_folder().parent / "images" / "cifar10")
         os.chdir(folder)
         for kind in options.kinds.split(","):
-            cached = of_cached(kind, folder, options.rounds * 4)
+            cached = of_cached(ingot.build(recipe(kind, f"{kind}_cached", 1000), runs=folder / "runs"), options.rounds * 4, 6)
             mine, peer = [], []
             for number in range(options.rounds):
                 mine.append(ours(kind, folder, f"{kind}_{number}", options.steps))

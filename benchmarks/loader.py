@@ -1,95 +1,54 @@
-"""How much of the step rate of cached batches the loader keeps: ``python benchmarks/loader.py``.
+"""What reading the data leaves of a run's rate: packed documents of three sources beside batches that lie ready in memory.
 
-A corpus of random bytes is prepared in a temporary folder. A step is a matrix multiplication sized to take about ``--step`` seconds. Steps on
-windows kept in memory and steps on windows from the loader alternate, a few at a time, in one process; prints one JSON object with
-the rates at the median step.
+    python benchmarks/loader.py [--rounds 12] [--steps 8] [override ...]
+
+recipes/text/gpt_tiny.yaml on a mixture of technical texts, fiction and Python code: steps on the loader's windows and on four kept
+ones in turn, in one process, so that the machine's moods fall on both. Beside it how long a row takes to read alone. Results go to
+benchmarks/results/loader.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import json
+import os
 import tempfile
 import time
-from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from _machine import write
-
-from ingot.core.resolve import spec
-from ingot.data.loader import Loader
-from ingot.data.open import open_data
-
-
-def stream_of(folder: Path, sequence: int, size: int) -> Any:
-    """Three sources of random words, mixed."""
-    draw = np.random.default_rng(0)
-    for name in "abc":
-        words = draw.integers(97, 123, size=(size // 600, 100, 6), dtype=np.uint8)
-        words[:, :, 5] = 32
-        (folder / f"{name}.txt").write_bytes(b"\n".join(row.tobytes() for row in words))
-    sources = {name: {"name": "text_files", "paths": [f"{name}.txt"], "document": "line"} for name in "abc"}
-    mixture = spec("data.source", "mixture", sources=sources, weights={"a": 0.6, "b": 0.3, "c": 0.1})
-    return open_data(
-        train=mixture,
-        tokenizer=spec("data.tokenizer", "bytes"),
-        sequence=sequence,
-        pack=spec("data.pack", "stream"),
-        cache=folder / "cache",
-        folder=folder,
-        seed=0,
-    ).train
+from _cached import of_cached
+from _machine import ROOT, text_folder, write
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--sequence", type=int, default=512)
-    parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--step", type=float, default=0.2, help="seconds of work in a step")
-    parser.add_argument("--steps", type=int, default=5, help="steps of one kind before the other")
-    parser.add_argument("--rounds", type=int, default=10)
+    import ingot
+    from ingot.ops.memory import keep_freed_memory
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=8, help="of one kind before the other")
+    parser.add_argument("overrides", nargs="*", help="changes of the recipe")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    weight = torch.randn(1024, 1024)
-    start = time.perf_counter()
-    for _ in range(5):
-        weight @ weight
-    repeats = max(1, round(options.step / ((time.perf_counter() - start) / 5)))
+    keep_freed_memory()
+    load = os.getloadavg()[0]
+    kinds = {"technical": 0.5, "fiction": 0.3, "code_python": 0.2}
+    sources = {kind: {"name": "jsonl", "paths": [str(text_folder() / kind / "train.jsonl.gz")]} for kind in kinds}
     with tempfile.TemporaryDirectory() as place:
-        stream = stream_of(Path(place), options.sequence, 20_000_000)
-        start = time.perf_counter()
-        for row in range(0, 12_800, options.rows):
-            stream.batch(row, options.rows)
-        alone = (time.perf_counter() - start) / 12_800
-
-        def step(windows: Any) -> float:
-            begin = time.perf_counter()
-            next(windows)
-            for _ in range(repeats):
-                weight @ weight
-            return time.perf_counter() - begin
-
-        with_args = {"start": 0, "rows_per_step": options.rows, "micro_rows": options.rows}
-        cached = cycle(list(islice(Loader(stream, prefetch=0, **with_args), 4)))
-        loader = Loader(stream, **with_args)
-        seconds: dict[str, list[float]] = {"cached": [], "loader": []}
-        for _ in range(options.rounds):
-            for name, windows in (("cached", cached), ("loader", loader)):
-                seconds[name] += [step(windows) for _ in range(options.steps)]
-        loader.close()
-    middle = {name: statistics.median(values) for name, values in seconds.items()}
-    write(
-        "loader",
-        {
-            "microseconds_per_row": alone * 1e6,
-            "rows_per_second_alone": 1 / alone,
-            "rows_per_second": {name: options.rows / value for name, value in middle.items()},
-            "ratio": middle["cached"] / middle["loader"],
-        },
-    )
+        overrides = [
+            f"data.train={json.dumps({'name': 'mixture', 'sources': sources, 'weights': kinds})}",
+            f"data.cache={place}/cache",
+            "compile=false",
+            "evaluate.prompts=[]",
+            *options.overrides,
+        ]
+        run = ingot.build(ingot.load_recipe(ROOT / "recipes/text/gpt_tiny.yaml", overrides), runs=Path(place))
+        stream = run.data_of(0).train
+        began = time.perf_counter()
+        for row in range(0, 12_800, 32):
+            stream.batch(row, 32)
+        alone = (time.perf_counter() - began) / 12_800
+        found = of_cached(run, options.rounds, options.steps)
+    write("loader", {"load_before": load, "overrides": options.overrides, "microseconds_per_row_alone": alone * 1e6, **found})
 
 
 if __name__ == "__main__":
