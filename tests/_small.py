@@ -1,6 +1,11 @@
-"""A recipe of a thousand weights on a corpus beside it, for races and ladders of many short runs."""
+"""Common words to write a corpus of, and a recipe of a thousand weights on a corpus beside it, for races and ladders of many short runs."""
 
 from __future__ import annotations
+
+WORDS = [
+    "the", "of", "and", "a", "to", "in", "is", "you", "that", "it", "he", "was", "for", "on", "are", "as", "with", "his",
+    "they", "at", "be", "this", "have", "from", "or", "one", "had", "by", "word", "but", "not", "what", "all", "were", "we", "when",
+]  # fmt: skip
 
 
 def small_recipe(batch: int = 256, hooks: str = "[clip]", rows: int = 16, micro_rows: int = 8) -> str:

@@ -37,49 +37,11 @@ def any_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingot.ledger.machine, "WIDTH", 64)
 
 
-WORDS = [
-    "the",
-    "of",
-    "and",
-    "a",
-    "to",
-    "in",
-    "is",
-    "you",
-    "that",
-    "it",
-    "he",
-    "was",
-    "for",
-    "on",
-    "are",
-    "as",
-    "with",
-    "his",
-    "they",
-    "at",
-    "be",
-    "this",
-    "have",
-    "from",
-    "or",
-    "one",
-    "had",
-    "by",
-    "word",
-    "but",
-    "not",
-    "what",
-    "all",
-    "were",
-    "we",
-    "when",
-]
-
-
 def write_corpus(folder: Path, documents: int = 40, seed: int = 0) -> Path:
     """Text files of seeded words; enough structure for a loss to fall."""
     import random
+
+    from _small import WORDS
 
     draw = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from _small import WORDS
 from torch.nn import functional as F
 
 from ingot.build.run import open_run
@@ -19,44 +20,6 @@ tokenizers = pytest.importorskip("tokenizers")
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = str(ROOT / "recipes" / "text" / "continue_hf.yaml")
-WORDS = [
-    "the",
-    "of",
-    "and",
-    "a",
-    "to",
-    "in",
-    "is",
-    "you",
-    "that",
-    "it",
-    "he",
-    "was",
-    "for",
-    "on",
-    "are",
-    "as",
-    "with",
-    "his",
-    "they",
-    "at",
-    "be",
-    "this",
-    "have",
-    "from",
-    "or",
-    "one",
-    "had",
-    "by",
-    "word",
-    "but",
-    "not",
-    "what",
-    "all",
-    "were",
-    "we",
-    "when",
-]
 SETTINGS = [
     "data.sequence=32",
     "data.holdout=0.2",

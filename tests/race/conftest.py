@@ -9,48 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _small import small_recipe
+from _small import WORDS, small_recipe
 
 from ingot.race.spec import Race, read_race
 
-WORDS = [
-    "the",
-    "of",
-    "and",
-    "a",
-    "to",
-    "in",
-    "is",
-    "you",
-    "that",
-    "it",
-    "he",
-    "was",
-    "for",
-    "on",
-    "are",
-    "as",
-    "with",
-    "his",
-    "they",
-    "at",
-    "be",
-    "this",
-    "have",
-    "from",
-    "or",
-    "one",
-    "had",
-    "by",
-    "word",
-    "but",
-    "not",
-    "what",
-    "all",
-    "were",
-    "we",
-    "when",
-]
 BASE = small_recipe()
 RACE = """
 question: Does it matter?
