@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ..core.evaluating import evaluating
-from ..nn.pooling import pooled
 
 if TYPE_CHECKING:
     from ..core.seams import Layout
@@ -35,14 +34,7 @@ def features(
 
 def of_layer(layer: int | None) -> Any:
     """What to ask of a model for its features: its own, or the mean of real positions behind so many blocks of its encoder."""
-    if layer is None:
-        return "features"
-
-    def ask(model: Any, batch: dict[str, Tensor]) -> Tensor:
-        x_BTD, context = model.embed(batch, bool(getattr(model.objective, "causal", False)))
-        return pooled(model.encoder.through(x_BTD, context, 0, layer), context, "mean", int(getattr(model.embedding, "leading", 0)))
-
-    return ask
+    return "features" if layer is None else lambda model, batch: model.features(batch, layer=layer)
 
 
 def labeled(x_ND: Tensor, label_N: Tensor) -> tuple[Tensor, Tensor]:

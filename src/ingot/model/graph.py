@@ -160,13 +160,20 @@ class Model(nn.Module):
             cache.advance(h_BUD.shape[1])
         return h_BUD
 
-    def features(self, batch: dict[str, Tensor], *, tower: str | None = None, pooling: Pooling = "mean") -> Tensor:
-        """One vector a row, (B, D), of a batch that is not corrupted: the objective's own where it has them, else pooled positions."""
+    def features(
+        self, batch: dict[str, Tensor], *, tower: str | None = None, pooling: Pooling = "mean", layer: int | None = None
+    ) -> Tensor:
+        """One vector a row, (B, D), of a batch that is not corrupted: the objective's own where it has them, else pooled positions.
+
+        layer: behind so many of the encoder's blocks alone, pooled, whatever the objective has.
+        """
         own = getattr(self.objective, "features", None)
-        if own is not None and tower is None:
+        if own is not None and tower is None and layer is None:
             found: Tensor = own(self, batch)
             return found
-        h_BTD, context = self.encoded(batch, causal=bool(getattr(self.objective, "causal", False)), tower=tower)
+        h_BTD, context = self.embed(batch, causal=bool(getattr(self.objective, "causal", False)), tower=tower)
+        encoder: Any = self.tower(tower).encoder
+        h_BTD = encoder(h_BTD, context) if layer is None else encoder.through(h_BTD, context, 0, layer)
         return pooled(h_BTD, context, pooling, int(getattr(self.tower(tower).embedding, "leading", 0)))
 
     def logits(self, h: Tensor) -> Tensor:
