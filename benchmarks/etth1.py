@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from _machine import ROOT, text_folder, write
 
@@ -25,17 +26,18 @@ MODELS = ("patchtst_etth1", "ttm_etth1")
 GOAL = 0.385
 
 
-def measured(name: str, seed: int, overrides: list[str]) -> dict[str, float]:
+def measured(name: str, seed: int, overrides: list[str]) -> dict[str, Any]:
     """Train one recipe; errors of its last evaluation. What was found is kept beside the runs and read the next time."""
     kept = Path(f"{name}_{seed}.json")
-    if kept.exists():
-        return dict(json.loads(kept.read_text()))
+    if kept.exists() and (known := dict(json.loads(kept.read_text())))["overrides"] == overrides:
+        return known
     began = time.perf_counter()
     run = ingot.build(ingot.load_recipe(str(RECIPES / f"{name}.yaml"), [f"name={name}_{seed}", f"seed={seed}", *overrides]))
     run.train()
     lines = [json.loads(line) for line in (run.folder / "ledger.jsonl").read_text(encoding="utf-8").splitlines()]
     last = [line["results"] for line in lines if line["kind"] == "evaluation"][-1]
-    found = {f"{part}_{metric}": last[part][f"forecast.{metric}"] for part in ("validation", "test") for metric in ("mse", "mae")}
+    found: dict[str, Any] = {"overrides": overrides}
+    found |= {f"{part}_{metric}": last[part][f"forecast.{metric}"] for part in ("validation", "test") for metric in ("mse", "mae")}
     found |= {
         "seconds": time.perf_counter() - began,
         "parameters": sum(p.numel() for p in run.model.parameters()),

@@ -39,4 +39,4 @@ def test_the_verdict_follows_the_measurements(
     monkeypatch.setattr(compile_probe, "_time", lambda model, batch, repeats, warmup: (times[0 if model is plain else 1], losses[0]))
     monkeypatch.setattr(compile_probe, "_loss", lambda model, batch: losses[0 if model is plain else 1])
     enabled, why = compile_probe.choose_compile(run, run.state(), "auto")
-    assert enabled is expected and ("faster" in why or "differs" in why or "0.99x" in why or "1.01x" in why)
+    assert enabled is expected and ("faster" in why or "differs" in why or "wins" in why)

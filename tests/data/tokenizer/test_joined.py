@@ -40,12 +40,8 @@ def texts(count: int, seed: int = 0) -> list[str]:
 
 def kind(name: str) -> tokenizers.Tokenizer:
     """A tokenizer trained on the texts, cut in a way of the field."""
-    bpe = {
-        "models": models.BPE(unk_token="<unk>"),
-        "trainer": tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>", "<|end|>"]),
-    }
-    inner = tokenizers.Tokenizer(bpe["models"])
-    trainer = bpe["trainer"]
+    inner = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>", "<|end|>"])
     if name.startswith("byte level"):
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=name.endswith("prefix"))
     elif name == "word piece":

@@ -17,8 +17,8 @@ from ..source._fingerprint import digest
 from ._joined import Joined
 
 _PIECE = 1 << 16
-_LONG = 1024  # mean characters up to which texts count as short
-_MANY = 256  # short texts above which they are encoded together
+_LONG = 1024  # mean characters up to which texts count as short; only above them is encoding without offsets the faster one, text by text
+_MANY = 256  # short texts from which on they are encoded together
 # The one kind of place where cutting a text cannot change its tokens: GPT-2's pattern puts a newline between two visible characters
 # into a token of its own.
 _CUT = re.compile(r"(?<=\S)\n(?=\S)")
