@@ -69,12 +69,18 @@ def gradients(objective: str, dtype: torch.dtype, layout: Any, accumulations: tu
         model.zero_grad(set_to_none=True)
         window = [model.objective.prepare(micro) for micro in micro_batches(layout.rank, layout.ranks, accumulation)]
         forward_backward(model, window, layout, {})
-        for name, parameter in model.named_parameters():
-            gradient = parameter.grad
-            found[f"{objective}/{dtype}/{accumulation}/{name}"] = (
-                gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient.clone()
-            )
+        for name, gradient in whole({name: parameter.grad for name, parameter in model.named_parameters()}).items():
+            found[f"{objective}/{dtype}/{accumulation}/{name}"] = gradient
     return found
+
+
+def whole(found: dict[str, Any]) -> dict[str, Tensor]:
+    """Copies of tensors; slices of several ranks are put together in one exchange, since many small ones take long on a busy machine."""
+    if not any(hasattr(value, "to_local") for value in found.values()):
+        return {name: value.clone() for name, value in found.items()}
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, {name: value.to_local() for name, value in found.items()})
+    return {name: torch.cat([part[name] for part in parts]) for name in found}
 
 
 def task(layout: Any, folder: Path, argument: str) -> dict[str, Tensor]:

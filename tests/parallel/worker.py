@@ -8,6 +8,7 @@ FOLDER/result.safetensors. Exit statuses of ranks are not looked at, since gloo 
 
 from __future__ import annotations
 
+import faulthandler
 import importlib.util
 import os
 import socket
@@ -22,6 +23,7 @@ def main(target: str, folder: str, layout: str, ranks: str, argument: str = "") 
     if "RANK" not in os.environ:
         launch(result, int(ranks))
         return
+    faulthandler.enable()
     import torch
 
     from ingot.core.resolve import spec
@@ -43,7 +45,7 @@ def main(target: str, folder: str, layout: str, ranks: str, argument: str = "") 
     leave()
 
 
-def launch(result: Path, ranks: int, limit: float = 150.0) -> None:
+def launch(result: Path, ranks: int, limit: float = 220.0) -> None:
     """Start the ranks and wait for all of them; a rank that fails before the result is there ends the others."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -59,6 +61,9 @@ def launch(result: Path, ranks: int, limit: float = 150.0) -> None:
                 break
             time.sleep(0.05)
     finally:
+        if not result.exists():
+            late = f"{limit:g} s are over; " if time.monotonic() > deadline else ""
+            print(f"{late}exit statuses by rank: {[child.poll() for child in children]}", file=sys.stderr)
         for child in children:
             child.kill()
             child.wait()
