@@ -9,8 +9,11 @@ import numpy as np
 GRAY = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
+LEVELS = np.arange(256, dtype=np.float32)
+
+
 def _bytes(values: np.ndarray) -> np.ndarray:
-    return np.clip(values + 0.5, 0, 255).astype(np.uint8)
+    return np.minimum(np.maximum(values + np.float32(0.5), np.float32(0)), np.float32(255)).astype(np.uint8)
 
 
 def gray(image: np.ndarray) -> np.ndarray:
@@ -21,8 +24,10 @@ def gray(image: np.ndarray) -> np.ndarray:
 
 
 def blend(image: np.ndarray, other: np.ndarray | float, factor: float) -> np.ndarray:
-    """factor of the image and 1 - factor of the other; above 1 it goes away from the other."""
-    return _bytes(image.astype(np.float32) * factor + np.asarray(other, dtype=np.float32) * (1 - factor))
+    """factor of the image and 1 - factor of the other; above 1 it goes away from the other. One gray level goes through a table."""
+    if isinstance(other, float):
+        return _bytes(LEVELS * np.float32(factor) + np.float32(other * (1 - factor))).take(image)
+    return _bytes(image.astype(np.float32) * np.float32(factor) + other.astype(np.float32) * np.float32(1 - factor))
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
@@ -54,13 +59,15 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     weights /= weights.sum()
     result = image.astype(np.float32)
     for axis in (0, 1):
-        padded = np.pad(result, [(reach, reach) if axis == at else (0, 0) for at in range(3)], mode="edge")
-        result = sum(weight * np.take(padded, range(at, at + image.shape[axis]), axis=axis) for at, weight in enumerate(weights))
+        size = image.shape[axis]
+        padded = result.take(np.arange(-reach, size + reach).clip(0, size - 1), axis=axis)
+        pieces = (padded[at : at + size] if axis == 0 else padded[:, at : at + size] for at in range(len(weights)))
+        result = sum(weight * piece for weight, piece in zip(weights, pieces, strict=True))
     return _bytes(result)
 
 
 def solarize(image: np.ndarray, threshold: float) -> np.ndarray:
-    return np.where(image >= threshold, 255 - image, image)
+    return np.where(LEVELS >= threshold, 255 - LEVELS, LEVELS).astype(np.uint8).take(image)
 
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
@@ -68,33 +75,48 @@ def posterize(image: np.ndarray, bits: int) -> np.ndarray:
 
 
 def autocontrast(image: np.ndarray) -> np.ndarray:
-    low, high = image.min(axis=(0, 1)).astype(np.float32), image.max(axis=(0, 1)).astype(np.float32)
-    return _bytes(np.where(high > low, (image - low) * 255 / np.maximum(high - low, 1), image))
+    """Every channel's darkest level becomes 0 and its lightest 255."""
+
+    def table(levels: np.ndarray) -> np.ndarray:
+        low, high = float(levels.min()), float(levels.max())
+        return _bytes((LEVELS - low) * (255 / (high - low)) if high > low else LEVELS)
+
+    return _by_channel(image, table)
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
     """Every channel's levels spread evenly."""
-    result = np.empty_like(image)
-    for channel in range(image.shape[2]):
-        counts = np.bincount(image[..., channel].ravel(), minlength=256)
+
+    def table(levels: np.ndarray) -> np.ndarray:
+        counts = np.bincount(levels.ravel(), minlength=256)
         before = np.cumsum(counts) - counts
-        total = image[..., channel].size - counts[counts.nonzero()[0][-1]]
-        table = np.clip(before * 255 / total + 0.5, 0, 255).astype(np.uint8) if total else np.arange(256, dtype=np.uint8)
-        result[..., channel] = table[image[..., channel]]
-    return result
+        total = levels.size - counts[counts.nonzero()[0][-1]]
+        return _bytes(before * 255 / total if total else LEVELS)
+
+    return _by_channel(image, table)
+
+
+def _by_channel(image: np.ndarray, table: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Each channel through the table of 256 levels that is made from it."""
+    channels = [np.ascontiguousarray(image[..., at]) for at in range(image.shape[2])]
+    return np.stack([table(levels).take(levels) for levels in channels], axis=-1)
 
 
 def affine(image: np.ndarray, matrix: np.ndarray, fill: int = 128) -> np.ndarray:
     """The image through a 2 x 2 matrix and a shift (2, 3), acting on (x, y) around the middle; nearest pixel."""
-    H, W, _ = image.shape
-    y, x = np.mgrid[:H, :W].astype(np.float32)
-    middle = np.array([(W - 1) / 2, (H - 1) / 2], dtype=np.float32)
-    places = (
-        np.stack([x - middle[0], y - middle[1]], axis=-1) @ matrix[:, :2].T.astype(np.float32) + matrix[:, 2].astype(np.float32) + middle
-    )
-    column, row = np.rint(places[..., 0]).astype(int), np.rint(places[..., 1]).astype(int)
-    inside = (column >= 0) & (column < W) & (row >= 0) & (row < H)
-    return np.where(inside[..., None], image[row.clip(0, H - 1), column.clip(0, W - 1)], np.uint8(fill))
+    H, W, C = image.shape
+    framed = np.full((H + 2, W + 2, C), fill, dtype=np.uint8)  # whatever lies outside is read from the frame
+    framed[1:-1, 1:-1] = image
+    x, y = np.arange(W, dtype=np.float32) - (W - 1) / 2, np.arange(H, dtype=np.float32) - (H - 1) / 2
+    (a, b, right), (c, d, down) = matrix.astype(np.float32).tolist()
+    column = a * x + (b * y + (right + (W + 1) / 2))[:, None]
+    row = c * x + (d * y + (down + (H + 1) / 2))[:, None]
+    places = _nearest(row, H + 1) * (W + 2) + _nearest(column, W + 1)
+    return framed.reshape(-1, C).take(places, axis=0)
+
+
+def _nearest(places: np.ndarray, last: int) -> np.ndarray:
+    return np.minimum(np.maximum(np.rint(places), 0), last).astype(np.intp)
 
 
 def rotate(image: np.ndarray, degrees: float) -> np.ndarray:

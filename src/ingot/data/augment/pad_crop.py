@@ -17,7 +17,13 @@ class PadCrop:
         self.pad = pad
 
     def __call__(self, value: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-        top, left = draw.integers(0, 2 * self.pad + 1, size=2).tolist()
+        top, left = (draw.integers(0, 2 * self.pad + 1, size=2) - self.pad).tolist()
         H, W, _ = value.shape
-        padded = np.pad(value, ((self.pad, self.pad), (self.pad, self.pad), (0, 0)), mode="reflect" if min(H, W) > self.pad else "edge")
-        return padded[top : top + H, left : left + W]
+        mirrored = min(H, W) > self.pad
+        return value[_places(top, H, mirrored)][:, _places(left, W, mirrored)]
+
+
+def _places(start: int, size: int, mirrored: bool) -> np.ndarray:
+    """Where the pixels from ``start`` on come from: outside of the image from its mirror, or from its edge where it is too small."""
+    places, last = np.arange(start, start + size), size - 1
+    return last - np.abs(last - np.abs(places)) if mirrored else np.minimum(np.maximum(places, 0), last)

@@ -64,7 +64,7 @@ class Images(Rows):
                     image = image.convert("RGBA")
                     ground = Image.new("RGBA", image.size, (self.background,) * 3 + (255,))
                     image = Image.alpha_composite(ground, image)
-                pixels = np.asarray(image.convert(wanted))
+                pixels = np.asarray(image if image.mode == wanted else image.convert(wanted))
         except BadRow:
             raise
         except Exception as error:  # decoders fail in many ways on damaged bytes

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -25,6 +26,7 @@ from ...core.seams import Field
 from ..order import seed_of
 
 Row = dict[str, Any]
+QUICK = 1e-3  # seconds in which a row is read that no other thread should be asked for
 
 
 class BadRow(Exception):
@@ -285,10 +287,15 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _in_threads(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
-    """As map, in a few runs of neighbors, so that handing work over costs little."""
+    """As map. Items that take long are shared out among threads in runs of neighbors; quick ones hold the interpreter's lock for most
+    of their time, so that threads would only disturb each other and the step that is computed meanwhile."""
     workers = min(16, os.cpu_count() or 1)
     if workers == 1 or len(items) < 4:
         return [function(item) for item in items]
-    size = -(-len(items) // workers)
-    pieces = [items[start : start + size] for start in range(0, len(items), size)]
-    return [result for piece in _pool().map(lambda piece: [function(item) for item in piece], pieces) for result in piece]
+    began = time.perf_counter()
+    first = [function(item) for item in items[:2]]
+    if time.perf_counter() - began < 2 * QUICK:
+        return first + [function(item) for item in items[2:]]
+    size = -(-(len(items) - 2) // workers)
+    pieces = [items[start : start + size] for start in range(2, len(items), size)]
+    return first + [result for piece in _pool().map(lambda piece: [function(item) for item in piece], pieces) for result in piece]
