@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.parts import Fraction, NonNegative, Positive, Spec, part
-from ..nn.embedding._convolutions import norm_over_time
+from ..ops.norm_over_time import norm_over_time
 from ._collapse import deviation, moments
 from ._masking import Hidden, places, stretches
 from ._teacher import Teacher

@@ -97,19 +97,6 @@ class RelativePosition(nn.Module):
         return y_BDT.mT
 
 
-def norm_over_time(x_BCT: Tensor, length_B: Tensor | None, weight_C: Tensor, bias_C: Tensor, eps: float = 1e-5) -> Tensor:
-    """Every channel of every row to mean 0, variance 1 over its real positions."""
-    if length_B is None:
-        return F.group_norm(x_BCT, x_BCT.shape[1], weight_C.to(x_BCT.dtype), bias_C.to(x_BCT.dtype), eps)
-    held, x_BCT = x_BCT.dtype, x_BCT.to(torch.promote_types(x_BCT.dtype, torch.float32))  # sums over thousands of samples
-    real_B1T = (torch.arange(x_BCT.shape[2], device=x_BCT.device) < length_B[:, None])[:, None].to(x_BCT.dtype)
-    count_B11 = real_B1T.sum(dim=2, keepdim=True).clamp(min=1)
-    mean_BC1 = (x_BCT * real_B1T).sum(dim=2, keepdim=True) / count_B11
-    variance_BC1 = ((x_BCT - mean_BC1).square() * real_B1T).sum(dim=2, keepdim=True) / count_B11
-    found = (x_BCT - mean_BC1) * (variance_BC1 + eps).rsqrt() * weight_C[:, None].to(x_BCT.dtype) + bias_C[:, None].to(x_BCT.dtype)
-    return found.to(held)
-
-
 def real_positions(length_B: Tensor, size: int) -> Tensor:
     """(B, T) int32: 1 for real positions, 0 for padding."""
     return (torch.arange(size, device=length_B.device) < length_B[:, None]).int()

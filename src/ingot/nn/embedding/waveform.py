@@ -24,9 +24,10 @@ from ...core.axes import label
 from ...core.errors import UserError
 from ...core.parts import Fraction, NonNegative, Positive, Slot, Spec, part
 from ...core.seams import Field
+from ...ops.norm_over_time import norm_over_time
 from ..context import Context
 from ..dropout import Dropout
-from ._convolutions import Convolution, RelativePosition, norm_over_time, real_positions
+from ._convolutions import Convolution, RelativePosition, real_positions
 
 
 class StemNorm(nn.Module):
