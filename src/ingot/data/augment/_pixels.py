@@ -67,7 +67,7 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def solarize(image: np.ndarray, threshold: float) -> np.ndarray:
-    return np.where(LEVELS >= threshold, 255 - LEVELS, LEVELS).astype(np.uint8).take(image)
+    return np.where(threshold <= LEVELS, 255 - LEVELS, LEVELS).astype(np.uint8).take(image)
 
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
