@@ -20,6 +20,7 @@ def test_the_rate_is_measured_once_and_plausible(monkeypatch: pytest.MonkeyPatch
 def test_the_rate_is_the_best_of_the_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([0.09, 0.005, 0.02] + [0.03] * machine.MEASUREMENTS)
     monkeypatch.setattr(machine, "_seconds", lambda *_: next(seconds))
+    monkeypatch.setattr(machine, "_rows", lambda *_: machine.ROWS)
     machine._matmul_rate.cache_clear()
     assert machine.matmul_rate("cpu", torch.float64) == 2 * machine.ROWS * machine.WIDTH**2 / 0.005
     machine._matmul_rate.cache_clear()
@@ -28,9 +29,17 @@ def test_the_rate_is_the_best_of_the_measurements(monkeypatch: pytest.MonkeyPatc
 def test_a_slow_machine_is_not_measured_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([1.0, 2.0, 0.1])
     monkeypatch.setattr(machine, "_seconds", lambda *_: next(seconds))
+    monkeypatch.setattr(machine, "_rows", lambda *_: machine.ROWS)
     machine._matmul_rate.cache_clear()
     assert machine.matmul_rate("cpu", torch.float64) == 2 * machine.ROWS * machine.WIDTH**2 / 1.0
     assert next(seconds) == 0.1  # the third was never asked for
+    machine._matmul_rate.cache_clear()
+
+
+def test_a_type_without_instructions_is_measured_on_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_seconds", lambda left, _: 0.005 * len(left))  # 20 s for all rows
+    machine._matmul_rate.cache_clear()
+    assert machine.matmul_rate("cpu", torch.float64) == pytest.approx(2 * machine.WIDTH**2 / 0.005)
     machine._matmul_rate.cache_clear()
 
 
@@ -52,6 +61,7 @@ def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch, seconds: list[f
         return taken
 
     monkeypatch.setattr(machine, "_seconds", product)
+    monkeypatch.setattr(machine, "_rows", lambda *_: machine.ROWS)
     monkeypatch.setattr(machine.time, "process_time", lambda: clock[0])
     machine._matmul_rate.cache_clear()
     said = machine.matmul_doubt("cpu", torch.float64)

@@ -34,10 +34,23 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
         if wanted == "fp64" and device.type == "mps":
             raise UserError("precision: MPS has no fp64")
         return DTYPES[wanted]
-    native = (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)) or (
-        device.type == "cpu" and cpu_has_bf16()
+    return torch.bfloat16 if _multiplies_bf16(device) else torch.float32
+
+
+def slow_precision(dtype: torch.dtype, device: torch.device) -> str:
+    """Why a type that was asked for will be slow, in a sentence; nothing where it is not known to be."""
+    if dtype != torch.bfloat16 or device.type not in ("cpu", "cuda") or _multiplies_bf16(device):
+        return ""
+    return (
+        f"precision: this {'processor' if device.type == 'cpu' else 'GPU'} has no instructions for bf16, and may take many times "
+        "as long with it as with fp32; precision=auto takes what is fast"
     )
-    return torch.bfloat16 if native else torch.float32
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and cpu_has_bf16()
 
 
 def cpu_has_bf16() -> bool:

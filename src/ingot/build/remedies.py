@@ -19,6 +19,7 @@ from ..core.resolve import spec
 from ..ledger.forecast import Change, Forecast, changes, sharded
 from ..model.recompute import MODES
 from .check import unfusable
+from .device import slow_precision
 from .memory_fit import Setting, may_fuse, modes
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ def _settings(run: Run, index: int, now: Setting) -> Iterator[Remedy]:
     if not now.fused_backward and may_fuse(run, index):
         yield Remedy("fused", True, f"stages.{index}.fused_backward=true", "no clipping, no skipped step; the same result")
     if run.dtype == torch.float32:
-        yield Remedy("dtype", torch.bfloat16, "precision=bf16", "activations in 16 bits")
+        slow = "; slow here: no instructions for it" if slow_precision(torch.bfloat16, run.device) else ""
+        yield Remedy("dtype", torch.bfloat16, "precision=bf16", f"activations in 16 bits{slow}")
 
 
 def _optimizers(run: Run, index: int) -> Iterator[Remedy]:

@@ -27,7 +27,7 @@ from ..train.lines import event
 from ..train.state import State
 from .annotate import annotate, annotated_fields
 from .check import batch_rows, resolve_run
-from .device import choose_device, choose_layout, choose_precision
+from .device import choose_device, choose_layout, choose_precision, slow_precision
 from .evaluation import evaluate_streams
 from .graph import build_model, without_weights
 from .grow import graph_of
@@ -61,7 +61,7 @@ class Run:
         self.choices: dict[str, Any] = {}
         self.graph: Graph = section.model  # the model section in force, after the transforms of the stages entered so far
         self.objective_spec: Spec = section.model.objective
-        self.messages: list[str] = []
+        self.messages: list[str] = list(filter(None, [slow_precision(self.dtype, self.device)]))
         self._data: dict[int, Any] = {}
         self._extra: dict[str, Any] = {}  # of the checkpoint whose weights are in use
 

@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     if arguments.budget is not None or arguments.fit:
         return _buy.run(arguments, output)
     from ..build.check import resolve_run
+    from ..build.device import slow_precision
     from ..build.memory_fit import available_bytes
     from ..build.plan import plan
     from ..build.run import Run
@@ -57,8 +58,8 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         f"{arguments.recipe}: {count(answer['parameters'])} parameters{active}; {size(available)} {'given' if arguments.memory else 'available'}; "
         f"{count(answer['matmul_flops_per_second'], 'FLOP/s')} measured in matrix products"
     )
-    if answer["matmul_doubt"]:
-        output.print(answer["matmul_doubt"])
+    for doubt in filter(None, (slow_precision(found.dtype, found.device), answer["matmul_doubt"])):
+        output.print(doubt)
     for index, stage in enumerate(answer["stages"]):
         _tell_stage(index, stage, output)
     cost = f", {money(answer['cost'])} at {section.price_per_hour:g} an hour" if answer["cost"] is not None else ""

@@ -13,6 +13,7 @@ import psutil
 import torch
 
 ROWS, WIDTH = 4096, 1536
+FEW = 64  # rows, where the machine would take PATIENCE for one product: a processor without instructions for the type
 MEASUREMENTS = 10
 PROBE, PAUSE = 4, 0.05  # products in a row, and seconds until the next ones, in which another program's burst may pass
 PATIENCE = 1.5  # seconds after which a slow or busy machine is measured no further
@@ -21,6 +22,8 @@ WIDE, ALONE = 1.3, 0.8  # spread above and share of the processors below which a
 
 def matmul_rate(device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16) -> float:
     """FLOP/s of the best of ten (4096, 1536) x (1536, 1536) products, measured once per process, device, type and thread count.
+
+    A machine that would take seconds for each is measured on 64 rows.
 
     The best, not the mean: a busy machine slows some of them, and the yardstick is what the machine can do.
     """
@@ -45,15 +48,21 @@ _quiet: dict[tuple[str, torch.dtype, int], tuple[float, float]] = {}  # median o
 def _matmul_rate(device: str, dtype: torch.dtype, threads: int) -> float:
     left, right = (torch.full(shape, 0.5, device=device, dtype=dtype) for shape in ((ROWS, WIDTH), (WIDTH, WIDTH)))
     times: list[float] = []
-    worked = time.process_time()
     with torch.no_grad():
+        left = left[: _rows(left, right)]
+        worked = time.process_time()
         while len(times) <= MEASUREMENTS and sum(times) < PATIENCE:
             if times and len(times) % PROBE == 0:
                 time.sleep(PAUSE)
             times.append(_seconds(left, right))
     ours = (time.process_time() - worked) / (sum(times) * threads) if device == "cpu" else 1.0
     _quiet[device, dtype, threads] = (statistics.median(times) / min(times), ours)
-    return 2.0 * ROWS * WIDTH * WIDTH / min(times)
+    return 2.0 * len(left) * WIDTH * WIDTH / min(times)
+
+
+def _rows(left: torch.Tensor, right: torch.Tensor) -> int:
+    """How many rows are measured: all where the machine is fast enough for it."""
+    return FEW if min(_seconds(left[:FEW], right) for _ in range(2)) * ROWS / FEW > PATIENCE else ROWS
 
 
 def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:
