@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ingot.core.errors import UserError
-from ingot.data.source._rows import Rows
+from ingot.data.rows import Rows
 
 SLOTS = ["data.source"]
 ROWS = 12

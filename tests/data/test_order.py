@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ingot.data import order as orders
 from ingot.data.order import SMALL, Permutation, seed_of
 
 
@@ -36,3 +37,12 @@ def test_pure_in_its_arguments() -> None:
     order = Permutation(100_000, 3)
     assert np.array_equal(order(np.arange(50, 90)), order(np.arange(100_000))[50:90])
     assert seed_of(1, "a", 2) != seed_of(1, "a", 3) != seed_of(2, "a", 3)
+
+
+@pytest.mark.parametrize("n", [SMALL + 1, 20_000, orders.TABLED])
+def test_a_kept_order_is_the_one_that_is_walked(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Permutation(n, 11)
+    monkeypatch.setattr(orders, "TABLED", 0)
+    walked = Permutation(n, 11)
+    assert kept.table is not None and walked.table is None
+    assert np.array_equal(kept(np.arange(n)), walked(np.arange(n)))

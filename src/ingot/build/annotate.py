@@ -156,7 +156,7 @@ def _make(run: Run, chosen: Spec, index: int, folder: Path) -> None:
 
 def _values(run: Run, part: Any, source: Any, ids: np.ndarray) -> Iterator[np.ndarray]:
     """(F, M) of each clip; nothing of one that cannot be read, which the source notes where it is asked for."""
-    from ..data.source._rows import BadRow
+    from ..data.rows import BadRow
 
     for index in ids.tolist():
         try:

@@ -11,7 +11,7 @@ import torch
 from ..core.errors import UserError
 from ..core.parts import Spec
 from ..core.seams import Field
-from ..data.source._rows import augmented_fields, text_fields
+from ..data.rows import augmented_fields, text_fields
 
 if TYPE_CHECKING:
     from .run import Run

@@ -100,7 +100,7 @@ class RowSource(Protocol):
     is trained on, and with_tokenizer(tokenizer, sequence) -> the same rows with tokens · known_fields(knobs) -> fields or None, a
     static method: what a recipe says without reading data · lengths() of all rows, size of one, hop, cut_to(longest) and
     trimmed(batch, longest): for rows of similar length to stand together (data.bucket) · hold(columns): give these instead of what is
-    stored. data/source/_rows.py has the common part of such a source.
+    stored. data/rows.py has the common part of such a source.
     """
 
     def __len__(self) -> int: ...

@@ -82,7 +82,7 @@ def open_data(
 ) -> Data:
     """Open the data, preparing what is missing.
 
-    augment, views: what training rows go through that are not text; see data/source/_rows.py. bucket: training rows of similar length
+    augment, views: what training rows go through that are not text; see data/rows.py. bucket: training rows of similar length
     that stand together, 0 for none.
 
     holdout: share of documents (rows, for sources of rows) kept for validation. cache: where tokens and trained tokenizers are kept.

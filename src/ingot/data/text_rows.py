@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..core.seams import Field
-from .source._rows import text_fields
+from .rows import text_fields
 from .store.token_store import TokenStore
 
 

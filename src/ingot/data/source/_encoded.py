@@ -13,9 +13,9 @@ import numpy as np
 
 from ...core.errors import UserError
 from ...core.resolve import nearest
+from ..rows import BadRow
 from ._files import bad, find_files
 from ._fingerprint import Range, fingerprints
-from ._rows import BadRow
 from .parquet import _line, _opened
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...core.errors import UserError, missing_extra
 from ...core.seams import Field
-from ._rows import BadRow, Row, Rows
+from ..rows import BadRow, Row, Rows
 
 # Modes whose pixels have 8 bits; others (16 bits, floats) would be squeezed silently.
 PLAIN = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "PA", "La", "RGBa"})

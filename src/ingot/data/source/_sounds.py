@@ -16,9 +16,9 @@ import numpy as np
 
 from ...core.errors import missing_extra
 from ...core.seams import Field
+from ..rows import BadRow, Row, Rows, augmented_fields, of_view
 from ._files import absent
 from ._images import classified
-from ._rows import BadRow, Row, Rows, augmented_fields, of_view
 from ._signal import log_mel, resample
 
 PARTS = 8

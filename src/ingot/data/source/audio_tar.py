@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ...core.parts import Fraction, NonNegative, Positive, part
+from ..rows import BadRow
 from ._files import bad, find_files
 from ._fingerprint import Range, digest, fingerprints
-from ._rows import BadRow
 from ._sounds import SUFFIXES, SoundFiles
 
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from ...core.parts import Fraction, Positive, part
 from ...core.seams import Field
+from ..rows import BadRow
 from ._files import absent, find_files
 from ._fingerprint import digest
 from ._images import Images, image_fields, numbered
-from ._rows import BadRow
 
 SUFFIXES = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".JPEG", ".JPG", ".PNG"]
 

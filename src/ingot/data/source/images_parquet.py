@@ -13,11 +13,11 @@ from typing import Any, Literal
 from ...core.parts import Fraction, Positive, part
 from ...core.quantities import Bytes
 from ...core.seams import Field
+from ..rows import Row, text_fields
 from ._encoded import EncodedColumn
 from ._files import absent, bad
 from ._fingerprint import digest
 from ._images import Images, classified, image_fields, numbered
-from ._rows import Row, text_fields
 
 
 @part

@@ -19,10 +19,10 @@ from ...core.errors import missing_extra
 from ...core.parts import Fraction, Positive, part
 from ...core.resolve import nearest
 from ...core.seams import Field
+from ..rows import Row, Rows, text_fields
 from ._csv import read
 from ._files import absent, bad, find_files, lines
 from ._fingerprint import Range, digest, fingerprints
-from ._rows import Row, Rows, text_fields
 from .jsonl import object_of, text_of, value_of
 from .parquet import _line, _opened
 

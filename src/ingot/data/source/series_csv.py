@@ -18,11 +18,11 @@ import numpy as np
 from ...core.errors import UserError
 from ...core.parts import Fraction, NonNegative, Positive, part
 from ...core.seams import Field
+from ..rows import Row, Rows
 from ._csv import BLANK, Table, read, span, standard
 from ._files import absent, bad, find_files
 from ._fingerprint import Range, digest, fingerprints
 from ._images import numbered
-from ._rows import Row, Rows
 
 Span = tuple[NonNegative[float], Positive[float]]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...core.parts import Fraction, NonNegative, Positive, part
 from ...core.seams import Field
-from ._rows import Row
+from ..rows import Row
 from ._sounds import Sounds, known_fields, transcript_fields
 
 LETTERS = "aeiourst"

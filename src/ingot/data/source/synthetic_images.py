@@ -14,7 +14,7 @@ import numpy as np
 
 from ...core.parts import NonNegative, Positive, part
 from ...core.seams import Field
-from ._rows import Row, Rows, text_fields
+from ..rows import Row, Rows, text_fields
 
 ADJECTIVES = ("upright", "slanted", "level", "steep", "wide", "narrow", "pale", "dark")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...core.parts import Fraction, NonNegative, Positive, part
 from ...core.seams import Field
-from ._rows import Row, Rows
+from ..rows import Row, Rows
 from .table_csv import table_fields
 
 

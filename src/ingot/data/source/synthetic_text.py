@@ -13,7 +13,7 @@ import numpy as np
 
 from ...core.parts import Fraction, NonNegative, Positive, part
 from ...core.seams import Field
-from ._rows import Row, Rows, text_fields
+from ..rows import Row, Rows, text_fields
 
 SYLLABLES = ("ba", "do", "fe", "gi", "ku", "la", "mo", "ne", "ri", "su", "ta", "vo")
 OWN = 3

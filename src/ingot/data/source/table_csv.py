@@ -16,10 +16,10 @@ import numpy as np
 
 from ...core.parts import Fraction, Positive, part
 from ...core.seams import Field
+from ..rows import BadRow, Row, Rows
 from ._csv import BLANK, Table, read, span, standard
 from ._files import absent, bad, find_files
 from ._fingerprint import Range, digest, fingerprints
-from ._rows import BadRow, Row, Rows
 from .series_csv import Span
 
 

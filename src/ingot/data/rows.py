@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from ...core.errors import UserError
-from ...core.seams import Field
-from ..order import seed_of
+from ..core.errors import UserError
+from ..core.seams import Field
+from .order import seed_of
 
 Row = dict[str, Any]
 QUICK = 1e-3  # seconds in which a row is read that no other thread should be asked for
