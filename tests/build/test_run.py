@@ -40,6 +40,15 @@ def test_a_run_learns_and_leaves_a_whole_account(tiny_recipe: Any) -> None:
     assert "".join(again.generate("the ", tokens=8, temperature=0.0)) == "".join(again.generate("the ", tokens=8, temperature=0.0))
 
 
+def test_the_time_of_all_sittings_is_kept(tiny_recipe: Any) -> None:
+    spent = [0.0]
+    for reporter in (StopAt(2), None, None):  # stopped, finished, and opened again though nothing is left to do
+        run = ingot.build(tiny_recipe({"stages": {0: {"budget": "4 steps"}}}, name="sittings"))
+        spent.append(run.train(reporter)["wall_seconds"])
+        ends = [line["wall_seconds"] for line in lines(run) if line["kind"] == "end"]
+        assert ends == spent[-1:] and spent[-1] > spent[-2]
+
+
 @pytest.mark.parametrize("optimizer", [{"name": "adamw", "lr": 0.003}, {"name": "muon", "lr": 0.01}])
 def test_stopped_anywhere_it_resumes_bit_exactly(tiny_recipe: Any, optimizer: dict[str, Any]) -> None:
     """Mixture, accumulation (8 rows in micro-batches of 3), beyond one epoch."""

@@ -83,6 +83,7 @@ def _train(run: Run, reporter: Any) -> dict[str, Any]:
         machine = describe(run.device, run.dtype)
         meter, guard = put_back(run, state, path)
         run.checkpoints.check_room(state)
+        before = scribe.ledger.wall_seconds() if scribe.ledger is not None and path is not None else 0.0
         _open(run, scribe, state, path, machine)
         loop = Loop(
             program=run.program,
@@ -106,7 +107,7 @@ def _train(run: Run, reporter: Any) -> dict[str, Any]:
             "tokens": progress.total_tokens,
             "flops": progress.total_flops,
             "seconds": progress.total_seconds,
-            "wall_seconds": time.perf_counter() - began,
+            "wall_seconds": before + time.perf_counter() - began,
             "reason": reason,
         }
         scribe.emit({"kind": "end", **summary})

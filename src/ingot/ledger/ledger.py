@@ -7,7 +7,7 @@ Every line has its ``kind`` first:
     evaluation  step, tokens, flops, seconds, took, results: {source: {loss, perplexity, bits_per_byte, tokens}}
     event       step, name, message, ...
     sample      step, prompt, text
-    end         step, tokens, flops, seconds, reason
+    end         step, tokens, flops, seconds, wall_seconds (of this sitting and those before it that had an end line), reason
 
 Each line is one write to a file opened for appending, so a killed run leaves at most one partial line, at the end. Reading passes
 over it, and opening the ledger again cuts it off. Numbers that JSON lacks (not a number, infinities) are written as null.
@@ -68,6 +68,11 @@ class Ledger:
         for viewer in self.viewers:
             viewer.write(line)
         return line
+
+    def wall_seconds(self) -> float:
+        """What the last ``end`` line says; ask before ``truncate_after`` drops it."""
+        ends = [line for line in read_lines(self.path) if line["kind"] == "end"]
+        return float(ends[-1].get("wall_seconds") or 0.0) if ends else 0.0
 
     def truncate_after(self, step: int) -> int:
         """Drop what a resumed run will live through again: every line of a later step, and an ``end``. Returns the count of dropped lines.
