@@ -91,8 +91,9 @@ def _named(tokenizer: Any, cache: Path) -> Any:
 
 
 def _shared(run: Run, model: Any, manifest: dict[str, Any], path: Path) -> list[str] | None:
-    """The children of the model that can start as a checkpoint's where its objective is another: all but the objective, which starts afresh.
-    What the checkpoint has beside them, such as the decoder of a masked one, stays behind. None where the objective is the same part."""
+    """The children of the model that can start as a checkpoint's where its objective is another: all but the objective, which starts
+    afresh. What the checkpoint has beside them, such as the decoder of a masked one, stays behind. None where the objective is the same
+    part."""
     there = manifest["recipe"]
     if "model" not in there:
         return None

@@ -1,6 +1,7 @@
 """Prepare a recipe's data, once: documents to stores of tokens.
 
-What is prepared already is not done again. Training prepares by itself; preparing first keeps it out of a job with many ranks, and may be interrupted at any time.
+What is prepared already is not done again. Training prepares by itself; preparing first keeps it out of a job with many ranks, and may be
+interrupted at any time.
 
 $ ingot prepare recipes/text/gpt_tiny.yaml
 $ ingot prepare recipes/text/gpt_tiny.yaml --tiny --json

@@ -53,10 +53,10 @@ class Family:
     twins: their names that repeat another: name -> (name it must equal, whether it may be absent or equal only if tied).
     heads: what names of a head start with; they never have the prefix. bare: its class for an encoder alone, with names that lack the
     prefix. pretrains: objectives of ours by which the family's encoders are trained first. alike: objectives of ours that score by the
-    same weights as the family's own. typed: whether its tokens have a kind, so that where ours have none there is one, of zeros. outputs: what of our model, of theirs and of a batch is compared when a folder has been written
-    (see ``_compare``). preprocessor: complete section -> preprocessor_config.json.
-    dropped: patterns of our names that only training needs; they are not written. varies: places of the section where the
-    family's models have one part or another, or where a part is training's alone.
+    same weights as the family's own. typed: whether its tokens have a kind, so that where ours have none there is one, of zeros. outputs:
+    what of our model, of theirs and of a batch is compared when a folder has been written (see ``_compare``). preprocessor: complete
+    section -> preprocessor_config.json. dropped: patterns of our names that only training needs; they are not written. varies: places of
+    the section where the family's models have one part or another, or where a part is training's alone.
     """
 
     name: str

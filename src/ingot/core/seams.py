@@ -228,8 +228,9 @@ class Evaluator(Protocol):
 
     What its keyword-only parameters name is passed: windows (this source's held-out rows, an iterable of windows of micro-batches),
     training (callable: number of rows -> windows of training rows, not augmented, always the same ones), looks (the same with views
-    as training sees them, or None), objective, token_bytes, fields (key -> Field), tokenizer, seed. Of several ranks each gets its share of the windows, the same number of them.
-    Optional: alarms(result) -> sentences, each becomes an event of the ledger · reads: batch keys without which it is refused.
+    as training sees them, or None), objective, token_bytes, fields (key -> Field), tokenizer, seed. Of several ranks each gets its share of
+    the windows, the same number of them. Optional: alarms(result) -> sentences, each becomes an event of the ledger · reads: batch keys
+    without which it is refused.
     """
 
     def __call__(self, model: nn.Module, **context: Any) -> dict[str, float]: ...

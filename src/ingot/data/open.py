@@ -86,8 +86,9 @@ def open_data(
     that stand together, 0 for none.
 
     holdout: share of documents (rows, for sources of rows) kept for validation. cache: where tokens and trained tokenizers are kept.
-    folder: where relative paths start. known: the tokenizer, where it is there already and need not be built. progress: called with (bytes done, bytes in all). only_prepared: refuse instead of preparing.
-    Raises UserError for wrong input, RunError when the work cannot be done.
+    folder: where relative paths start. known: the tokenizer, where it is there already and need not be built. progress: called with (bytes
+    done, bytes in all). only_prepared: refuse instead of preparing. Raises UserError for wrong input, RunError when the work cannot be
+    done.
     """
     if validation is not None and holdout:
         raise UserError("data: 'validation' and 'holdout' both say what to validate on; give one")

@@ -81,9 +81,9 @@ def prepare(
 ) -> Prepared:
     """Tokenize what is not there yet and describe all of it.
 
-    folder: the cache. holdout: share of documents for validation, of all shards or of each. workers: shards at once (half the cores, at least 2).
-    progress: called from the working threads, one at a time, with (bytes done, bytes in all). may_write: False waits until another process has done the work.
-    Raises UserError for bad input, RunError when the disk is full.
+    folder: the cache. holdout: share of documents for validation, of all shards or of each. workers: shards at once (half the cores, at
+    least 2). progress: called from the working threads, one at a time, with (bytes done, bytes in all). may_write: False waits until
+    another process has done the work. Raises UserError for bad input, RunError when the disk is full.
     """
     shares = [float(holdout)] * len(shards) if isinstance(holdout, int | float) else list(holdout)
     finals = [shard_folder(folder, shard, tokenizer, share) for shard, share in zip(shards, shares)]

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def features(
     model: nn.Module, windows: Iterable[list[dict[str, Tensor]]], layout: Layout, *keys: str, ask: Any = "features"
 ) -> tuple[Tensor, ...]:
-    """(N, D) float64 features of the real rows (or what else is asked of the model, see Model.forward), and each key's values, (N, ...), in the order of the rows' numbers; equal on all ranks."""
+    """(N, D) float64 features of the real rows (or what else is asked of the model, see Model.forward), and each key's values, (N, ...), in
+    the order of the rows' numbers; equal on all ranks."""
     found: list[list[Tensor]] = [[] for _ in range(2 + len(keys))]
     with evaluating(model):
         for window in windows:

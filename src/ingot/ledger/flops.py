@@ -1,7 +1,7 @@
 """Counts the FLOPs of everything that runs inside a block, by component, with recomputation apart.
 
-Convention: a multiply-add is 2; only matrix products, convolutions, attention and decompositions count; the figure of an operation comes from
-torch's registry of formulas (``torch.utils.flop_counter``), where ops/ registers the CPU attention and the custom kernels.
+Convention: a multiply-add is 2; only matrix products, convolutions, attention and decompositions count; the figure of an operation comes
+from torch's registry of formulas (``torch.utils.flop_counter``), where ops/ registers the CPU attention and the custom kernels.
 
 A forward operation belongs to the innermost component (child of the model) that is running; a backward operation belongs to the
 component whose forward created its autograd node, found by the node's sequence number. No tensor hooks are involved, so tied

@@ -140,8 +140,8 @@ def choose(scores_V: Tensor, draws: torch.Generator, *, temperature: float, top_
 
 
 def speculate(model: Model, tokens: Sequence[int], *, max_new: int, end: int | None = None) -> Iterator[int]:
-    """Yield the ids that greedy ``generate`` yields, several per forward: a ``multi_token`` model's further heads propose, its next-token head
-    verifies all proposals at once and the longest right start is kept (Stern et al. 2018, arXiv:1811.03115).
+    """Yield the ids that greedy ``generate`` yields, several per forward: a ``multi_token`` model's further heads propose, its next-token
+    head verifies all proposals at once and the longest right start is kept (Stern et al. 2018, arXiv:1811.03115).
 
     Raises UserError for an empty prompt or a model without further heads or with mixers that keep no past.
     """
@@ -193,7 +193,8 @@ def unmask(
     top_p: float = 1.0,
     seed: int = 0,
 ) -> list[int]:
-    """The prompt with ``new`` further ids, written by a ``masked_diffusion`` model: all begin as mask tokens and are filled in over ``steps``.
+    """The prompt with ``new`` further ids, written by a ``masked_diffusion`` model: all begin as mask tokens and are filled in over
+    ``steps``.
 
     order: ``random`` fills each with the same probability (MDLM's ancestral sampling, in equal numbers per step), ``confident`` the surest
     first (LLaDA). temperature: 0 takes the likeliest id. top_k, top_p: as in ``generate``. Raises UserError for another kind of model.

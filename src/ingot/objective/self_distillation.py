@@ -7,8 +7,9 @@ r"""One look of a row tells what an averaged teacher makes of another.   Caron e
     t_k = m t_{k-1} + (1 - m) w_k        c_k = q c_{k-1} + (1 - q) mean over rows and looks of the whole step of g_t(f_t(x))
 
 g: linear layers with GELU to ``bottleneck`` features of length 1, then a linear layer whose rows have length 1. The teacher is given the
-first ``whole`` looks, the student all; the others may be smaller (``resized_crop``: small). The center is a statistic of all rows of a step, over accumulation and ranks. ``schedule:
-{objective.momentum: ...}`` moves m. Held-out rows have one look: then it is compared with itself.
+first ``whole`` looks, the student all; the others may be smaller (``resized_crop``: small). The center is a statistic of all rows of a
+step, over accumulation and ranks. ``schedule: {objective.momentum: ...}`` moves m. Held-out rows have one look: then it is compared with
+itself.
 
 State: embedding, encoder and head once more, c (outputs,).   Cost: every look forward and backward, the teacher's looks forward.
 """

@@ -39,8 +39,8 @@ def start(device: torch.device | str = "cpu", *, timeout: timedelta | None = Non
     """Join the group that RANK, WORLD_SIZE and LOCAL_RANK describe (torchrun sets them); alone, make a group of one.
 
     device: where the model will be: CUDA takes the GPU of the local rank and NCCL, everything else gloo. timeout: how long a rank
-    waits for the others, INGOT_RANK_TIMEOUT seconds or 10 minutes when not given. Calling it again is harmless. Raises UserError for more processes than GPUs, RunError when the other
-    ranks cannot be reached.
+    waits for the others, INGOT_RANK_TIMEOUT seconds or 10 minutes when not given. Calling it again is harmless. Raises UserError for more
+    processes than GPUs, RunError when the other ranks cannot be reached.
     """
     rank, ranks, local = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     device = torch.device(device)

@@ -25,8 +25,8 @@ CONTROL_SEED = 104729
 @dataclass
 class Course:
     """Where a race stands. waiting: trials to run now, in order. factors: the multiplier chosen for each arm, once it is tuned.
-    tuned: per arm multiplier -> metric. seeds: how many the race has, None until a pilot has told. out: arm -> seeds after which it stopped.
-    finished: trials that the verdict reads, by arm and seed; control among the arms."""
+    tuned: per arm multiplier -> metric. seeds: how many the race has, None until a pilot has told. out: arm -> seeds after which it
+    stopped. finished: trials that the verdict reads, by arm and seed; control among the arms."""
 
     waiting: list[Trial] = field(default_factory=list)
     factors: dict[str, float] = field(default_factory=dict)

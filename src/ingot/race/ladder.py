@@ -49,7 +49,8 @@ class LadderSection:
     recipe: a file beside the ladder's; set: changes to it. sizes: recipe path -> its value at every rung, lists of one length (a single
     value holds for all). base_width: where the recipe was tuned; null leaves the recipe's initialization. tokens_per_parameter: of every
     run; with several, each rung is run with each. per: which parameters count there. seeds: runs of each. law: ``auto`` is a power law in
-    FLOPs for one ratio of tokens, Chinchilla's for several. held_out: how many of the largest rungs are only predicted. level: of intervals.
+    FLOPs for one ratio of tokens, Chinchilla's for several. held_out: how many of the largest rungs are only predicted. level: of
+    intervals.
     """
 
     name: str

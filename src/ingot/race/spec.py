@@ -45,9 +45,10 @@ class Arm:
 class Tuning:
     """The same allowance for every arm: so many trials of a multiplier on its knobs, on a seed that is not raced.
 
-    trials: 1 is none; 4 let the search take a step beyond a first neighbor that is better. step: ratio of neighbors on the grid of multipliers. knobs: recipe paths of what is multiplied; every learning
-    rate when not given. budget: a trial's share of the race's budget. search: ``grid`` starts from the recipe's own values, walks
-    towards the better side, and halves its steps once it stands between two worse neighbors; ``optuna`` asks its sampler.
+    trials: 1 is none; 4 let the search take a step beyond a first neighbor that is better. step: ratio of neighbors on the grid of
+    multipliers. knobs: recipe paths of what is multiplied; every learning rate when not given. budget: a trial's share of the race's
+    budget. search: ``grid`` starts from the recipe's own values, walks towards the better side, and halves its steps once it stands between
+    two worse neighbors; ``optuna`` asks its sampler.
     """
 
     trials: Positive[int] = 4
@@ -90,9 +91,10 @@ class RaceSection:
     set: changes to the recipe of every arm (the baseline's and the contenders'). budget: tokens, FLOPs, seconds or rows, all spent
     by every arm. memory: a cap on the peak that micro-batches are fitted to; an arm that goes over it is out. seeds: pairs, or
     ``auto``: a pilot, then as many as it shows are needed to resolve `resolution`, at most 12. looks: how often you mean to look at it,
-    with more seeds each time; they share the error allowed evenly, and what is looked at beyond them is judged far more strictly. metric: of the evaluation; ``auto`` is
-    bits per byte where there is one, else loss. margin: effects smaller than this are no difference. target: metric for time and cost
-    to target; the value that every baseline run reaches when not given. evaluations: in a run. parallel: trials at once.
+    with more seeds each time; they share the error allowed evenly, and what is looked at beyond them is judged far more strictly. metric:
+    of the evaluation; ``auto`` is bits per byte where there is one, else loss. margin: effects smaller than this are no difference. target:
+    metric for time and cost to target; the value that every baseline run reaches when not given. evaluations: in a run. parallel: trials at
+    once.
     """
 
     name: str

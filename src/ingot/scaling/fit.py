@@ -148,8 +148,8 @@ def fit(
     fixed:    coefficients that are known.   prior: coefficient -> (value, deviation), in natural units (relative deviation for positive ones).
     delta:    Huber threshold on the residual; by default the law's published one, else 1.345 robust deviations.
     interval: how intervals are found (see ``ingot.scaling.interval``).   draws: bootstrap draws kept for predictions.
-    A form that is fitted as its paper does (`multi_power` with the knob ``fit: paper``) has neither intervals nor draws, and a doubt says so.
-    Raises UserError for missing columns, too few rows, or values that have no logarithm.
+    A form that is fitted as its paper does (`multi_power` with the knob ``fit: paper``) has neither intervals nor draws, and a doubt says
+    so. Raises UserError for missing columns, too few rows, or values that have no logarithm.
     """
     table = rename(read(data) if isinstance(data, str | Path) else dict(as_table(data)), columns or {})
     law = _law(form, table, knobs or {})

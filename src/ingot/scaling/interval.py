@@ -154,7 +154,8 @@ def draw(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """(draws, P) bootstrap coefficients, and how 1 % of the draws compare with the same draws refitted from all starts.
 
-    refitted: how many; agree: share of them whose objective is within 0.1 % of that from all starts, or lower; worst: largest relative excess.
+    refitted: how many; agree: share of them whose objective is within 0.1 % of that from all starts, or lower; worst: largest relative
+    excess.
     """
     n = len(problem.y_n)
     w_Kn = _draw_weights(problem, draws, rng, n) * (1.0 if problem.w_n is None else problem.w_n)

@@ -88,7 +88,8 @@ def clear_side(model: nn.Module) -> None:
 class Pass:
     """What one forward-backward over a window found on this rank.
 
-    shares: each loss, already divided by its units. side: values of layers, averaged. counts: summed, by layer. rows: loss per unit of every row.
+    shares: each loss, already divided by its units. side: values of layers, averaged. counts: summed, by layer. rows: loss per unit of
+    every row.
     """
 
     shares: dict[str, Tensor] = field(default_factory=dict)

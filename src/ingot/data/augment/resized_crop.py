@@ -17,7 +17,8 @@ from ..source._images import resized
 @part
 class ResizedCrop:
     """small: side of the looks from the ``whole``-th on, which are parts of ``small_area`` then (multi-crop: Caron et al. 2020,
-    arXiv:2006.09882, section 3.2); all looks are alike when not given. area: bounds of the part's share of the image, drawn uniformly; ratio: bounds of width over height, uniform in its logarithm.
+    arXiv:2006.09882, section 3.2); all looks are alike when not given. area: bounds of the part's share of the image, drawn uniformly;
+    ratio: bounds of width over height, uniform in its logarithm.
 
     A part that does not fit is drawn again, ten times; then it is the largest square in the middle.
     """

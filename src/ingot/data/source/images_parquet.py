@@ -23,8 +23,9 @@ from ._images import Images, classified, image_fields, numbered
 @part
 class ImagesParquet(Images):
     """paths: files, directories or globs. size: side of the square image. image, label, caption: columns; a list of texts gives the
-    first. concept: a column of names that several rows may share, as numbers under the key concept (retrieval counts a hit by it). classes: how many there are, where a recipe must be planned without its files. rows: only the first of each file. channels,
-    convert, background: how pixels are read; skip: share of rows that may be unreadable. hold: memory for encoded images."""
+    first. concept: a column of names that several rows may share, as numbers under the key concept (retrieval counts a hit by it). classes:
+    how many there are, where a recipe must be planned without its files. rows: only the first of each file. channels, convert, background:
+    how pixels are read; skip: share of rows that may be unreadable. hold: memory for encoded images."""
 
     def __init__(
         self,

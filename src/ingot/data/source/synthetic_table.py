@@ -18,7 +18,8 @@ from .table_csv import table_fields
 @part
 class SyntheticTable(Rows):
     """count: rows. numbers, categories: columns; kinds: values of a categorical one. classes: of the label. values: whether there are two
-    numbers to predict. missing: share of cells that are blank. noise: deviation, and share of categories that are any. seed: of all rows."""
+    numbers to predict. missing: share of cells that are blank. noise: deviation, and share of categories that are any. seed: of all
+    rows."""
 
     threads = False
 

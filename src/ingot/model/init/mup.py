@@ -25,7 +25,8 @@ from ._draw import adds_to_residual, depth_of, fill
 
 @part
 class MuP:
-    """base_width: where the recipe was tuned. std, residual: as in ``normal``. scale_matrices: whether hidden learning rates are divided by m.
+    """base_width: where the recipe was tuned. std, residual: as in ``normal``. scale_matrices: whether hidden learning rates are divided by
+    m.
 
     zero_head: start an untied head at 0 (appendix D.2), so that no random part of the logits shrinks with the width.
     """

@@ -28,8 +28,8 @@ from ._placed import placed, refuse_turning
 @part
 class Patch(nn.Module):
     """patch: p. image, channels: side of the image and C, those of the data when not given. class_token: put a learned vector in
-    front. bias: b. position: added positions. mean, std: of the values after division by 255, one number or one per channel. norm, dropout: on
-    the result."""
+    front. bias: b. position: added positions. mean, std: of the values after division by 255, one number or one per channel. norm, dropout:
+    on the result."""
 
     reads: tuple[str, ...] = ("image",)
 

@@ -28,9 +28,9 @@ class Attention(nn.Module):
     """heads: H. kv_heads: heads of keys and values, H when not given. head_dim: d, width / H when not given.
 
     window: how many positions, itself included, a position sees on its left (and right, when not causal). position: what turns
-    queries and keys, or biases their scores; none for additive positions. qk_norm: norm on each head's query and key. bias: on query, key and value;
-    output_bias: on the output, as bias when not given. scale: on the scores, d^-1/2 when not given. softcap: bound on the scores.
-    caches: past keys and values may be kept in ``context.cache``.
+    queries and keys, or biases their scores; none for additive positions. qk_norm: norm on each head's query and key. bias: on query, key
+    and value; output_bias: on the output, as bias when not given. scale: on the scores, d^-1/2 when not given. softcap: bound on the
+    scores. caches: past keys and values may be kept in ``context.cache``.
     """
 
     caches = True

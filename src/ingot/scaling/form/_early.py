@@ -4,13 +4,14 @@ Constants are those of the code that they publish. They stop far from the lowest
 1/2, and B as the simpler law has it; the curves that are fitted leave a valley there, whose bottom is a worse guide to other schedules.
 
 1. L = L_0 + A S_1^-alpha - B (peak - eta): L-BFGS-B from 45 places, around a straight line through log(L - min L + 0.01) over log S_1.
-2. AdamW (betas 0.9 and 0.999, weight decay 0.01) in natural units, steps of 0.05 for L_0, A, B, C and 0.005 for alpha, beta, gamma, until 20
+2. AdamW (betas 0.9 and 0.999, weight decay 0.01) in natural units, steps of 0.05 for L_0, A, B, C and 0.005 for alpha, beta, gamma, until
+20
    steps bring no better objective, or its gradient is below 1e-5.
 
 Their numbers are in units of a peak learning rate of 3e-4, to which rates are brought, and from which the coefficients are brought back.
 
-DEPARTS: of the steps, that with the lowest objective is kept (their code keeps the coefficients one step after it); the gradient of the simpler
-law is exact (theirs are differences).
+DEPARTS: of the steps, that with the lowest objective is kept (their code keeps the coefficients one step after it); the gradient of the
+simpler law is exact (theirs are differences).
 """
 
 from __future__ import annotations

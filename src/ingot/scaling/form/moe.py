@@ -3,8 +3,8 @@ r"""Loss of routed models from size and experts.   Clark et al. 2022, arXiv:2202
     log L(N, E) = a log N + b log E_hat + c log N log E_hat + d
     1 / E_hat = 1 / (E - 1 + 1 / (1 / E_start - 1 / E_max)) + 1 / E_max
 
-c > 0: routing helps large models less. Published (sinkhorn-routed, base-10 logarithms): a -0.082, b -0.108, c 0.009, d 1.104, E_start 1.847,
-E_max 314.478. Here logarithms are natural, and N counts millions, which keeps a and b apart.
+c > 0: routing helps large models less. Published (sinkhorn-routed, base-10 logarithms): a -0.082, b -0.108, c 0.009, d 1.104, E_start
+1.847, E_max 314.478. Here logarithms are natural, and N counts millions, which keeps a and b apart.
 
 Inputs: params N (of the dense model: those active per token), experts E.   Output: loss, nats per token.
 """

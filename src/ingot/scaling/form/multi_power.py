@@ -16,8 +16,9 @@ Fitted to cosine_24000, constant_24000 and wsdcon_9 at 25 M / 100 M, R^2 of each
     wsdcon_18        0.9995  0.9996    0.9994  0.9995    0.9996  0.9999
     wsdcon_3         0.9979  0.9936    0.9981  0.9965    0.9983  0.9973
 
-It is better on schedules unlike those fitted, though where it stops hangs on the very points: when these are weighed otherwise, every schedule
-keeps 0.995 in 82 % / 86 % of cases (optimum: 1 % / 0 %). Later steps of the fitted schedules, held out, are told better by the optimum.
+It is better on schedules unlike those fitted, though where it stops hangs on the very points: when these are weighed otherwise, every
+schedule keeps 0.995 in 82 % / 86 % of cases (optimum: 1 % / 0 %). Later steps of the fitted schedules, held out, are told better by the
+optimum.
 
 Inputs: step, lr (and run where there are several).   Output: loss at every step.   Cost: rows times changes of the rate, for each run.
 """
@@ -51,7 +52,8 @@ class MultiPower(Form):
     )
 
     def __init__(self, table: Columns | None = None, *, warmup: int | None = None, fit: Literal["optimum", "paper"] = "optimum") -> None:
-        """warmup: steps of linear warm-up; None: it ended at the first row. fit: the lowest objective, or where the paper's way ends. table is not needed."""
+        """warmup: steps of linear warm-up; None: it ended at the first row. fit: the lowest objective, or where the paper's way ends. table
+        is not needed."""
         self.warmup, self.by_paper = warmup, fit == "paper"
 
     def prepare(self, table: Columns) -> dict[str, Any]:
