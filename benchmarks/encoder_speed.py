@@ -1,11 +1,13 @@
 """Images and sound: samples a second beside transformers' Trainer, and beside the same run on batches that lie ready in memory.
 
-    python benchmarks/encoder_speed.py [--steps 30] [--rounds 3] [--kinds vit,hubert]
+    python benchmarks/encoder_speed.py [--steps 30] [--rounds 3] [--kinds vit,hubert] [--precision bf16]
 
 trainer     a ViT (supervised) and a HuBERT (masked units) of the same parameters within 2 %, batch and length, bf16 with fp32 master weights
             on the CPU, in whole processes that alternate. Ingot decodes and augments real files meanwhile; the Trainer's rows lie in
             memory. Median step, and whole processes; those of HuBERT hold the k-means that finds its units, which the Trainer is spared.
 cached      one process, steps on the loader's windows and on kept ones in turn; decoding and augmentation on.
+
+A kind's figures replace its own in benchmarks/results/encoder_speed.json (encoder_speed_fp32.json for fp32), each with machine and commit.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from _cached import of_cached
-from _machine import ROOT, spread, text_folder, write
+from _machine import ROOT, facts, spread, text_folder, write
 from step_speed import environment
 
 # Recipe, overrides, and the same shape in the peer's words.
@@ -63,33 +65,18 @@ COMMON = [
     "checkpoint.keep_best=0",
     "log.tensorboard=false",
     "anomaly.policy=log",
-    "precision=bf16",
 ]
 
 
-def recipe(kind: str, name: str, steps: int) -> Any:
-    import ingot
-
-    path, own, _ = KINDS[kind]
-    found = ingot.load_recipe(ROOT / "recipes" / path, [*COMMON, *own, f"name={name}", f"stages.0.budget={steps} steps"])
-    return found
+def overrides(kind: str, name: str, steps: int, precision: str) -> list[str]:
+    """What makes the recipe of a kind the run that is measured."""
+    return [*COMMON, *KINDS[kind][1], f"name={name}", f"stages.0.budget={steps} steps", f"precision={precision}"]
 
 
-def ours(kind: str, folder: Path, name: str, steps: int) -> dict[str, Any]:
+def ours(kind: str, folder: Path, name: str, steps: int, precision: str) -> dict[str, Any]:
     """A whole process of the first stage alone."""
-    path, own, _ = KINDS[kind]
-    command = [
-        sys.executable,
-        "-m",
-        "ingot",
-        "train",
-        str(ROOT / "recipes" / path),
-        *COMMON,
-        *own,
-        f"name={name}",
-        f"stages.0.budget={steps} steps",
-        "--json",
-    ]
+    path = str(ROOT / "recipes" / KINDS[kind][0])
+    command = [sys.executable, "-m", "ingot", "train", path, *overrides(kind, name, steps, precision), "--json"]
     if kind == "hubert":
         command.insert(-1, "stages.1.budget=0 steps")
     began = time.perf_counter()
@@ -111,9 +98,10 @@ def ours(kind: str, folder: Path, name: str, steps: int) -> dict[str, Any]:
     }
 
 
-def theirs(kind: str, steps: int) -> dict[str, Any]:
+def theirs(kind: str, steps: int, precision: str) -> dict[str, Any]:
+    peer = str(ROOT / "benchmarks/peer_encoders.py")
     done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks/peer_encoders.py"), kind, "--steps", str(steps), *KINDS[kind][2]],
+        [sys.executable, peer, kind, "--steps", str(steps), "--precision", precision, *KINDS[kind][2]],
         capture_output=True,
         text=True,
     )
@@ -130,32 +118,37 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kinds", default="vit,hubert")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="fp32: on a processor without bf16")
     options = parser.parse_args()
     keep_freed_memory()  # as runs do
-    results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    name = "encoder_speed" if options.precision == "bf16" else "encoder_speed_fp32"
+    earlier = ROOT / "benchmarks/results" / f"{name}.json"
+    results: dict[str, Any] = json.loads(earlier.read_text())["kinds"] if earlier.exists() else {}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         for part in ("images", "speech"):
             (folder / part).symlink_to(text_folder().parent / part)
         (folder / "cifar10").symlink_to(text_folder().parent / "images" / "cifar10")
         os.chdir(folder)
         for kind in options.kinds.split(","):
-            cached = of_cached(ingot.build(recipe(kind, f"{kind}_cached", 1000), runs=folder / "runs"), options.rounds * 4, 6)
+            path = ROOT / "recipes" / KINDS[kind][0]
+            recipe = ingot.load_recipe(path, overrides(kind, f"{kind}_cached", 1000, options.precision))
+            cached = of_cached(ingot.build(recipe, runs=folder / "runs"), options.rounds * 2, 6)
             mine, peer = [], []
             for number in range(options.rounds):
-                mine.append(ours(kind, folder, f"{kind}_{number}", options.steps))
-                peer.append(theirs(kind, options.steps))
-            results[kind] = {
+                mine.append(ours(kind, folder, f"{kind}_{number}", options.steps, options.precision))
+                peer.append(theirs(kind, options.steps, options.precision))
+            pairs = list(zip(mine, peer, strict=True))
+            results[kind] = facts() | {
+                "steps": options.steps,
                 "of_cached": cached,
                 "ingot": mine,
                 "trainer": peer,
-                "ratio_of_median_steps": spread(
-                    [b["median_step_seconds"] / a["median_step_seconds"] for a, b in zip(mine, peer, strict=True)]
-                ),
-                "ratio_of_whole_processes": spread([b["seconds"] / a["seconds"] for a, b in zip(mine, peer, strict=True)]),
+                "ratio_of_median_steps": spread([b["median_step_seconds"] / a["median_step_seconds"] for a, b in pairs]),
+                "ratio_of_whole_processes": spread([b["seconds"] / a["seconds"] for a, b in pairs]),
             }
             print(kind, json.dumps(results[kind], indent=1), flush=True)
-    write("encoder_speed", {"steps": options.steps, **results})
+    write(name, {"kinds": results})
 
 
 if __name__ == "__main__":

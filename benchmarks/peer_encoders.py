@@ -76,6 +76,7 @@ def main() -> None:
         ("channels", 512),
     ]:
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     options = parser.parse_args()
     torch.manual_seed(0)
     shape = {
@@ -108,7 +109,7 @@ def main() -> None:
         output_dir="/tmp/peer",
         max_steps=options.steps,
         per_device_train_batch_size=options.batch,
-        bf16=True,
+        bf16=options.precision == "bf16",
         use_cpu=True,
         logging_steps=20,
         save_strategy="no",
