@@ -24,11 +24,12 @@ def evaluate_streams(
     """Per source: the objective's loss, and ``<evaluator>.<metric>`` of those the recipe (or ``also``) names.
 
     plain: training rows without augmentation, by source. An evaluator runs on the sources that give what it reads; UserError where
-    none does. What an evaluator finds alarming becomes an event.
+    none does. What an evaluator finds alarming becomes an event, unless nothing has been learned yet that could be lost.
     """
     settings = run.section.evaluate
     chosen = [item for item in (settings.also if also is None else also) if item.name != "loss"]  # which is measured in any case
     results = {name: _loss(run, stream, rows) for name, stream in streams.items()}
+    untrained = run.program.step == 0 and run.start_from is None
     for item in chosen:
         evaluator, ran = item.build(layout=run.layout), False
         for name, stream in streams.items():
@@ -37,7 +38,7 @@ def evaluate_streams(
             ran = True
             found = _call(run, evaluator, stream, plain.get(name) or next(iter(plain.values()), None), rows)
             results[name] |= {f"{item.name}.{metric}": float(value) for metric, value in found.items()}
-            for message in evaluator.alarms(found) if hasattr(evaluator, "alarms") else ():
+            for message in evaluator.alarms(found) if hasattr(evaluator, "alarms") and not untrained else ():
                 run.note("alarm", f"{item.name} on {name}: {message}")
         if streams and not ran:
             raise UserError(f"evaluate: {item.name} reads {', '.join(evaluator.reads)}, which no validation data of this run gives")
