@@ -107,6 +107,7 @@ class Program:
                 data.train, start=before + start, rows=size, micro_rows=micro_rows, data=run.data_index(index)
             ),
             prepare=lambda micro: counted(run.model, objective.prepare(micro)),
+            first=before,
             seconds_per_row=data.train.seconds_per_row,
             position=lambda row: data.train.epochs(before + row) - data.train.epochs(before),
             hooks=hooks,

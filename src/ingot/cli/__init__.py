@@ -19,7 +19,7 @@ GROUPS = {
     "before a run": ("check", "plan", "prepare", "parts", "show"),
     "a run": ("train", "extend", "evaluate", "generate", "report"),
     "checkpoints": ("transform", "import", "export", "lineage"),
-    "trust": ("verify-resume", "parity"),
+    "trust": ("verify-resume", "parity", "rows"),
     "which method pays": ("race", "claim"),
     "what more would buy": ("ladder", "fit", "predict"),
 }

@@ -35,6 +35,14 @@ class TextRows:
             tokens_BT, filled_B = self._gather(spans, starts_row)
         return self._layout(tokens_BT, filled_B, starts_row)
 
+    def where(self, index: int) -> str:
+        """The documents that a row has something of, numbered as the source gives them, those held out left out."""
+        spans = self.pack.spans(np.array([index]))
+        ends = [(start, start + length - 1) for start, length in zip(spans.start.tolist(), spans.length.tolist(), strict=True)]
+        found = sorted({(self.store.document_at(first), self.store.document_at(last)) for first, last in ends})
+        words = [str(first) if first == last else f"{first} to {last}" for first, last in found]
+        return f"document{'s' if len(words) > 1 or ' ' in words[0] else ''} {', '.join(words)}" if words else "no document"
+
     def _gather(self, spans: Any, starts_row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Place spans one after another in their rows. Returns the tokens and how many positions of each row are filled."""
         tokens_BT = np.full(starts_row.shape, self.pad, dtype=np.int64)

@@ -158,6 +158,7 @@ class Loop:
         )
         rate = self.matmul_rate * self.layout.ranks
         log = step_line(state, outcome, spent, rows=trained, flops=flops, seconds=seconds, rate=rate, device=self.meter.device)
+        log["first_row"] = stage.first + state.progress.rows - rows
         if rows != trained:
             log["read_rows"] = rows
         for hook in stage.hooks.values():

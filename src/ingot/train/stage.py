@@ -52,6 +52,7 @@ class Stage:
     sample: Callable[[], list[dict[str, str]]] | None = None
     averaged: Callable[[], AbstractContextManager[None]] = nullcontext  # the weights to evaluate and sample with
     batch_factor: float = 1.0
+    first: int = 0  # row of its data at which the stage begins
 
     @property
     def rows_per_step(self) -> int:

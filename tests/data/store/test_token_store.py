@@ -41,7 +41,9 @@ def test_windows_and_spans_equal_the_concatenation(
     assert np.array_equal(store.windows(starts, length), np.stack([flat[start : start + length] for start in starts]))
     lengths = np.array([data.draw(st.integers(0, len(flat) - int(start))) for start in starts])
     assert np.array_equal(store.gather(starts, lengths), np.concatenate([flat[s : s + n] for s, n in zip(starts, lengths)]))
-    assert np.concatenate(list(store.lengths.chunks())).tolist() == [size for shard in sizes for size in shard]
+    whole = [size for shard in sizes for size in shard]
+    assert np.concatenate(list(store.lengths.chunks())).tolist() == whole
+    assert [store.document_at(token) for token in range(len(flat))] == np.repeat(np.arange(len(whole)), whole).tolist()
 
 
 def test_narrow_ids_where_they_fit() -> None:

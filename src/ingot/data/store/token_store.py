@@ -103,6 +103,12 @@ class TokenStore:
             out[done : done + len(piece)] = piece
             done, shard = done + len(piece), shard + 1
 
+    def document_at(self, token: int) -> int:
+        """The number of the document that a token of the sequence belongs to."""
+        shard = int(np.searchsorted(self._starts, token, side="right")) - 1
+        within = int(np.searchsorted(self._ends[shard], token - self._starts[shard], side="right"))
+        return int(self._first[shard]) + within
+
     def _views(self, length: int) -> list[np.ndarray]:
         if length not in self._windows:
             self._windows[length] = [np.lib.stride_tricks.sliding_window_view(a, length) if len(a) >= length else a for a in self._tokens]
