@@ -97,6 +97,21 @@ def test_plain_lines_say_everything() -> None:
     assert text.splitlines()[-1] == "finished: 4 steps, 400 tokens, 1 GFLOP, 2 min 24 s, 0.08 spent"
 
 
+@pytest.mark.parametrize(("waited", "said"), [(9.0, True), (0.36, False)])
+def test_waiting_for_data_is_told_where_it_is_much(waited: float, said: bool) -> None:
+    stream = io.StringIO()
+    lines = Lines(stream)
+    lines.said = float("inf")  # no step on its way
+    lines.start(START)
+    lines.step(step(1, phases={"data": 36.0}))  # the loader begins
+    for number in range(2, 32):
+        lines.step(step(number, phases={"data": waited}))
+    lines.end({"kind": "end", "step": 31, "tokens": 400, "flops": 1e9, "seconds": 144.0, "reason": "finished"})
+    pace, end = stream.getvalue().splitlines()[-2:]
+    assert ("24% waiting for data" in pace) == said and ("waiting" in pace) == said
+    assert end.endswith("25% of the time waiting for data") == said and ("waiting" in end) == said
+
+
 def test_a_reader_that_went_away_does_not_end_the_run() -> None:
     stream = io.StringIO()
     lines = Lines(stream)

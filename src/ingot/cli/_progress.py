@@ -22,6 +22,7 @@ LINE_EVERY = 2.0
 QUIET = ("checkpoint",)
 SAMPLE = 72
 METRICS = ("loss", "perplexity", "bits_per_byte")
+WAITING = 0.05  # share of the steps' time spent waiting for data that is worth a word
 
 
 @dataclass
@@ -34,6 +35,11 @@ class Standing:
     line: dict[str, Any] = field(default_factory=dict)
     stage: int = 0
     began: tuple[float, float] | None = None
+    waited: float = (
+        0.0  # seconds of this process's steps but the first, which waits for the loader to begin, and those spent waiting for data
+    )
+    worked: float = 0.0
+    recent: float = 0.0  # share of waiting, over the last ten steps or so
 
     def start(self, info: dict[str, Any]) -> None:
         self.budgets = [parse_quantity(budget) for budget in info.get("budgets", ())]
@@ -50,8 +56,13 @@ class Standing:
             self.stage = line["stage"]
             self.entered = {unit: _total(self.line, unit) for unit in self.entered}
         self.line = line
+        seconds = line.get("step_seconds", 0.0)
         if self.began is None:
-            self.began = (self.share - self.share_of_step, time.monotonic() - line.get("step_seconds", 0.0))
+            self.began = (self.share - self.share_of_step, time.monotonic() - seconds)
+        elif seconds:
+            waited = line.get("phases", {}).get("data", 0.0)
+            self.waited, self.worked = self.waited + waited, self.worked + seconds
+            self.recent = 0.9 * self.recent + 0.1 * waited / seconds
 
     @property
     def share_of_step(self) -> float:
@@ -94,6 +105,7 @@ class Standing:
         columns["lr"] = f"{line['lr']:.2e}" if isinstance(line.get("lr"), float) else ""
         columns["rate"] = f"{count(float(line.get('tokens_per_second') or 0.0))} tokens/s"
         columns["utilization"] = f"{line['utilization']:.0%} of peak" if line.get("utilization") else ""
+        columns["data"] = f"{self.recent:.0%} waiting for data" if self.recent >= WAITING else ""
         left = self.seconds_left
         columns["left"] = f"{duration(left)} left" if left != float("inf") else ""
         columns["money"] = f"{self.spent_money()} spent" if self.spent_money() else ""
@@ -199,7 +211,7 @@ class Bar(Quiet):
     def step(self, line: dict[str, Any]) -> None:
         self.standing.step(line)
         words = self.standing.words()
-        shown = f"loss {words['loss']}  {words['rate']}  " + "  ".join(filter(None, (words["left"], words["money"])))
+        shown = f"loss {words['loss']}  {words['rate']}  " + "  ".join(filter(None, (words["data"], words["left"], words["money"])))
         self.bar.update(self.task, completed=self.standing.share, step=words["step"], share=words["share"], words=shown)
 
     def evaluation(self, line: dict[str, Any]) -> None:
@@ -275,7 +287,9 @@ def closing(line: dict[str, Any], standing: Standing) -> str:
         duration(line.get("seconds", 0.0)),
     ]
     price = standing.spent_money()
-    return f"{line.get('reason', 'done').replace('_', ' ')}: " + ", ".join([*spent, *([f"{price} spent"] if price else [])])
+    waited = standing.waited / standing.worked if standing.worked else 0.0
+    spent += [f"{price} spent"] * bool(price) + [f"{waited:.0%} of the time waiting for data"] * (waited >= WAITING)
+    return f"{line.get('reason', 'done').replace('_', ' ')}: " + ", ".join(spent)
 
 
 def _finite(value: Any) -> float:
