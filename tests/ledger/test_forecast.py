@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ingot.build.device import cpu_has_bf16
 from ingot.ledger import forecast as module
 from ingot.ledger.flops import FlopCount
 from ingot.ledger.forecast import changes, forecast, sharded, step_seconds
@@ -166,13 +167,14 @@ BASE = {
     "optimizer": "adamw",
     "micro_batches": 1,
 }
+NARROW = "bfloat16" if cpu_has_bf16() else "float32"  # where it is emulated, these steps take many minutes
 SETTINGS = [
     BASE | {"width": 1024, "depth": 3},
     BASE | {"width": 512, "depth": 4, "rows": 12, "sequence": 256},
-    BASE | {"width": 512, "depth": 6, "rows": 8, "dtype": "bfloat16", "feedforward": "swiglu"},
+    BASE | {"width": 512, "depth": 6, "rows": 8, "dtype": NARROW, "feedforward": "swiglu"},
     BASE | {"width": 1024, "depth": 5, "rows": 1, "sequence": 256, "micro_batches": 2, "optimizer": "lion"},
-    BASE | {"width": 1024, "depth": 6, "dtype": "bfloat16", "optimizer": "sgd", "vocabulary": 16384},
-    BASE | {"width": 1024, "depth": 5, "rows": 1, "vocabulary": 24576, "dtype": "bfloat16"},
+    BASE | {"width": 1024, "depth": 6, "dtype": NARROW, "optimizer": "sgd", "vocabulary": 16384},
+    BASE | {"width": 1024, "depth": 5, "rows": 1, "vocabulary": 24576, "dtype": NARROW},
 ]
 
 
