@@ -50,8 +50,8 @@ KINDS: dict[str, tuple[str, list[str], list[str]]] = {
             "model.embedding={name: waveform, neighbors: 32}",
             "data.train.rate=16000",
             "data.validation.rate=16000",
-            "stages.0.batch=16 clips",
-            "stages.0.annotate.frames=20000",
+            "stages=[{budget: 1 steps, batch: 16 clips, annotate: {name: kmeans, clusters: 50, frames: 20000}, "
+            "optimizer: {name: adamw, lr: 5e-4, betas: [0.9, 0.98], weight_decay: 0.01}, hooks: [clip]}]",  # its first round alone
             "micro_rows=16",
         ],
         ["--classes", "50", "--batch", "16"],
@@ -74,11 +74,9 @@ def overrides(kind: str, name: str, steps: int, precision: str) -> list[str]:
 
 
 def ours(kind: str, folder: Path, name: str, steps: int, precision: str) -> dict[str, Any]:
-    """A whole process of the first stage alone."""
+    """A whole process."""
     path = str(ROOT / "recipes" / KINDS[kind][0])
     command = [sys.executable, "-m", "ingot", "train", path, *overrides(kind, name, steps, precision), "--json"]
-    if kind == "hubert":
-        command.insert(-1, "stages.1.budget=0 steps")
     began = time.perf_counter()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment())
     seconds = time.perf_counter() - began
