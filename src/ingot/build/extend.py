@@ -23,11 +23,12 @@ from ..core.errors import Problem, RunError, UserError
 from ..core.parts import plain
 from ..core.progress import Progress, next_moment
 from ..core.quantities import Quantity, parse_quantity
-from ..core.recipe import Recipe, digest, dump, load
+from ..core.recipe import Recipe, digest, dump
 from ..ledger.ledger import FILE, read_lines
 from ..train.checkpoint import Checkpoints
 from ..train.storage import read_manifest, settle, write_manifest
 from .check import resolve_run
+from .run import recipe_of
 from .schema import RunSection, Stage
 
 PAST = ("warmup", "cooldown")  # spans at a schedule's beginning: what was a share of the old budget stays as long as it was
@@ -43,12 +44,11 @@ def extend(folder: str | Path, budget: str, *, out: str | Path | None = None, re
     lines that say what was done. Raises UserError where the result would not be what the larger budget means.
     """
     folder = Path(folder)
-    if not (folder / "recipe.yaml").is_file():
-        raise UserError(f"no run at {folder}: it has no recipe.yaml")
+    recipe = recipe_of(folder)
     target = Path(out) if out else folder.with_name(f"{folder.name}_extended")
     if target.exists():
         raise UserError(f"{target} exists already; 'ingot train {target}/recipe.yaml' goes on with it, --out names another place")
-    before = resolve_run(load(folder / "recipe.yaml"))
+    before = resolve_run(recipe)
     old, new = before.stages[-1].budget, _larger(budget, before)
     tree: Tree = json.loads(json.dumps(plain(before))) | {"name": target.name}
     said: list[str] = []

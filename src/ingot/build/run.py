@@ -447,14 +447,19 @@ def refuse_changed(run: Run) -> None:
         raise UserError([Problem("", f"the run {run.folder} exists with another recipe; resume needs the same one ({other})", hint=lines)])
 
 
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe of a run folder. Raises UserError when it is none."""
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(f"no run at {folder}: it has no recipe.yaml")
+    return load(folder / "recipe.yaml")
+
+
 def open_run(folder: str | Path, checkpoint: str | Path | None = None, *, echo: Callable[[str], None] | None = None) -> Run:
     """A Run from its folder (or from a checkpoint folder inside it), weights loaded. Raises UserError when there is none."""
     folder = Path(folder)
     if folder.parent.name == "checkpoints" and (folder / "manifest.json").exists():
         checkpoint, folder = folder, folder.parent.parent
-    if not (folder / "recipe.yaml").is_file():
-        raise UserError(f"no run at {folder}: it has no recipe.yaml")
-    run = Run(resolve_run(load(folder / "recipe.yaml")), folder, echo=echo)
+    run = Run(resolve_run(recipe_of(folder)), folder, echo=echo)
     if run.load_weights(Path(checkpoint) if checkpoint else None) is None:
         raise UserError(f"the run {folder} has no whole checkpoint yet")
     for message in run.messages:

@@ -35,10 +35,8 @@ class Standing:
     line: dict[str, Any] = field(default_factory=dict)
     stage: int = 0
     began: tuple[float, float] | None = None
-    waited: float = (
-        0.0  # seconds of this process's steps but the first, which waits for the loader to begin, and those spent waiting for data
-    )
-    worked: float = 0.0
+    worked: float = 0.0  # seconds of this process's steps; but the first, which waits for the loader to begin
+    waited: float = 0.0  # those of them spent waiting for data
     recent: float = 0.0  # share of waiting, over the last ten steps or so
 
     def start(self, info: dict[str, Any]) -> None:

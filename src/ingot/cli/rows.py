@@ -10,7 +10,6 @@ $ ingot rows runs/gpt_tiny --step 100 --most 1000 --json
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from . import _run
 from ._output import Output
@@ -26,17 +25,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     from ..build.check import resolve_run
-    from ..build.run import Run
+    from ..build.run import Run, recipe_of
     from ..build.seen import seen
     from ..core.errors import UserError
-    from ..core.recipe import load
 
     folder, _ = _run.place(arguments.run)
     if arguments.most < 1:
         raise UserError(f"--most wants a number of at least 1, got {arguments.most}")
-    if not (folder / "recipe.yaml").is_file():
-        raise UserError(f"no run at {folder}: it has no recipe.yaml")
-    answer = seen(Run(resolve_run(load(folder / "recipe.yaml")), Path(folder)), arguments.step)
+    answer = seen(Run(resolve_run(recipe_of(folder)), folder), arguments.step)
     rows = answer["rows"]
     chosen = f", of which {answer['trained_rows']} were trained on" if answer["trained_rows"] < len(rows) else ""
     loss = "not finite" if answer["loss"] is None else f"{answer['loss']:.4f}"
