@@ -15,6 +15,7 @@ import torch
 from _runs import StopAt
 
 import ingot
+from ingot.build import annotate, compile_probe
 from ingot.build.check import check
 from ingot.core.errors import RunError
 from ingot.core.recipe import load
@@ -82,6 +83,30 @@ def test_a_disk_that_fills_while_units_are_kept_is_one_line(train: Any, monkeypa
         train("full")
     assert "annotations" in str(caught.value) and str(caught.value).endswith("cannot be written: No space left on device")
     assert not list(Path(".ingot/annotations").iterdir())
+
+
+def test_centers_are_found_from_the_clips_that_are_trained_on(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, values = [], annotate._values
+
+    def noted(run: Any, part: Any, source: Any, ids: np.ndarray) -> Any:
+        asked.append(ids.tolist())
+        return values(run, part, source, ids)
+
+    monkeypatch.setattr(annotate, "_values", noted)
+    run = train("held", 1, "data.validation=null", "data.holdout=0.3")
+    held = next(iter(run.data_of(0).validation["synthetic_audio"].sources.values())).ids.tolist()
+    assert len(held) > 3 and sorted(asked[0] + held) == asked[1] == list(range(40))
+
+
+def test_the_probe_of_compilation_reads_rows_with_their_units(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_probe, "_missing", lambda run: "")
+    run = train("probed", 1, "compile=auto")
+    assert "too short to win back" in run.choices["compile_reason"]
+    events = [json.loads(line)["message"] for line in (run.folder / "ledger.jsonl").read_text().splitlines() if '"event"' in line]
+    assert [words for event in events for words in ("found 12 units", "reused 12 units") if words in event] == [
+        "found 12 units",
+        "reused 12 units",
+    ]
 
 
 def test_units_are_asked_for_and_counted_alike() -> None:

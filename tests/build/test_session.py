@@ -1,13 +1,17 @@
-"""What a run writes down of the code it was made with."""
+"""What a run writes down of the code it was made with; that a folder has one trainer."""
 
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import ingot
 from ingot.build.session import commit
+from ingot.core.errors import RunError
 
 
 @pytest.fixture
@@ -40,3 +44,19 @@ def test_pages_and_results_do_not_make_it_another_code(checkout: Path, name: str
 def test_what_decides_results_does(checkout: Path, name: str) -> None:
     (checkout / name).write_text("two\n")
     assert str(commit(checkout)).endswith("+")
+
+
+def test_a_second_process_does_not_train_in_the_same_folder(tiny_recipe: Any) -> None:
+    run = ingot.build(tiny_recipe())
+    words = "import sys\nfrom pathlib import Path\nfrom ingot.core.atomic import alone_in\nwith alone_in(Path(sys.argv[1]), ''):\n    print()\n    sys.stdin.read()"
+    other = subprocess.Popen([sys.executable, "-uc", words, str(run.folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdin is not None and other.stdout is not None
+    try:
+        other.stdout.readline()
+        with pytest.raises(RunError, match="another process trains in"):
+            run.train()
+        assert not list(run.folder.iterdir())
+    finally:
+        other.kill()  # whatever ends it, it holds nothing any more
+        other.communicate()
+    assert run.train()["step"] == 12

@@ -20,6 +20,7 @@ from ..core.errors import RunError, UserError
 from ..core.evaluating import evaluating
 from ..core.parts import Spec
 from ..core.seams import Field
+from ..data.open import HeldOutRows
 from ..data.source._fingerprint import digest
 from ..data.store.arrays import keep_arrays
 from .latents import find_latents
@@ -124,7 +125,8 @@ def _name(run: Run, chosen: Spec, index: int) -> str:
         for name, tensor in sorted({**_named(run.model.embedding), **_named(run.model.encoder)}.items()):
             state.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
         weights = state.hexdigest()
-    return digest("annotation", 1, chosen.data(), [source.identity for source in sources(run, index)], weights)
+    learned = [[source.identity, len(ids)] for source, ids in _training(run, index)]
+    return digest("annotation", 2, chosen.data(), [source.identity for source in sources(run, index)], learned, weights)
 
 
 def _named(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -133,12 +135,7 @@ def _named(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def _make(run: Run, chosen: Spec, index: int, folder: Path) -> None:
     part, found = chosen.build(), sources(run, index)
-    training = found[: len({getattr(source, "source", source).identity for source in run.data_of(index).train.sources.values()})]
-    sample = [
-        value
-        for source in training
-        for value in _values(run, part, source, np.linspace(0, len(source) - 1, min(len(source), SAMPLED)).astype(int))
-    ]
+    sample = [value for source, ids in _training(run, index) for value in _values(run, part, source, _even(ids))]
     usable = [value for value in sample if len(value)]
     if not usable or sum(map(len, usable)) < part.clusters:
         raise UserError(f"stages.{index}.annotate: {sum(map(len, usable))} values are too few for {part.clusters} clusters")
@@ -152,6 +149,21 @@ def _make(run: Run, chosen: Spec, index: int, folder: Path) -> None:
         place = digest(source.identity)
         arrays |= {f"{place}.values": np.concatenate(columns), f"{place}.starts": np.cumsum([0, *map(len, columns)])}
     keep_arrays(folder, arrays)
+
+
+def _training(run: Run, index: int) -> Iterator[tuple[Any, np.ndarray]]:
+    """The distinct sources of training rows, each with the numbers of the clips that are trained on: those held out are not."""
+    seen = set()
+    for source in run.data_of(index).train.sources.values():
+        held = isinstance(source, HeldOutRows)
+        inner, ids = (source.source, source.ids) if held else (source, np.arange(len(source)))
+        if hasattr(inner, "annotate") and inner.identity not in seen:
+            seen.add(inner.identity)
+            yield inner, ids
+
+
+def _even(ids: np.ndarray) -> np.ndarray:
+    return ids[np.linspace(0, len(ids) - 1, min(len(ids), SAMPLED)).astype(int)]
 
 
 def _values(run: Run, part: Any, source: Any, ids: np.ndarray) -> Iterator[np.ndarray]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from .annotate import annotate
 from .rows import steps_in
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def _micro_steps(run: Run, index: int, seconds: float) -> float | None:
 def _probe(run: Run, state: State) -> tuple[bool, str]:
     index = state.progress.stage
     micro_rows = run.program.choose_micro_rows(index, run.batch_rows(index))
+    if said := annotate(run, dict(state.extra), index, entering=state.progress.entering):  # rows are read here before the stage begins
+        run.messages.append(said)
     windows = run.windows(run.data_of(index).train, start=0, rows=micro_rows, micro_rows=micro_rows)
     try:
         batch = run.model.objective.prepare(next(iter(windows))[0])

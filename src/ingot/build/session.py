@@ -6,10 +6,11 @@ import json
 import subprocess
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.atomic import one_line_of, write_text
+from ..core.atomic import alone_in, one_line_of, write_text
 from ..core.errors import RunError
 from ..core.recipe import dump
 from ..core.version import installed_version
@@ -64,8 +65,11 @@ class Scribe:
 
 
 def train(run: Run, reporter: Any = None) -> dict[str, Any]:
-    """Run the loop to its end. Raises RunError when training cannot go on, as on the loss of a rank; what was saved stays whole."""
-    with together():
+    """Run the loop to its end. Raises RunError when training cannot go on, as on the loss of a rank; what was saved stays whole.
+
+    Two processes never train in one folder: the second is refused with a RunError.
+    """
+    with together(), alone_in(run.folder, "trains in") if run.layout.rank == 0 else nullcontext():
         return _train(run, reporter)
 
 
