@@ -13,17 +13,18 @@ if TYPE_CHECKING:
     from .run import Run
 
 
-def seen(run: Run, step: int) -> dict[str, Any]:
+def seen(run: Run, step: int, most: int | None = None) -> dict[str, Any]:
     """The step's line of the ledger, and its rows: {row, source, epoch, id, where}, with the text of rows of tokens.
 
-    Raises UserError for a step that the ledger has not, and for data that are no longer those that the run read.
+    most: give the first so many rows alone, of ``read_rows``. Raises UserError for a step that the ledger has not, and for data that are no longer those that the run read.
     """
     line = _line(run, step)
     index = run.data_index(line["stage"])
     data = run.data_of(index)
     _same(run, index, data.identity)
     stream = data.train
-    rows = line["first_row"] + np.arange(line.get("read_rows", line["batch_rows"]))
+    read = line.get("read_rows", line["batch_rows"])
+    rows = line["first_row"] + np.arange(read if most is None else min(read, most))
     source, epoch, ids = (found.tolist() for found in stream.locate(rows))
     names = stream.source_names
     found = [
@@ -34,7 +35,7 @@ def seen(run: Run, step: int) -> dict[str, Any]:
         batch = stream.take(rows)
         for one, tokens, segments in zip(found, batch["tokens"], batch["segments"], strict=True):
             one["text"] = run.tokenizer.decode(tokens[segments > 0])
-    return {"step": line["step"], "loss": line["loss"], "trained_rows": line["batch_rows"], "rows": found}
+    return {"step": line["step"], "loss": line["loss"], "read_rows": read, "trained_rows": line["batch_rows"], "rows": found}
 
 
 def _line(run: Run, step: int) -> dict[str, Any]:

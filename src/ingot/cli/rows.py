@@ -32,20 +32,20 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     folder, _ = _run.place(arguments.run)
     if arguments.most < 1:
         raise UserError(f"--most wants a number of at least 1, got {arguments.most}")
-    answer = seen(Run(resolve_run(recipe_of(folder)), folder), arguments.step)
-    rows = answer["rows"]
-    chosen = f", of which {answer['trained_rows']} were trained on" if answer["trained_rows"] < len(rows) else ""
+    answer = seen(Run(resolve_run(recipe_of(folder)), folder), arguments.step, arguments.most)
+    rows, read = answer["rows"], answer["read_rows"]
+    chosen = f", of which {answer['trained_rows']} were trained on" if answer["trained_rows"] < read else ""
     loss = "not finite" if answer["loss"] is None else f"{answer['loss']:.4f}"
-    output.print(f"step {answer['step']}: {len(rows)} rows{chosen}, loss {loss}", "")
+    output.print(f"step {answer['step']}: {read} rows{chosen}, loss {loss}", "")
     columns = ("source", "where", *(["text"] if "text" in rows[0] else []), "row", "epoch")
     output.table(
         columns,
-        [[_short(one[name]) if name == "text" else one[name] for name in columns] for one in rows[: arguments.most]],
+        [[_short(one[name]) if name == "text" else one[name] for name in columns] for one in rows],
         words=len(columns) - 2,
     )
-    if len(rows) > arguments.most:
-        output.print(f"and {len(rows) - arguments.most} more (--most)")
-    output.result(answer | {"rows": rows[: arguments.most]})
+    if read > len(rows):
+        output.print(f"and {read - len(rows)} more (--most)")
+    output.result(answer)
     return 0
 
 
