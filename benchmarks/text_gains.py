@@ -1,17 +1,22 @@
 """What pre-training on technical text gives: SST-2 and TREC after equal fine-tuning, against the same model from scratch.
 
-    python benchmarks/text_gains.py DATA [--tokens 6M] [--seeds 3] [--epochs 4] [--rows 2000] [--width 192] [--depth 4] [--small]
+    python benchmarks/text_gains.py DATA [--tokens 2M] [--seeds 3] [--epochs 3] [--rows 1500] [--width 192] [--depth 4] [--jobs 2] [--small]
 
 For every seed: masked_lm, replaced_token (with a generator) and span_corruption are trained on so many tokens of DATA/text/technical,
 and every model, and one of the same shape as initialized, is fine-tuned on DATA/classification_en/{sst2,trec} with the same rows, epochs and
 learning rate. Reported: accuracy on the held-out rows, and the gain over from-scratch of the same shape with its 95 % interval over seeds
 (Student's t on the paired differences), whatever its sign.
+
+Pre-training is by Muon in batches of 16 rows: a thousand steps in 2M tokens. The same tokens in 250 steps of 64 rows by AdamW end on the
+plateau where a model knows how frequent tokens are and no more; fine-tuning from there is worse than from scratch.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +29,7 @@ from ingot.core.recipe import Recipe
 from ingot.core.resolve import spec
 
 TASKS = ("sst2", "trec")
+KINDS = ("masked_lm", "replaced_token", "span_corruption")
 
 
 def recipe(data: Path, kind: str, seed: int, given: argparse.Namespace, cache: str) -> Recipe:
@@ -57,8 +63,13 @@ def recipe(data: Path, kind: str, seed: int, given: argparse.Namespace, cache: s
             "stages": [
                 {
                     "budget": f"{given.tokens} tokens",
-                    "batch": "64 rows",
-                    "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01},
+                    "batch": "16 rows",
+                    "optimizer": {
+                        "name": "muon",
+                        "lr": 0.02,
+                        "weight_decay": 0.01,
+                        "rest": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.01},
+                    },
                     "schedule": {"lr": {"name": "cosine", "warmup": "5%"}},
                     "hooks": ["clip"],
                 }
@@ -101,21 +112,32 @@ def fine_tuned(run: Any, data: Path, given: argparse.Namespace, seed: int) -> di
     return found
 
 
+def compared(kind: str, seed: int, given: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """Accuracies of one model, as initialized and pre-trained."""
+    if given.jobs > 1:
+        torch.set_num_threads(1)
+    run = ingot.build(recipe(given.data.resolve(), kind, seed, given, f"{folder}/cache"), runs=f"{folder}/runs")
+    scratch = fine_tuned(run, given.data, given, seed)
+    run.train()
+    return {"objective": kind, "seed": seed, "from_scratch": scratch, "pre_trained": fine_tuned(run, given.data, given, seed)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     for name, default in (
         ("seeds", 3),
-        ("epochs", 4),
-        ("rows", 2000),
+        ("epochs", 3),
+        ("rows", 1500),
         ("width", 192),
         ("depth", 4),
         ("sequence", 128),
         ("vocabulary", 8192),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--tokens", default="6M", help="that every model is pre-trained on")
+    parser.add_argument("--tokens", default="2M", help="that every model is pre-trained on")
     parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--jobs", type=int, default=1, help="models at once, each on one thread")
     parser.add_argument("--small", action="store_true", help="seconds instead of hours: to see that it runs; nothing is written")
     given = parser.parse_args()
     if given.small:
@@ -125,16 +147,13 @@ def main() -> None:
         "accuracy": [],
         "gain": {},
     }
-    with TemporaryDirectory() as folder:
-        for seed in range(given.seeds):
-            for kind in ("masked_lm", "replaced_token", "span_corruption"):
-                run = ingot.build(recipe(given.data.resolve(), kind, seed, given, f"{folder}/cache"), runs=f"{folder}/runs")
-                scratch = fine_tuned(run, given.data, given, seed)
-                run.train()
-                line = {"objective": kind, "seed": seed, "from_scratch": scratch, "pre_trained": fine_tuned(run, given.data, given, seed)}
-                results["accuracy"].append(line)
-                print(json.dumps(line), flush=True)
-    for kind in ("masked_lm", "replaced_token", "span_corruption"):
+    with TemporaryDirectory() as folder, ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(compared, kind, seed, given, folder) for seed in range(given.seeds) for kind in KINDS]
+        for job in as_completed(jobs):
+            results["accuracy"].append(job.result())
+            print(json.dumps(job.result()), flush=True)
+    results["accuracy"].sort(key=lambda line: (line["seed"], KINDS.index(line["objective"])))
+    for kind in KINDS:
         lines = [line for line in results["accuracy"] if line["objective"] == kind]
         results["gain"][kind] = {
             task: _machine.paired([line["pre_trained"][task] - line["from_scratch"][task] for line in lines]) for task in TASKS
