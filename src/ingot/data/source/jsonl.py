@@ -18,6 +18,8 @@ from ...core.seams import Document, Shard
 from ._files import absent, bad, decode, file_shards, find_files, line_number, lines, text_id
 from ._fingerprint import Range
 
+_DECODER = json.JSONDecoder()  # by itself it takes half the time of json.loads
+
 
 @part
 class Jsonl:
@@ -68,8 +70,15 @@ class Jsonl:
 
 def object_of(line: bytes, at: Callable[..., str], offset: int) -> dict[str, Any]:
     """A line's object. at: names its place, for the error; asked only then, since counting lines reads the file. Raises UserError."""
+    text = decode(line, at, offset)
     try:
-        row = json.loads(decode(line, at, offset))
+        row, end = _DECODER.raw_decode(text)
+        if end == len(text) and isinstance(row, dict):
+            return row
+    except (ValueError, RecursionError):
+        pass
+    try:  # blanks around the object, or something wrong, which this says in full
+        row = json.loads(text)
     except json.JSONDecodeError as error:
         raise bad(at(), f"is not valid JSON: {error.msg} at column {error.colno}") from None
     except ValueError:  # Python refuses to read numbers of thousands of digits
