@@ -2,7 +2,7 @@
 
 Alternates, in one process, ``tokenizers`` over the batches that preparation would form (texts already in memory, results dropped), by
 ``encode_batch`` and by ``encode_batch_fast``, with a whole preparation into an empty folder (reading, parsing, encoding, writing,
-fsync). Two corpora: long documents (books of ../shared/data/text) and short ones (news of classification_en). ``ratio`` is seconds of
+fsync), the process keeping the memory that it frees, as ``ingot prepare`` does. Two corpora: long documents (books of ../shared/data/text) and short ones (news of classification_en). ``ratio`` is seconds of
 the faster bare encoding over those of preparation, medians; 1 means that everything but encoding is hidden. Preparation may pass 1
 where it cuts very long texts, which fill the cores better.
 """
@@ -23,6 +23,7 @@ from _machine import text_folder, write
 
 from ingot.core.resolve import spec
 from ingot.data.prepare import BATCH_BYTES, prepare
+from ingot.ops.memory import keep_freed_memory
 
 COPIES = 8  # of the news, each text numbered, so that there are as many bytes of short texts as of long ones, to an order of magnitude
 BARE = ("encode_batch", "encode_batch_fast")
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     load = os.getloadavg()[0]
+    keep_freed_memory()
     long = options.paths or [str(text_folder() / "technical" / "train.jsonl.gz")]
     with tempfile.TemporaryDirectory() as folder:
         found = {

@@ -23,7 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, output: Output) -> int:
     from ..build.check import resolve_run
     from ..build.run import Run
+    from ..ops.memory import keep_freed_memory
 
+    keep_freed_memory()
     found = Run(resolve_run(_recipe.read(arguments)), _recipe.NOWHERE, echo=None if output.json else output.note)
     answers: list[dict[str, Any]] = []
     for index, stage in enumerate(found.section.stages):
