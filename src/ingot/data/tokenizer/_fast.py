@@ -14,7 +14,7 @@ import tokenizers
 
 from ...core.errors import Problem, UserError
 from ..source._fingerprint import digest
-from ._joined import Joined
+from ._joined import Joined, ids_of
 
 _PIECE = 1 << 16
 _LONG = 1024  # mean characters up to which texts count as short; only above them is encoding without offsets the faster one, text by text
@@ -73,7 +73,7 @@ class FastTokenizer:
         if short and len(flat) >= _MANY and self.joined is not None and self.joined.safe(texts):
             return self.joined.encode(texts)
         encode = self.inner.encode_batch if short else self.inner.encode_batch_fast
-        arrays = [np.array(item.ids, dtype=self.dtype) for item in encode(flat, add_special_tokens=False)]
+        arrays = [ids_of(item).astype(self.dtype) for item in encode(flat, add_special_tokens=False)]
         if flat is texts:
             return arrays
         found = iter(arrays)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections.abc import Iterator
 
 import numpy as np
@@ -36,7 +37,7 @@ class Joined:
         """Ids of each text; none may hold the token between."""
         found: list[np.ndarray] = []
         for encoding in self.inner.encode_batch_fast([_BETWEEN.join(group) for group in _groups(texts)], add_special_tokens=False):
-            ids = np.array(encoding.ids, dtype=np.int64)
+            ids = ids_of(encoding)
             kept, start = ids.astype(self.dtype), 0
             for stop in (*np.flatnonzero(ids == self.between).tolist(), len(ids)):
                 found.append(kept[start:stop])
@@ -47,6 +48,11 @@ class Joined:
     def safe(texts: list[str]) -> bool:
         """Whether no text holds the token between, or a part of it at its edge."""
         return not any(_BETWEEN[0] in text or _BETWEEN[1] in text for text in texts)
+
+
+def ids_of(encoding: tokenizers.Encoding) -> np.ndarray:
+    """Its ids, uint32. The standard library's array takes them from a list in a third of numpy's time."""
+    return np.frombuffer(array("I", encoding.ids), dtype=np.uintc)
 
 
 def _groups(texts: list[str]) -> Iterator[list[str]]:
