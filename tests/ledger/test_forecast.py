@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ingot.build.device import cpu_has_bf16
 from ingot.ledger import forecast as module
 from ingot.ledger.flops import FlopCount
 from ingot.ledger.forecast import changes, forecast, sharded, step_seconds
 from ingot.ledger.live import LiveBytes
 from ingot.ledger.memory import process_memory
+from ingot.ops.bf16 import cpu_has_bf16
 
 WIDTH, DEPTH, ROWS = 64, 4, 32
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ingot.core.axes import Axes
 from ingot.core.resolve import spec
+from ingot.ops import bf16
 from ingot.optim._orthogonal import orthogonalize, polynomials
 
 MATRIX = Axes(("hidden", "width"), "matrix")
@@ -146,6 +147,22 @@ def test_cautious_decay_acts_where_update_and_weight_agree() -> None:
     agrees = (start - ends[False, 0.0]) * start >= 0  # the update is what was subtracted
     assert 20 < int(agrees.sum()) < 76
     torch.testing.assert_close(ends[True, 0.5], torch.where(agrees, ends[False, 0.5], ends[False, 0.0]), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_fast_is_bf16_only_where_the_processor_multiplies_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bf16, "cpu_has_bf16", lambda: native)
+
+    def updated(dtype: str, weight: torch.Tensor) -> torch.Tensor:
+        ours = nn.Parameter(weight.clone())
+        ours.grad = torch.linspace(-1, 1, ours.numel(), dtype=weight.dtype).sin().view_as(weight)
+        spec("optim", "muon", lr=0.02, iteration_dtype=dtype).build(params=[ours]).step()
+        return ours.detach()
+
+    weight = torch.ones(6, 4)
+    assert torch.equal(updated("fast", weight), updated("bf16" if native else "fp32", weight))
+    assert not torch.equal(updated("bf16", weight), updated("fp32", weight))
+    assert torch.equal(updated("fast", weight.double()), updated("auto", weight.double()))  # fp64 stays what it is
 
 
 def test_agrees_with_torch_in_bf16_to_its_precision() -> None:

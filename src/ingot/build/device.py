@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from ..core.errors import UserError
 from ..core.parts import Spec
 from ..core.resolve import spec
+from ..ops.bf16 import multiplies_bf16
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 
@@ -34,32 +34,17 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
         if wanted == "fp64" and device.type == "mps":
             raise UserError("precision: MPS has no fp64")
         return DTYPES[wanted]
-    return torch.bfloat16 if _multiplies_bf16(device) else torch.float32
+    return torch.bfloat16 if multiplies_bf16(device) else torch.float32
 
 
 def slow_precision(dtype: torch.dtype, device: torch.device) -> str:
     """Why a type that was asked for will be slow, in a sentence; nothing where it is not known to be."""
-    if dtype != torch.bfloat16 or device.type not in ("cpu", "cuda") or _multiplies_bf16(device):
+    if dtype != torch.bfloat16 or device.type not in ("cpu", "cuda") or multiplies_bf16(device):
         return ""
     return (
         f"precision: this {'processor' if device.type == 'cpu' else 'GPU'} has no instructions for bf16, and may take many times "
         "as long with it as with fp32; precision=auto takes what is fast"
     )
-
-
-def _multiplies_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and cpu_has_bf16()
-
-
-def cpu_has_bf16() -> bool:
-    """Whether the processor has bf16 dot products (AVX512-BF16, AMX or Arm's)."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return any(f" {flag}" in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def choose_layout(wanted: Spec | str, device: torch.device) -> Any:

@@ -18,8 +18,8 @@ A matrix is a weight with the declared role "matrix"; its leading axis of expert
 Weights without declared axes are matrices when they have two dimensions or more. Everything else goes to `rest`, which keeps its own
 learning rate and weight decay in its own groups.
 
-Shapes: u, m, g as w; n: one per row.   State: one tensor per matrix, with neurons one number per row; rest's for the others.   Cost: 5 (4 r^2 c + 2 r^3) FLOPs per matrix of r x c,
-r <= c, fewer for wide ones in fp32.
+Shapes: u, m, g as w; n: one per row.   State: one tensor per matrix, with neurons one number per row; rest's for the others.
+Cost: 5 (4 r^2 c + 2 r^3) FLOPs per matrix of r x c, r <= c, fewer for wide ones in fp32.
 Sharding: momentum stays sharded; the update alone is gathered, and every rank repeats the iteration.
 """
 
@@ -37,6 +37,7 @@ from ..core.axes import STACKS, Axes
 from ..core.parts import NonNegative, Positive, Slot, part
 from ..core.recipe import Recipe
 from ..core.resolve import resolve
+from ..ops.bf16 import multiplies_bf16
 from ._groups import Beta, Group, Layout, StatefulOptimizer, count, local, local_gradient, normal_groups, prepare_groups
 from ._orthogonal import STEPS, Coefficients, orthogonalize, worth_stacking
 
@@ -49,8 +50,9 @@ class Muon(StatefulOptimizer):
     """lr: of the matrices. scale: of the update, by shape. rest: optimizer of all other weights, with its own lr. neuron_beta: b of
     the rows' second moment.
 
-    iteration_dtype: "auto" is bf16 on CUDA and the weight's own dtype elsewhere; on a CPU with bf16 products bf16 is two to three
-    times faster, but a rounding error in a gradient may then change the update by 1e-3.
+    iteration_dtype: "auto" is bf16 on CUDA and the weight's own dtype elsewhere; "fast" is bf16 on every device that multiplies it
+    natively. On a CPU that does, bf16 is two to three times faster, but a rounding error in a gradient may then change the update by
+    1e-3; on one that does not, it takes many times as long.
     """
 
     state_powers: ClassVar[dict[str, int | str]] = StatefulOptimizer.state_powers | {"neurons": "each row"}
@@ -69,7 +71,7 @@ class Muon(StatefulOptimizer):
         normalize: Literal["none", "neurons"] = "none",
         neuron_beta: Beta = 0.95,
         cautious: bool = False,
-        iteration_dtype: Literal["auto", "bf16", "fp32"] = "auto",
+        iteration_dtype: Literal["auto", "fast", "bf16", "fp32"] = "auto",
         rest: Slot["optim"] = REST,
     ):
         groups = normal_groups(params)
@@ -190,8 +192,9 @@ class Muon(StatefulOptimizer):
         return found_NRC * (size_N11 / (torch.linalg.vector_norm(found_NRC, dim=(-2, -1), keepdim=True) + 1e-10))
 
     def _dtype(self, weight: Tensor) -> torch.dtype:
-        if self.iteration_dtype == "auto":
-            return torch.bfloat16 if weight.device.type == "cuda" and weight.dtype != torch.float64 else weight.dtype
+        if self.iteration_dtype in ("auto", "fast"):
+            narrow = weight.device.type == "cuda" if self.iteration_dtype == "auto" else multiplies_bf16(weight.device)
+            return torch.bfloat16 if narrow and weight.dtype != torch.float64 else weight.dtype
         return {"bf16": torch.bfloat16, "fp32": torch.float32}[self.iteration_dtype]
 
 
