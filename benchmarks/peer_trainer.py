@@ -61,11 +61,11 @@ def main() -> None:
         ("seed", int, 0),
         ("warmup", float, 0.02),
         ("weight-decay", float, 0.1),
-        ("validation", str, ""),
-        ("validation-bytes", float, 0.0),
         ("output", str, "/tmp/peer"),
     ]:
         parser.add_argument(f"--{name}", type=kind, default=default)
+    parser.add_argument("--validation", nargs="*", default=[], help="rows that are judged at the end, several files")
+    parser.add_argument("--validation-bytes", nargs="*", type=float, default=[], help="what each counts")
     parser.add_argument("--fp32", action="store_true")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
@@ -92,7 +92,7 @@ def main() -> None:
 
     def factor(step: int) -> float:
         done = share(step)
-        return min(done / options.warmup, 0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2) if options.warmup else 1.0
+        return min(done / options.warmup, (1 + math.cos(math.pi * done)) / 2) if options.warmup else 1.0
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     arguments = TrainingArguments(
@@ -122,8 +122,9 @@ def main() -> None:
         "median_step_seconds": float(np.median(steps)) if len(steps) else None,
         "losses": losses,
     }
-    if options.validation:
-        result["bits_per_byte"] = bits_per_byte(model, Rows(options.validation), options.validation_bytes)
+    result["bits_per_byte"] = [
+        bits_per_byte(model, Rows(path), size) for path, size in zip(options.validation, options.validation_bytes, strict=True)
+    ]
     print(json.dumps(result))
 
 

@@ -6,9 +6,9 @@
 
 Budgets are steps: those that fit into the minutes by the calibration, so that load changes no figure. The peer (GPT-2 of the same
 parameters within 2 %) is tuned on validation part A: all 3 learning rates x 3 batch sizes with a schedule of 3 minutes, the best
-three again with one of 10. Figures are bits per byte on part B, which neither side's tuning sees. Ingot's recipe is run with
-shorter and shorter budgets until it no longer reaches the peer's median; the ratio of process times is the figure. Start-up and
-compilation count on both sides.
+three again with one of 10. Both sides' learning rates end at 0, and both compute in bf16 where the processor multiplies it. Figures
+are bits per byte on part B, which neither side's tuning sees. Ingot's recipe is run with shorter and shorter budgets until it no
+longer reaches the peer's median; the ratio of process times is the figure. Start-up and compilation count on both sides.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from step_speed import environment
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 BATCHES = (4, 8, 16)
+PARTS = ("a", "b")
 
 
 def setting(folder: Path) -> dict[str, Any]:
@@ -68,7 +69,10 @@ def overrides(name: str) -> list[str]:
 SHAPE = ["--layers", "6", "--width", "256", "--heads", "4"]
 
 
-def peer(folder: Path, parts: dict[str, Any], *, lr: float, batch: int, steps: int, seed: int, part: str) -> dict[str, Any]:
+def peer(folder: Path, parts: dict[str, Any], *, lr: float, batch: int, steps: int, seed: int) -> dict[str, Any]:
+    """A whole process of the peer; its bits per byte on parts A and B."""
+    from ingot.ops.bf16 import cpu_has_bf16
+
     command = [
         sys.executable,
         str(ROOT / "benchmarks/peer_trainer.py"),
@@ -87,15 +91,17 @@ def peer(folder: Path, parts: dict[str, Any], *, lr: float, batch: int, steps: i
         "--vocabulary",
         str(parts["vocabulary"]),
         "--validation",
-        str(folder / f"{part}.npy"),
+        *(str(folder / f"{part}.npy") for part in PARTS),
         "--validation-bytes",
-        str(parts[part]),
+        *(str(parts[part]) for part in PARTS),
         *SHAPE,
+        *([] if cpu_has_bf16() else ["--fp32"]),  # as Ingot's precision=auto decides
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
-    return json.loads(done.stdout.strip().splitlines()[-1]) | {"lr": lr, "batch": batch, "seed": seed}
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    return found | {"lr": lr, "batch": batch, "seed": seed, "bits_per_byte": dict(zip(PARTS, found["bits_per_byte"], strict=True))}
 
 
 def ingot_run(folder: Path, steps: int, seed: int, parts: dict[str, Any]) -> dict[str, Any]:
@@ -173,9 +179,7 @@ def calibrate(folder: Path, notes: Notes) -> None:
     for batch in BATCHES:
         notes.once(
             f"peer pace {batch}",
-            lambda batch=batch: line(
-                *(peer(folder, parts, lr=1e-3, batch=batch, steps=steps, seed=0, part="a") for steps in (8, 8 + 160 // batch))
-            ),
+            lambda batch=batch: line(*(peer(folder, parts, lr=1e-3, batch=batch, steps=steps, seed=0) for steps in (8, 8 + 160 // batch))),
         )
     notes.once("ingot pace", lambda: line(*(ingot_run(folder, steps, 0, parts) for steps in (20, 80))))
 
@@ -189,10 +193,10 @@ def run(folder: Path, notes: Notes, seeds: int, budgets: list[float]) -> None:
 
     def trial(lr: float, batch: int, minutes: float, seed: int, part: str) -> dict[str, Any]:
         steps = steps_in(pace[batch], 60 * minutes)
-        found = notes.once(
-            f"peer {lr} {batch} {minutes} {seed} {part}", lambda: peer(folder, parts, lr=lr, batch=batch, steps=steps, seed=seed, part=part)
-        )
+        found = notes.once(f"peer {lr} {batch} {minutes} {seed}", lambda: peer(folder, parts, lr=lr, batch=batch, steps=steps, seed=seed))
         return {k: v for k, v in found.items() if k not in ("losses", "seconds")} | {
+            "bits_per_byte": found["bits_per_byte"][part],
+            "judged_on": part,
             "lr": lr,
             "batch": batch,
             "seed": seed,
@@ -235,7 +239,7 @@ def confirm(folder: Path, notes: Notes) -> None:
         write("time_to_loss", result | {"ratio": None})
         return
     best, steps = result["peer"][0], result["reached"]["steps"]
-    theirs = peer(folder, parts, lr=best["lr"], batch=best["batch"], steps=best["steps"], seed=0, part="b")
+    theirs = peer(folder, parts, lr=best["lr"], batch=best["batch"], steps=best["steps"], seed=0)
     ours = ingot_run(folder, steps, 0, parts)
     rate = (ours["tokens"] / ours["seconds"]) / (theirs["tokens"] / theirs["seconds"])
     ratio = theirs["seconds"] / ours["seconds"]
