@@ -3,9 +3,9 @@
 Alternates, in one process, ``tokenizers`` over the batches that preparation would form (texts already in memory, results dropped), by
 ``encode_batch`` and by ``encode_batch_fast``, with a whole preparation into an empty folder (reading, parsing, encoding, writing,
 fsync), the process keeping the memory that it frees, as ``ingot prepare`` does. Two corpora: long documents (books of
-../shared/data/text) and short ones (news of classification_en). ``ratio`` is seconds of
-the faster bare encoding over those of preparation, medians; 1 means that everything but encoding is hidden. Preparation may pass 1
-where it cuts very long texts, which fill the cores better.
+../shared/data/text) and short ones (news of classification_en). ``ratio`` is seconds of the faster bare
+encoding over those of preparation, medians; 1 means that everything but encoding is hidden. Preparation may pass 1 where it cuts very
+long texts, which fill the cores better.
 """
 
 from __future__ import annotations

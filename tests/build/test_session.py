@@ -48,7 +48,10 @@ def test_what_decides_results_does(checkout: Path, name: str) -> None:
 
 def test_a_second_process_does_not_train_in_the_same_folder(tiny_recipe: Any) -> None:
     run = ingot.build(tiny_recipe())
-    words = "import sys\nfrom pathlib import Path\nfrom ingot.core.atomic import alone_in\nwith alone_in(Path(sys.argv[1]), ''):\n    print()\n    sys.stdin.read()"
+    words = (
+        "import sys\nfrom pathlib import Path\nfrom ingot.core.locks import alone_in\n"
+        "with alone_in(Path(sys.argv[1]), ''):\n    print()\n    sys.stdin.read()"
+    )
     other = subprocess.Popen([sys.executable, "-uc", words, str(run.folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert other.stdin is not None and other.stdout is not None
     try:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def seen(run: Run, step: int, most: int | None = None) -> dict[str, Any]:
     """The step's line of the ledger, and its rows: {row, source, epoch, id, where}, with the text of rows of tokens.
 
-    most: give the first so many rows alone, of ``read_rows``. Raises UserError for a step that the ledger has not, and for data that are no longer those that the run read.
+    most: give the first so many rows alone, of ``read_rows``. Raises UserError for a step that the ledger has not, and for data
+    that are no longer those that the run read.
     """
     line = _line(run, step)
     index = run.data_index(line["stage"])

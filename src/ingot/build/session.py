@@ -10,8 +10,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.atomic import alone_in, one_line_of, write_text
+from ..core.atomic import one_line_of, write_text
 from ..core.errors import RunError
+from ..core.locks import alone_in
 from ..core.recipe import dump
 from ..core.version import installed_version
 from ..ledger.energy import Energy

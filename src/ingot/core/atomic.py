@@ -13,11 +13,6 @@ from typing import IO, Any
 
 from .errors import RunError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 # What file systems answer that cannot flush a folder's entries; they need no flushing, or offer none.
 _NO_FLUSH = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EISDIR, errno.EBADF})
 
@@ -48,31 +43,6 @@ def whole_file(path: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
         sync_folder(path.parent)
-
-
-@contextmanager
-def alone_in(folder: Path, doing: str) -> Iterator[None]:
-    """Hold a folder while the block runs; it is made. A process that ends, however it ends, holds nothing.
-
-    doing: what is done there, for people, such as ``trains in``. Raises RunError at once where another process holds it. Where the system
-    or the disk has no locks, and where the folder cannot be made, nothing is held.
-    """
-    handle = None
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-    try:
-        if handle is not None and fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(f"another process {doing} {folder}: wait for its end, or choose another folder") from None
-            except OSError:
-                pass
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,29 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.atomic import one_line_of
+from ...core.locks import taken
 
 
 @contextlib.contextmanager
 def lock(final: Path) -> Iterator[bool]:
     """A lock on what will be under a name, dropped by the system when its holder dies; False where another process holds it.
 
-    Raises RunError where nothing can be written.
+    Where there are no locks, the rename decides. Raises RunError where nothing can be written.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield True
-        return
     path = final.parent / "locks" / final.name
     with one_line_of(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         opened = path.open("wb")
     with opened as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:
-            pass  # no locks on this file system: the rename decides
-        yield True
+        yield taken(file.fileno())
