@@ -9,6 +9,7 @@ Left out: tests, installed packages, and ``encodings`` and ``pydoc_data``, which
 from __future__ import annotations
 
 import hashlib
+import os
 import sysconfig
 from collections.abc import Iterator
 from functools import partial
@@ -42,9 +43,14 @@ class PythonLibrary:
 
     def _files(self) -> dict[str, list[Path]]:
         """Package -> its files in the order of their paths."""
+        names: list[tuple[str, ...]] = []
+        for folder, inside, files in os.walk(self.root):
+            inside[:] = [name for name in inside if name not in LEFT_OUT]  # installed packages may be many, and are not even looked at
+            parts = Path(folder).relative_to(self.root).parts
+            names += [(*parts, name) for name in files if name.endswith(".py")]
         found: dict[str, list[Path]] = {}
-        for path in sorted(self.root.rglob("*.py")):
-            parts = path.relative_to(self.root).parts
+        for parts in sorted(names):
+            path = self.root.joinpath(*parts)
             if LEFT_OUT.isdisjoint(parts) and path.stat().st_size > 0:
                 found.setdefault(parts[0] if len(parts) > 1 else MODULES, []).append(path)
         return found
