@@ -133,7 +133,7 @@ class Signature:
         knobs = (name if default is inspect.Parameter.empty else f"{name}={default!r}" for name, (_, default) in self.knobs.items())
         return f"{self.target.__name__}({', '.join(knobs)})"
 
-    @property
+    @cached_property
     def where(self) -> str:
         """``src/ingot/optim/lion.py:14``, relative to the checkout where there is one."""
         code = inspect.unwrap(self.target)

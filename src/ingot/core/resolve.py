@@ -153,7 +153,10 @@ class _Resolver:
     def knobs(self, given: dict[Any, Any], expected: Signature, keys: Keys) -> Any:
         before = len(self.problems)
         owner = getattr(expected.target, "__ingot_section__", False)
-        hint = "" if owner else f"{expected}     {expected.where}"
+
+        def hint() -> str:  # only for a message: finding the line reads and parses the part's file
+            return "" if owner else f"{expected}     {expected.where}"
+
         meant: set[str] = set()  # by names that are misspelt: what these knobs are to be is not known either
         for name in given:
             if name not in expected.knobs:
@@ -163,7 +166,7 @@ class _Resolver:
                 self.fail(
                     (*keys, name) if owner else keys,
                     f"{whose} takes no {shown(str(name))}. {near or 'It takes: ' + (', '.join(expected.knobs) or 'nothing')}",
-                    hint,
+                    hint(),
                     "" if owner else str(name),
                 )
         resolved = {}
@@ -171,7 +174,7 @@ class _Resolver:
             if name in given:
                 result = self.value(given[name], annotation, (*keys, name))
             elif default is inspect.Parameter.empty:
-                result = self.fail(keys, f"needs {name!r}: {wants(annotation)}", hint)
+                result = self.fail(keys, f"needs {name!r}: {wants(annotation)}", hint())
             elif name in meant:
                 result = UNRESOLVED
             elif default is not None and (isinstance(default, str) or holds_parts(annotation)):
