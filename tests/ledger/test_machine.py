@@ -26,6 +26,17 @@ def test_the_rate_is_the_best_of_the_measurements(monkeypatch: pytest.MonkeyPatc
     machine._matmul_rate.cache_clear()
 
 
+def test_a_quiet_machine_is_not_measured_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best two agree after the fourth product; the first, which warms up, has no say."""
+    seconds = iter([0.09, 0.0201, 0.025, 0.02, 0.001])
+    monkeypatch.setattr(machine, "_seconds", lambda *_: next(seconds))
+    monkeypatch.setattr(machine, "_rows", lambda *_: machine.ROWS)
+    machine._matmul_rate.cache_clear()
+    assert machine.matmul_rate("cpu", torch.float64) == 2 * machine.ROWS * machine.WIDTH**2 / 0.02
+    assert next(seconds) == 0.001  # never asked for
+    machine._matmul_rate.cache_clear()
+
+
 def test_a_slow_machine_is_not_measured_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([1.0, 2.0, 0.1])
     monkeypatch.setattr(machine, "_seconds", lambda *_: next(seconds))
@@ -36,11 +47,20 @@ def test_a_slow_machine_is_not_measured_for_long(monkeypatch: pytest.MonkeyPatch
     machine._matmul_rate.cache_clear()
 
 
-def test_a_type_without_instructions_is_measured_on_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_seconds", lambda left, _: 0.005 * len(left))  # 20 s for all rows
+@pytest.mark.parametrize(("seconds", "rows"), [(0.005, 64), (1e-4, 256), (1e-5, 4096), (1e-8, 4096)])
+def test_a_product_takes_a_twentieth_of_a_second_at_most(monkeypatch: pytest.MonkeyPatch, seconds: float, rows: int) -> None:
+    """Where the least, 64 rows, allows that: a type without instructions takes 0.3 s for them, and 20 for all."""
+    measured = []
+
+    def product(left: torch.Tensor, _: object) -> float:
+        measured.append(len(left))
+        return seconds * len(left)
+
+    monkeypatch.setattr(machine, "_seconds", product)
     machine._matmul_rate.cache_clear()
-    assert machine.matmul_rate("cpu", torch.float64) == pytest.approx(2 * machine.WIDTH**2 / 0.005)
+    assert machine.matmul_rate("cpu", torch.float64) == pytest.approx(2 * machine.WIDTH**2 / seconds)
     machine._matmul_rate.cache_clear()
+    assert measured[-1] == rows and (seconds * rows <= machine.PRODUCT or rows == machine.FEW)
 
 
 @pytest.mark.parametrize(

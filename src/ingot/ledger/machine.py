@@ -13,8 +13,8 @@ import psutil
 import torch
 
 ROWS, WIDTH = 4096, 1536
-FEW = 64  # rows, where the machine would take PATIENCE for one product: a processor without instructions for the type
-MEASUREMENTS = 10
+FEW, PRODUCT = 64, 0.05  # rows at least, and seconds that a product of more may take
+MEASUREMENTS, ENOUGH, AGREE = 10, 4, 1.01  # at most; where the best two of so many differ by less, the machine is quiet
 PROBE, PAUSE = 4, 0.05  # products in a row, and seconds until the next ones, in which another program's burst may pass
 PATIENCE = 1.5  # seconds after which a slow or busy machine is measured no further
 WIDE, ALONE = 1.3, 0.8  # spread above and share of the processors below which a measurement is in doubt
@@ -23,7 +23,8 @@ WIDE, ALONE = 1.3, 0.8  # spread above and share of the processors below which a
 def matmul_rate(device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16) -> float:
     """FLOP/s of the best of ten (4096, 1536) x (1536, 1536) products, measured once per process, device, type and thread count.
 
-    A machine that would take seconds for each is measured on 64 rows.
+    Fewer than ten where the best two of the first agree. Fewer rows, 64 at least, where 4096 would take more than a twentieth of a
+    second: the rate is the same from some hundred on.
 
     The best, not the mean: a busy machine slows some of them, and the yardstick is what the machine can do.
     """
@@ -51,7 +52,7 @@ def _matmul_rate(device: str, dtype: torch.dtype, threads: int) -> float:
     with torch.no_grad():
         left = left[: _rows(left, right)]
         worked = time.process_time()
-        while len(times) <= MEASUREMENTS and sum(times) < PATIENCE:
+        while len(times) <= MEASUREMENTS and sum(times) < PATIENCE and not _agree(times):
             if times and len(times) % PROBE == 0:
                 time.sleep(PAUSE)
             times.append(_seconds(left, right))
@@ -62,7 +63,16 @@ def _matmul_rate(device: str, dtype: torch.dtype, threads: int) -> float:
 
 def _rows(left: torch.Tensor, right: torch.Tensor) -> int:
     """How many rows are measured: all where the machine is fast enough for it."""
-    return FEW if min(_seconds(left[:FEW], right) for _ in range(2)) * ROWS / FEW > PATIENCE else ROWS
+    rows, seconds = FEW, min(_seconds(left[:FEW], right) for _ in range(2))
+    while rows < len(left) and 2 * rows / FEW * seconds <= PRODUCT:
+        rows *= 2
+    return min(rows, len(left))
+
+
+def _agree(times: list[float]) -> bool:
+    """Whether nothing disturbed the best two of enough measurements."""
+    best = sorted(times)[:2]
+    return len(times) >= ENOUGH and best[1] < AGREE * best[0]
 
 
 def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:

@@ -38,7 +38,7 @@ def update_bytes(memory: dict[str, float]) -> float:
 
 
 def calibrate() -> Rates:
-    """This machine's rates: the best of ten matrix products, and the best of five copies of 128 MB, with all of this process's threads."""
+    """This machine's rates: the best of up to ten matrix products, and the best of five copies of 128 MB, with all of this process's threads."""
     import torch
 
     from ..ledger.machine import matmul_rate
