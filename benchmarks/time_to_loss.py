@@ -6,7 +6,7 @@
 
 Budgets are steps: those that fit into the minutes by the calibration, so that load changes no figure. The peer (GPT-2 of the same
 parameters within 2 %) is tuned on validation part A: all 3 learning rates x 3 batch sizes with a schedule of 3 minutes, the best
-three again with one of 10. Both sides' learning rates end at 0, and both compute in bf16 where the processor multiplies it. Figures
+(--finalists) again with one of 10. Both sides' learning rates end at 0, and both compute in bf16 where the processor multiplies it. Figures
 are bits per byte on part B, which neither side's tuning sees. Ingot's recipe is run with shorter and shorter budgets until it no
 longer reaches the peer's median; the ratio of process times is the figure. Start-up and compilation count on both sides.
 """
@@ -188,7 +188,7 @@ def steps_in(pace: dict[str, float], seconds: float) -> int:
     return int((seconds - pace["start"]) / pace["step"])
 
 
-def run(folder: Path, notes: Notes, seeds: int, budgets: list[float]) -> None:
+def run(folder: Path, notes: Notes, seeds: int, budgets: list[float], finalists: int) -> None:
     parts, pace = notes.kept["parts"], {batch: notes.kept[f"peer pace {batch}"] for batch in BATCHES}
 
     def trial(lr: float, batch: int, minutes: float, seed: int, part: str) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def run(folder: Path, notes: Notes, seeds: int, budgets: list[float]) -> None:
         }
 
     short = sorted((trial(lr, batch, 3, 0, "a") for lr in LEARNING_RATES for batch in BATCHES), key=lambda item: item["bits_per_byte"])
-    long = [trial(item["lr"], item["batch"], 10, 0, "a") for item in short[:3]]
+    long = [trial(item["lr"], item["batch"], 10, 0, "a") for item in short[:finalists]]
     best = min(long, key=lambda item: item["bits_per_byte"])
     peers = [trial(best["lr"], best["batch"], 10, seed, "b") for seed in range(seeds)]
     target = statistics.median(item["bits_per_byte"] for item in peers)
@@ -260,6 +260,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("what", choices=["calibrate", "run", "confirm"])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--finalists", type=int, default=3, help="of the peer's settings, trained for 10 minutes each")
     parser.add_argument("--budgets", type=float, nargs="+", default=[200, 150, 120, 100, 80])
     options = parser.parse_args()
     folder = options.folder.resolve()
@@ -268,7 +269,7 @@ def main() -> None:
     if options.what == "calibrate":
         calibrate(folder, notes)
     elif options.what == "run":
-        run(folder, notes, options.seeds, options.budgets)
+        run(folder, notes, options.seeds, options.budgets, options.finalists)
     else:
         confirm(folder, notes)
 
