@@ -51,7 +51,7 @@ class PythonLibrary:
         found: dict[str, list[Path]] = {}
         for parts in sorted(names):
             path = self.root.joinpath(*parts)
-            if LEFT_OUT.isdisjoint(parts) and path.stat().st_size > 0:
+            if path.stat().st_size > 0:
                 found.setdefault(parts[0] if len(parts) > 1 else MODULES, []).append(path)
         return found
 
