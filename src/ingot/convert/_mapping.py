@@ -101,13 +101,15 @@ def leaves(bias: bool) -> tuple[str, ...]:
 
 
 def gather(family: Family, section: Section, theirs: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Their tensors under our names. shapes: what our model has. UserError names everything unknown, missing or of another shape."""
+    """Their tensors under our names; those of a head are left out where the checkpoint is one of the bare model. shapes: what our model
+    has. UserError names everything unknown, missing or of another shape."""
+    headless = _is_bare(family, theirs)
     theirs = _normalized(family, theirs)
     ours: dict[str, Tensor] = {}
     problems, used, left = [], set(), set()
     for rule in family.names(section):
         if rule.theirs not in theirs:
-            if rule.optional:
+            if rule.optional or (headless and rule.theirs.startswith(family.heads)):
                 left |= set(rule.ours)
                 continue
             problems.append(f"{rule.theirs} is missing")
@@ -168,6 +170,11 @@ def _arranged(tensor: Tensor, sizes: Sequence[int], order: Sequence[int]) -> Ten
     rest = tensor.shape[1:]
     split = tensor.reshape(*sizes, *rest)
     return split.permute(*order, *range(len(sizes), split.dim())).reshape(-1, *rest)
+
+
+def _is_bare(family: Family, theirs: Mapping[str, Tensor]) -> bool:
+    """Whether the names are those of the class without a head."""
+    return not any(name.startswith((family.prefix, *family.heads)) for name in theirs)
 
 
 def _normalized(family: Family, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from ._mapping import Family, Section, gather, scatter
 from ._section import BEHIND, SLOTS, complete, differences, specs
 
 SHARD_BYTES = 5 * 10**9
+SPECIALS = {"mask": 0, "sentinel_0": 0}  # stand in where a model is built that will not be trained
 
 
 def locate(name: str) -> Path:
@@ -76,11 +77,11 @@ def read_folder(folder: str | Path) -> tuple[Section, dict[str, Tensor], Path | 
     return section, state, extra["tokenizer"], extra
 
 
-def load_into(model: nn.Module, section: Any, folder: str | Path) -> None:
+def load_into(model: nn.Module, section: Any, folder: str | Path) -> list[str]:
     """Fill a model, built from ``section``, with a folder's weights. Embedding and encoder must be the folder's own.
 
     Of the objective, what fits by name and shape is filled and the rest left; a head that the section unties starts as the
-    embedding it was tied to. Raises UserError saying where the section differs.
+    embedding it was tied to. Returns the names of the objective's weights that were left. Raises UserError saying where the section differs.
     """
     held, state, _, extra = read_folder(folder)
     wanted, held = complete(section, extra["sequence"]), complete(held, extra["sequence"])
@@ -94,6 +95,7 @@ def load_into(model: nn.Module, section: Any, folder: str | Path) -> None:
     if missing := [name for name in own if name not in state and not name.startswith("objective.")]:
         raise UserError(f"{folder}: does not fit {missing[0]}, which has shape {own[missing[0]]} in the model")
     model.load_state_dict(state, strict=False)
+    return [name for name in own if name not in state]
 
 
 def family_for(section: Any, *, sequence: int = 1024) -> Family:
@@ -211,7 +213,7 @@ def expected_shapes(section: Section, *, sequence: int, vocabulary: int | None) 
         "width": width,
         "sequence": sequence,
         "vocabulary": vocabulary,
-        "specials": {"mask": 0, "sentinel_0": 0},
+        "specials": SPECIALS,
         "fields": {},
         "linear": linear,
         "memory_width": width,

@@ -99,8 +99,8 @@ class RowSource(Protocol):
     such as rows that were passed over · augmented(augments, views, seed) -> the same rows, augmented · texts() -> texts a tokenizer
     is trained on, and with_tokenizer(tokenizer, sequence) -> the same rows with tokens · known_fields(knobs) -> fields or None, a
     static method: what a recipe says without reading data · lengths() of all rows, size of one, hop, cut_to(longest) and
-    trimmed(batch, longest): for rows of similar length to stand together (data.bucket) · hold(columns): give these instead of what is
-    stored. data/rows.py has the common part of such a source.
+    trimmed(batch, longest): for rows of similar length to stand together (data.bucket) · hold(columns, keep): give these instead of what
+    is stored, but for the keys in keep. data/rows.py has the common part of such a source.
     """
 
     def __len__(self) -> int: ...
@@ -149,7 +149,8 @@ class Embedding(Protocol):
 
 
 class Tokenizer(Protocol):
-    """data.tokenizer. identity: content hash. token_bytes: UTF-8 bytes each id stands for, (vocabulary,) int."""
+    """data.tokenizer. identity: content hash. end: the id that closes every document; begin, optional: that which opens it, or None.
+    token_bytes: UTF-8 bytes each id stands for, (vocabulary,) int."""
 
     vocabulary: int
     identity: str

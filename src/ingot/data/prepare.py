@@ -23,6 +23,7 @@ import numpy as np
 
 from ..core.atomic import one_line_of
 from ..core.errors import RunError
+from ..core.framing import opened
 from ..core.seams import Document, Shard, Tokenizer
 from .source._fingerprint import digest
 from .store.locks import lock
@@ -163,7 +164,7 @@ def _shard(
                 return
             for stale in (final, *final.parent.glob(f"{final.name}.aside-*")):
                 shutil.rmtree(stale, ignore_errors=True)
-            with ShardWriter(final, token_dtype(tokenizer.vocabulary), tokenizer.end) as writer:
+            with ShardWriter(final, token_dtype(tokenizer.vocabulary), tokenizer.end, opened(tokenizer)) as writer:
                 encoded = _ordered(
                     encoders,
                     lambda batch: (batch, tokenizer.encode([document.text for document, _ in batch])),

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import UserError
+from ..core.framing import framed
 from ..core.seams import Field
 from .order import seed_of
 
@@ -73,8 +74,9 @@ class Rows:
         self.augments: tuple[Any, ...] = ()
         self.views, self.seed = 1, 0
         self._skips: Skips | None = None
-        self._tokens: tuple[list[np.ndarray], int, int] | None = None
+        self._tokens: tuple[list[np.ndarray], int] | None = None
         self.held: dict[str, np.ndarray] = {}
+        self.kept: list[str] = []
 
     # -- what a source says ---------------------------------------------------------------------------------------------------
 
@@ -105,8 +107,10 @@ class Rows:
 
     def fields(self) -> dict[str, Field]:
         """Of everything that ``rows`` gives."""
-        if self.held:
-            return self.held_fields()
+        return self.beside_held(self.read_fields()) if self.held else self.read_fields()
+
+    def read_fields(self) -> dict[str, Field]:
+        """Of everything that is read where nothing is held."""
         length = self._tokens[1] if self._tokens else None
         return augmented_fields(self.stored() | (text_fields(length) if length else {}), self.augments, self.views)
 
@@ -135,19 +139,25 @@ class Rows:
                 augment.bind(fields)
         return other
 
-    def hold(self, columns: Mapping[str, np.ndarray]) -> None:
-        """Take values that an annotator found for every row, ``usable`` among them, in the place of what would be read; for all copies."""
+    def hold(self, columns: Mapping[str, np.ndarray], keep: Sequence[str] = ()) -> None:
+        """Take values that an annotator found for every row, ``usable`` among them, in the place of what would be read; for all copies.
+        keep: what is read all the same. Raises UserError for a key that rows do not have."""
+        read = self.read_fields()
+        if missing := [key for key in keep if key not in read]:
+            raise UserError(f"annotate.keep: rows have no {missing[0]!r}; they have {', '.join(read)}")
         self.held.clear()
         self.held.update(columns)
+        self.kept[:] = keep
 
-    def held_fields(self) -> dict[str, Field]:
-        """Of the values that are held."""
+    def beside_held(self, read: Mapping[str, Field]) -> dict[str, Field]:
+        """Fields of the values that are held, and of those that are kept."""
         stored = self.stored()
-        return {
+        held = {
             key: Field(value.shape[1:], str(value.dtype), stored[key].values if key in stored else None)
             for key, value in self.held.items()
             if key != "usable"
         }
+        return held | {key: field for key, field in read.items() if key in self.kept or (self.kept and not field.shape)}
 
     def texts(self) -> Iterator[str] | None:
         """What a tokenizer may be trained on, where rows come with text."""
@@ -155,7 +165,7 @@ class Rows:
         return None if found is None else iter(found)
 
     def with_tokenizer(self, tokenizer: Any, sequence: int) -> Rows:
-        """The same rows with their text as tokens: cut to ``sequence``, closed by the tokenizer's end. Raises UserError for a row without text."""
+        """The same rows with their text as tokens, opened, closed and cut to ``sequence``. Raises UserError for a row without text."""
         found = self.captions()
         if found is None:
             return self
@@ -165,17 +175,30 @@ class Rows:
         other = copy.copy(self)
         other._skips = self.skips
         # Spaces alone are no text either, though a tokenizer may have ids for them.
-        encoded = [ids if text.strip() else ids[:0] for text, ids in zip(found, tokenizer.encode(list(found)), strict=True)]
-        other._tokens = (encoded, sequence, tokenizer.end)
+        encoded = [
+            framed(ids, tokenizer, sequence) if text.strip() and len(ids) else ids[:0]
+            for text, ids in zip(found, tokenizer.encode(list(found)), strict=True)
+        ]
+        other._tokens = (encoded, sequence)
         return other
 
     def rows(self, ids: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """Rows by number, stacked, with ``rows`` (-1 where a row is passed over)."""
-        if self.held:
-            return self._held_rows(ids, numbers)
+        if not self.held:
+            return self._read_rows(ids, numbers)
+        held = self._held_rows(ids, numbers)
+        if not self.kept:
+            return held
+        read = self._read_rows(ids, numbers)
+        numbers = np.where(read["rows"] < 0, -1, held["rows"])
+        return held | {key: value for key, value in read.items() if key in self.kept or value.ndim == 1} | {"rows": numbers}
+
+    # -- inside ---------------------------------------------------------------------------------------------------------------
+
+    def _read_rows(self, ids: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
         pairs = list(zip(ids.tolist(), numbers.tolist(), strict=True))
         read = _in_threads(lambda pair: self._whole(*pair), pairs) if self.threads else [self._whole(*pair) for pair in pairs]
-        result = {key: np.zeros((len(ids), *field.shape), dtype=field.dtype) for key, field in self.fields().items()}
+        result = {key: np.zeros((len(ids), *field.shape), dtype=field.dtype) for key, field in self.read_fields().items()}
         result["rows"] = np.array(numbers, dtype=np.int64)
         for at, row in enumerate(read):
             if row is None:
@@ -184,8 +207,6 @@ class Rows:
             for key, value in row.items():
                 result[key][at] = value
         return result
-
-    # -- inside ---------------------------------------------------------------------------------------------------------------
 
     def _whole(self, index: int, number: int) -> Row | None:
         """One finished row with all its views and its text; None where it is passed over."""
@@ -237,14 +258,13 @@ class Rows:
     def _text(self, index: int) -> Row:
         if self._tokens is None:
             return {}
-        encoded, length, end = self._tokens
+        encoded, length = self._tokens
         ids = encoded[index]
         if not len(ids):
             raise BadRow("the text is empty")
-        kept = np.append(ids[: length - 1], end)
-        tokens = np.full(length, end, dtype=np.int64)
-        tokens[: len(kept)] = kept
-        real = np.arange(length) < len(kept)
+        tokens = np.full(length, ids[-1], dtype=np.int64)
+        tokens[: len(ids)] = ids
+        real = np.arange(length) < len(ids)
         return {"tokens": tokens, "segments": real.astype(np.int32), "positions": np.arange(length) * real}
 
 

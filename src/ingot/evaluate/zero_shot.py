@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ..core.errors import UserError
 from ..core.evaluating import evaluating
+from ..core.framing import framed
 from ..core.parts import part
 from ._features import accuracy, features, labeled
 
@@ -57,7 +58,7 @@ class ZeroShot:
     def prompts(self, model: nn.Module, tokenizer: Any, sequence: int, device: torch.device) -> Tensor:
         """w, (classes, d) float64."""
         texts = [template.replace("{}", name) for name in self.classes for template in self.templates]
-        ids = [[*encoded[: sequence - 1].tolist(), tokenizer.end] for encoded in tokenizer.encode(texts)]
+        ids = [framed(encoded, tokenizer, sequence).tolist() for encoded in tokenizer.encode(texts)]
         tokens = torch.tensor([[*row, *[tokenizer.end] * (sequence - len(row))] for row in ids], device=device)
         real = torch.arange(sequence, device=device) < torch.tensor([len(row) for row in ids], device=device)[:, None]
         batch = {

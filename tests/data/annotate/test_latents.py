@@ -82,6 +82,80 @@ def test_an_encoder_of_a_run(run: Any, tmp_path: Path, repository: Path) -> None
         frozen(run, one, "image")
 
 
+def locked(folder: Path, repository: Path, *given: str) -> Run:
+    recipe = load(repository / "recipes/image_text/clip_locked_text.yaml", ["data.train.count=40", *given], tiny=True)
+    return Run(resolve_run(recipe), folder / "run")
+
+
+def test_what_is_kept_is_read_and_augmented_beside_the_latents(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = locked(tmp_path, repository)
+    stream = run.data_of(0).train
+    plain = run.data_of(0).plain["synthetic_images"].sources["synthetic_images"]
+    _, _, ids = stream.locate(np.arange(8))
+    before, whole = stream.batch(0, 8), plain.rows(ids, ids)
+    expected = run.fields(0)
+    entered(run)
+    after = stream.batch(0, 8)
+    assert after.keys() == before.keys() - {"tokens", "segments", "positions"} | {"latent_text"}
+    assert stream.fields().keys() == after.keys() - {"rows", "source"} and expected.keys() >= stream.fields().keys()
+    assert np.array_equal(after["image"], before["image"]) and not np.array_equal(after["image"], whole["image"])
+    model = frozen(run, run.section.stages[0].annotate.knobs["encoders"]["text"], "text").eval()
+    h_BTD, context = model.encoded({key: torch.from_numpy(value) for key, value in whole.items()} | {"key": run.key()}, causal=False)
+    weight = (context.segments_BT > 0).float()
+    wanted = (h_BTD * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
+    np.testing.assert_allclose(after["latent_text"], wanted.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_latents_are_found_again_where_rows_are_read_in_another_way(run: Any, tmp_path: Path, repository: Path) -> None:
+    assert "found" in entered(run) and "reused" in entered(run)
+    for changed in ("data.train.noise=0.9", "data.sequence=12", "data.tokenizer={name: bytes, specials: [mask, other]}"):
+        recipe = load(repository / "recipes/image_text/fusemix_emoji.yaml", ["data.train.count=40", changed], tiny=True)
+        other = Run(resolve_run(recipe), tmp_path / "other")
+        assert "found" in entered(other), changed
+
+
+def test_what_cannot_be_kept_is_refused(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="fusemix blends rows, and would blend latents and what is kept with different ones"):
+        locked(tmp_path, repository, "data.augment=[{name: fusemix}]")
+    with pytest.raises(UserError, match=r"annotate\.keep: rows have no 'pictures'; they have image, label, tokens"):
+        entered(locked(tmp_path, repository, "stages.0.annotate.keep=[pictures]"))
+
+
+def sentence_encoder(out: Path) -> Any:
+    """A small BERT without a head, with its tokenizer."""
+    transformers, tokenizers = pytest.importorskip("transformers"), pytest.importorskip("tokenizers")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "upright", "slanted", "level", "steep", "stripes"]
+    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    inner.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **names)
+    tokenizer.save_pretrained(out)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+    model = transformers.BertModel(transformers.BertConfig(**sizes, vocab_size=len(words), pad_token_id=0)).eval()
+    model.save_pretrained(out)
+    return tokenizer, model
+
+
+def test_texts_through_a_sentence_encoder_of_hugging_face(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tokenizer, model = sentence_encoder(tmp_path / "bert")
+    given = ["stages.0.annotate.encoders.text={start: 'hf:bert', width: 32, embedding: null, encoder: null}", "model.towers.text.width=32"]
+    run = locked(tmp_path, repository, *given, "data.tokenizer={name: pretrained, path: bert}")
+    entered(run)
+    source = run.data_of(0).plain["synthetic_images"].sources["synthetic_images"]
+    asked = tokenizer(list(source.captions()[:8]), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        h_BTD = model(input_ids=asked["input_ids"], attention_mask=asked["attention_mask"]).last_hidden_state
+    weight = asked["attention_mask"][..., None]
+    wanted = (h_BTD * weight).sum(1) / weight.sum(1)
+    np.testing.assert_allclose(source.rows(np.arange(8), np.arange(8))["latent_text"], wanted.numpy(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="reads the ids of its own tokenizer"):
+        entered(locked(tmp_path / "other", repository, *given))
+
+
 def test_an_encoder_from_nowhere_is_refused(repository: Path) -> None:
     with pytest.raises(UserError, match="comes from nowhere"):
         resolve_run(

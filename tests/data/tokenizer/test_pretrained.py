@@ -7,7 +7,9 @@ import pytest
 import tokenizers
 
 from ingot.core.errors import UserError
+from ingot.core.framing import framed
 from ingot.core.resolve import spec
+from ingot.data.tokenizer._fast import FastTokenizer
 
 
 def pretrained(folder: Path, path: str, **knobs: object):
@@ -37,6 +39,36 @@ def test_the_configuration_decides_over_spellings(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "[CLS]"}, "mask_token": None}))
     assert pretrained(tmp_path, ".").end == 2
     assert pretrained(tmp_path, ".", end="[PAD]").end == 0
+
+
+def test_documents_begin_as_the_file_begins_a_text(tmp_path: Path) -> None:
+    word_piece().save(str(tmp_path / "tokenizer.json"))
+    found = pretrained(tmp_path, ".")
+    assert found.begin == 2 and found.encode(["playing"])[0].tolist() == [5, 6]
+    assert framed(found.encode(["playing"])[0], found, 9).tolist() == [2, 5, 6, 3]
+    assert framed(found.encode(["playing"])[0], found, 3).tolist() == [2, 5, 3]
+    closed = pretrained(tmp_path, ".", opens=False)
+    assert closed.begin is None and closed.identity != found.identity
+    assert framed(closed.encode(["playing"])[0], closed, 9).tolist() == [5, 6, 3]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": False}))
+    assert pretrained(tmp_path, ".").begin is None and pretrained(tmp_path, ".", opens=True).begin == 2
+    plain = word_piece()
+    plain.post_processor = tokenizers.processors.TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", 3)])
+    plain.save(str(tmp_path / "ends.json"))
+    assert pretrained(tmp_path, "ends.json").begin is None
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_what_a_run_kept_begins_as_it_did(opens: bool, tmp_path: Path) -> None:
+    word_piece().save(str(tmp_path / "tokenizer.json"))
+    found = pretrained(tmp_path, ".", opens=opens)
+    found.save(tmp_path / "kept")
+    for again in (FastTokenizer.load(tmp_path / "kept"), pretrained(tmp_path, "kept")):
+        assert again.begin == found.begin and again.identity == found.identity
+    kept = json.loads((tmp_path / "kept" / "ingot.json").read_text())
+    del kept["opens"]  # as written before documents began with a token
+    (tmp_path / "kept" / "ingot.json").write_text(json.dumps(kept))
+    assert pretrained(tmp_path, "kept").begin is None
 
 
 def test_sentence_piece_bytes(tmp_path: Path) -> None:

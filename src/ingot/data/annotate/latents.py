@@ -3,8 +3,8 @@ arXiv:2312.10144, section 4.1.
 
     latent_a = pool(f_a(row))        for every encoder a; f_a never changes
 
-Rows keep their numbers (a class, a concept) and get ``latent_<name>`` in the place of all else, so nothing is decoded again.   Cost: one
-forward of each encoder over all rows, once; 4 M bytes per row and encoder on disk, kept by content.
+Rows keep their numbers (a class, a concept) and get ``latent_<name>`` in the place of all else but ``keep``, so nothing else is decoded
+again.   Cost: one forward of each encoder over all rows, once; 4 M bytes per row and encoder on disk, kept by content.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from ...core.seams import Field
 
 @part
 class Latents:
-    """encoders: by name. batch: rows that go forward at once."""
+    """encoders: by name. keep: what rows hold beside latents and numbers, such as image where texts alone go through a frozen encoder
+    (Zhai et al. 2022, LiT, arXiv:2111.07991). batch: rows that go forward at once."""
 
     whole_rows = True
 
-    def __init__(self, *, encoders: dict[str, Frozen], batch: Positive[int] = 64):
-        self.encoders, self.batch = encoders, batch
+    def __init__(self, *, encoders: dict[str, Frozen], keep: list[str] = [], batch: Positive[int] = 64):
+        self.encoders, self.keep, self.batch = encoders, keep, batch
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
@@ -33,6 +34,9 @@ class Latents:
         run = context.get("run")
         if run is not None and run.data.views > 1:
             yield "latents are found of one look of a row; leave out data.views"
+        mixing = [one.name for one in run.data.augment if getattr(one.target, "mixes", False)] if run is not None else []
+        if knobs["keep"] and mixing:
+            yield f"{mixing[0]} blends rows, and would blend latents and what is kept with different ones; leave out one of the two"
 
     @staticmethod
     def known_fields(knobs: Mapping[str, Any]) -> dict[str, Field]:

@@ -74,9 +74,7 @@ class Sounds(Rows):
             key: Field((-(-self.size * self.hop // hop),), "int64", values) for key, (_, _, hop, values) in self.columns.items()
         }
 
-    def fields(self) -> dict[str, Field]:
-        if self.held:
-            return self.held_fields()
+    def read_fields(self) -> dict[str, Field]:
         text = transcript_fields(self._tokens[1]) if self._tokens else {}
         return augmented_fields(self.stored() | text, self.augments, self.views)
 
@@ -89,13 +87,13 @@ class Sounds(Rows):
             return self
         other = copy.copy(self)
         other._skips = self.skips
-        other._tokens = (tokenizer.encode([text.strip() for text in self.transcripts]), sequence, tokenizer.end)
+        other._tokens = (tokenizer.encode([text.strip() for text in self.transcripts]), sequence)
         return other
 
     def _text(self, index: int) -> Row:
         if self._tokens is None:
             return {}
-        encoded, length, _ = self._tokens
+        encoded, length = self._tokens
         ids = encoded[index]
         if not 0 < len(ids) <= length:
             raise BadRow(f"the transcript has {len(ids)} ids, data.sequence allows {length}" if len(ids) else "the transcript is empty")

@@ -46,24 +46,28 @@ class FastTokenizer:
     """A core.seams.Tokenizer around a ``tokenizers.Tokenizer``. specials: id by role; ``end`` is among them.
 
     Special tokens spelled out in a text are encoded as ordinary text. splits: long texts may be cut at safe newlines to use all cores.
+    opens: whether documents begin with the token that the file's own rule puts before a text ([CLS], <s>), where it has one.
     """
 
-    def __init__(self, inner: tokenizers.Tokenizer, specials: Mapping[str, int], *, splits: bool = False):
+    begin: int | None
+
+    def __init__(self, inner: tokenizers.Tokenizer, specials: Mapping[str, int], *, splits: bool = False, opens: bool = True):
         self.inner, self.specials, self.splits = inner, dict(specials), splits
         inner.encode_special_tokens = True
         inner.no_truncation()
         inner.no_padding()
         self.vocabulary = max(inner.get_vocab(with_added_tokens=True).values()) + 1
-        self.end = self.specials["end"]
+        self.begin, self.end = opening(inner) if opens else None, self.specials["end"]
         self.dtype = np.dtype(np.uint16 if self.vocabulary <= 1 << 16 else np.uint32)
-        self.identity = digest("tokenizers", 1, json.loads(inner.to_str()), self.specials)
+        opened = [] if self.begin is None else [self.begin]
+        self.identity = digest("tokenizers", 1, json.loads(inner.to_str()), self.specials, *opened)
 
     @classmethod
     def load(cls, folder: Path) -> FastTokenizer:
         """What ``save`` wrote."""
         inner = read_tokenizer(folder / "tokenizer.json")
-        specials, splits = read_specials(folder / "ingot.json", inner)
-        return cls(inner, specials, splits=splits)
+        specials, splits, opens = read_specials(folder / "ingot.json", inner)
+        return cls(inner, specials, splits=splits, opens=opens)
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """Ids of each text, without specials, on all cores."""
@@ -104,7 +108,13 @@ class FastTokenizer:
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json for Hugging Face, ingot.json for ``load``."""
-        save_fast(self.inner, self.specials, folder, splits=self.splits)
+        save_fast(self.inner, self.specials, folder, splits=self.splits, opens=self.begin is not None)
+
+
+def opening(inner: tokenizers.Tokenizer) -> int | None:
+    """The id that the file's own rule (its post-processor) puts before a text."""
+    bare, whole = (inner.encode("a", add_special_tokens=asked).ids for asked in (False, True))
+    return int(whole[0]) if len(whole) > len(bare) and whole[1 : len(bare) + 1] == bare else None
 
 
 def _cut(text: str) -> list[str]:
@@ -115,7 +125,7 @@ def _cut(text: str) -> list[str]:
     return [*pieces, text[start:]]
 
 
-def save_fast(inner: tokenizers.Tokenizer, specials: Mapping[str, int], folder: Path, *, splits: bool = False) -> None:
+def save_fast(inner: tokenizers.Tokenizer, specials: Mapping[str, int], folder: Path, *, splits: bool = False, opens: bool = True) -> None:
     """As FastTokenizer.save."""
     folder.mkdir(parents=True, exist_ok=True)
     roles = {_ROLES[name]: inner.id_to_token(index) for name, index in specials.items() if name in _ROLES}
@@ -124,7 +134,7 @@ def save_fast(inner: tokenizers.Tokenizer, specials: Mapping[str, int], folder: 
     for name, data in (
         ("tokenizer_config", config),
         ("special_tokens_map", roles),
-        ("ingot", {"specials": dict(specials), "splits": splits}),
+        ("ingot", {"specials": dict(specials), "splits": splits, "opens": opens}),
     ):
         (folder / f"{name}.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
 
@@ -139,17 +149,18 @@ def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
         raise UserError([Problem(str(path), f"is not a tokenizer.json: {str(error).partition(chr(10))[0]}")]) from None
 
 
-def read_specials(path: Path, inner: tokenizers.Tokenizer) -> tuple[dict[str, int], bool]:
-    """Special ids by role, and whether long texts may be cut, as ``save`` wrote them. Raises UserError when they are not that."""
+def read_specials(path: Path, inner: tokenizers.Tokenizer) -> tuple[dict[str, int], bool, bool]:
+    """Special ids by role, whether long texts may be cut, and whether documents begin with a token of their own, as ``save`` wrote them.
+    Raises UserError when they are not that."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        specials, splits = dict(kept["specials"]), bool(kept["splits"])
+        specials, splits, opens = dict(kept["specials"]), bool(kept["splits"]), bool(kept.get("opens", False))
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError([Problem(str(path), "is not the description that belongs to a tokenizer.json")]) from None
     strange = [name for name, index in specials.items() if not isinstance(index, int) or inner.id_to_token(index) is None]
     if strange or "end" not in specials:
         raise UserError([Problem(str(path), f"gives {strange[0]!r} an id that the tokenizer lacks" if strange else "names no end token")])
-    return specials, splits
+    return specials, splits, opens
 
 
 def token_of(name: str) -> str:

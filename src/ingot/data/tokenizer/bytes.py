@@ -22,7 +22,7 @@ class Bytes:
         names = ["end", *(name for name in specials if name != "end"), *(f"sentinel_{index}" for index in range(sentinels))]
         self.specials = {name: 256 + index for index, name in enumerate(names)}
         self.vocabulary = 256 + len(names)
-        self.end = 256
+        self.begin, self.end = None, 256
         self.identity = digest("bytes", 1, names)
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """A tokenizer from a file: a tokenizer.json, or a folder in the Hugging Face format.
 
-The end, mask, padding and other special tokens are taken from the folder's configuration, else from their usual spellings.
+The end, mask, padding and other special tokens are taken from the folder's configuration, else from their usual spellings. Documents
+begin with the token that the file's own rule puts before a text ([CLS] of BERT, <s> of Llama), as those that the model was trained on did.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from ._fast import FastTokenizer, find_specials, read_specials, read_tokenizer
 
 @part
 class Pretrained(FastTokenizer):
-    """path: file or folder, relative to the recipe. end: the token that closes a document, where it is not found by itself."""
+    """path: file or folder, relative to the recipe. end: the token that closes a document, where it is not found by itself. opens: whether
+    documents begin with the token that the file's rule puts first; left open it is so unless the folder's add_bos_token is false."""
 
-    def __init__(self, folder: Path, *, path: str, end: str | None = None):
+    def __init__(self, folder: Path, *, path: str, end: str | None = None, opens: bool | None = None):
         file = _place(folder, path)
         inner = read_tokenizer(file)
-        specials = find_specials(inner, _declared(file.parent))
+        declared = _declared(file.parent)
+        specials, opening = find_specials(inner, declared), declared.get("add_bos_token", True)
         if end is not None:
             index = inner.token_to_id(end)
             if index is None:
@@ -32,8 +35,9 @@ class Pretrained(FastTokenizer):
         if "end" not in specials:
             raise UserError([Problem(str(file), "has no end-of-text token that is known; name it with 'end'")])
         if (file.parent / "ingot.json").is_file() and end is None:
-            specials, _ = read_specials(file.parent / "ingot.json", inner)
-        super().__init__(inner, specials, splits=_is_byte_level(json.loads(inner.to_str())))
+            specials, _, opening = read_specials(file.parent / "ingot.json", inner)
+        opens = bool(opening) if opens is None else opens
+        super().__init__(inner, specials, splits=_is_byte_level(json.loads(inner.to_str())), opens=opens)
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
@@ -54,7 +58,7 @@ def _declared(folder: Path) -> dict[str, Any]:
         path = folder / name
         if path.is_file():
             try:
-                result |= {key: value for key, value in json.loads(path.read_text(encoding="utf-8")).items() if value}
+                result |= {key: value for key, value in json.loads(path.read_text(encoding="utf-8")).items() if value or value is False}
             except (ValueError, AttributeError) as error:
                 raise UserError([Problem(str(path), f"is not a JSON object: {error}")]) from None
     return result
