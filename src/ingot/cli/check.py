@@ -66,13 +66,10 @@ def rehearsal(arguments: argparse.Namespace, recipe: Any, output: Output) -> dic
     from ..core.errors import UserError
     from ..core.recipe import load
 
+    # The twin keeps its own small data and frozen encoders: neither preparing the real corpus nor what it goes through is a check.
+    kept = [item for item in arguments.overrides if not item.startswith("data.") and not item.partition("=")[0].endswith(".start")]
     try:
-        # The twin keeps its own small data: preparing the real corpus is not a check.
-        twin = (
-            recipe
-            if arguments.tiny
-            else load(arguments.recipe, [item for item in arguments.overrides if not item.startswith("data.")], tiny=True)
-        )
+        twin = recipe if arguments.tiny else load(arguments.recipe, kept, tiny=True)
     except UserError:
         output.print("no tiny overlay: not rehearsed")
         return {}

@@ -13,6 +13,7 @@ import ingot
 from ingot.build.check import resolve_run
 from ingot.build.latents import frozen
 from ingot.build.run import Run
+from ingot.cli import main
 from ingot.core.errors import UserError
 from ingot.core.recipe import load
 from ingot.data.loader import Loader
@@ -154,6 +155,20 @@ def test_texts_through_a_sentence_encoder_of_hugging_face(tmp_path: Path, reposi
     np.testing.assert_allclose(source.rows(np.arange(8), np.arange(8))["latent_text"], wanted.numpy(), rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="reads the ids of its own tokenizer"):
         entered(locked(tmp_path / "other", repository, *given))
+
+
+def test_a_recipe_with_an_encoder_of_one_s_own_passes_its_check(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sentence_encoder(tmp_path / "bert")
+    images = "{name: synthetic_images, count: 40, captions: true}"
+    data = [f"data.train={images}", f"data.validation={images}", "data.tokenizer.path=bert", "model.embedding.patch=16"]
+    place = "stages.0.annotate.encoders.text"
+    encoder = [f"{place}.start=hf:bert", f"{place}.width=32", "model.towers.text.width=32"]
+    recipe = str(repository / "recipes/image_text/clip_locked_text.yaml")
+    assert main(["check", recipe, *data, *encoder]) == 0, capsys.readouterr().err
+    assert "rehearsal: 2 steps" in capsys.readouterr().out
 
 
 def test_an_encoder_from_nowhere_is_refused(repository: Path) -> None:
