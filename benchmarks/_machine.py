@@ -12,7 +12,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it; read when torch loads
+
+from ingot.core.waiting import wait_briefly  # noqa: E402
+
+AS_FOUND = dict(os.environ)  # in which peers run: how their threads wait is theirs to choose
+wait_briefly(os.environ)  # as the command line does
 
 
 def facts() -> dict[str, Any]:

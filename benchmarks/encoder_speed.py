@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from _cached import of_cached
-from _machine import ROOT, facts, spread, text_folder, write
+from _machine import AS_FOUND, ROOT, facts, spread, text_folder, write
 from step_speed import environment
 
 # Recipe, overrides, and the same shape in the peer's words.
@@ -102,6 +102,7 @@ def theirs(kind: str, steps: int, precision: str) -> dict[str, Any]:
         [sys.executable, peer, kind, "--steps", str(steps), "--precision", precision, *KINDS[kind][2]],
         capture_output=True,
         text=True,
+        env=AS_FOUND,
     )
     if done.returncode:
         raise SystemExit(done.stderr)

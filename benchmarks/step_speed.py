@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _machine import ROOT, spread, text_folder, write
+from _machine import AS_FOUND, ROOT, spread, text_folder, write
 
 RECIPE = {
     "name": "step_speed",
@@ -131,7 +131,7 @@ def run_peer(rows: Path, steps: int, heads: int) -> dict[str, Any]:
         "--heads",
         str(heads),
     ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=AS_FOUND)
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout.strip().splitlines()[-1])

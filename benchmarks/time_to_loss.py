@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _machine import ROOT, text_folder, write
+from _machine import AS_FOUND, ROOT, text_folder, write
 from step_speed import environment
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
@@ -97,7 +97,7 @@ def peer(folder: Path, parts: dict[str, Any], *, lr: float, batch: int, steps: i
         *SHAPE,
         *([] if cpu_has_bf16() else ["--fp32"]),  # as Ingot's precision=auto decides
     ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=AS_FOUND)
     if done.returncode:
         raise SystemExit(done.stderr)
     found = json.loads(done.stdout.strip().splitlines()[-1])

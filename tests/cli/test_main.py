@@ -133,8 +133,10 @@ def test_the_page_has_no_holes() -> None:
 
 def test_waiting_threads_let_other_programs_run() -> None:
     """Set before torch loads; a user's own choice stays."""
-    code = "import os, sys; from ingot.cli import main; assert 'torch' not in sys.modules; main(['parts', 'optim/adamw']); print(os.environ['OMP_WAIT_POLICY'])"
-    clean = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | {"PYTHONPATH": str(ROOT / "src")}
-    for chosen, wanted in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    code = f"import os, sys; from ingot.cli import main; assert 'torch' not in sys.modules; main(['parts', 'optim/adamw']); print(*map(os.environ.get, {names}))"
+    clean = {name: value for name, value in os.environ.items() if name not in names} | {"PYTHONPATH": str(ROOT / "src")}
+    given = dict.fromkeys(names[1:], "7")
+    for chosen, wanted in (({}, "PASSIVE 2000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"), (given, "PASSIVE 7")):
         result = subprocess.run([sys.executable, "-c", code], env=clean | chosen, capture_output=True, text=True, timeout=60)
         assert result.stdout.splitlines()[-1:] == [wanted], result.stderr

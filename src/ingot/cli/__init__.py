@@ -14,6 +14,8 @@ import os
 import sys
 from pathlib import Path
 
+from ..core.waiting import wait_briefly
+
 FOLDER = Path(__file__).parent
 GROUPS = {
     "before a run": ("check", "plan", "prepare", "parts", "show"),
@@ -34,8 +36,7 @@ def commands() -> dict[str, Path]:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    # Read when torch loads. Threads that spin while they wait make a step ten times slower as soon as other programs want the cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_briefly(os.environ)
     if argv and argv[0] in commands():
         from ._dispatch import dispatch
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ..core.errors import RunError, missing_extra
 from ..core.parts import ROOT
+from ..core.waiting import wait_briefly
 
 DIED = -1
 
@@ -31,7 +32,9 @@ class Pool(Protocol):
 def environment(threads: int) -> dict[str, str]:
     """In which a trial computes with so many threads, and imports this very package."""
     path = os.pathsep.join(filter(None, (str(ROOT.parent), os.environ.get("PYTHONPATH", ""))))
-    return os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": path}
+    found = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}  # trials stand side by side
+    wait_briefly(found)
+    return found | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "PYTHONPATH": path}
 
 
 class Processes:
