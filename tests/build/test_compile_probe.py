@@ -36,7 +36,7 @@ def test_the_verdict_follows_the_measurements(
     run = ingot.build(tiny_recipe({"compile": "auto", "stages": {0: {"budget": "100k steps"}}}))
     plain = run.model
     monkeypatch.setattr(type(plain), "compile_blocks", lambda self: None)
-    monkeypatch.setattr(compile_probe, "_time", lambda model, batch, repeats, warmup: (times[0 if model is plain else 1], losses[0]))
+    monkeypatch.setattr(compile_probe, "_time", lambda model, batch, repeats: (times[0 if model is plain else 1], losses[0]))
     monkeypatch.setattr(compile_probe, "_loss", lambda model, batch: losses[0 if model is plain else 1])
     enabled, why = compile_probe.choose_compile(run, run.state(), "auto")
     assert enabled is expected and ("faster" in why or "differs" in why or "wins" in why)

@@ -54,6 +54,21 @@ def test_the_text_comes_back(spm: float) -> None:
     assert torch.equal(moved[untouched], given["tokens"][untouched])
 
 
+@pytest.mark.parametrize("spm", [0.0, 1.0])
+def test_a_token_that_opens_documents_stays_first(spm: float) -> None:
+    plain = batch()
+    opened = plain["tokens"].clone()
+    opened[:, [0, 46]] = 305
+    specials = {"end": 0, "prefix": PREFIX, "suffix": SUFFIX, "middle": MIDDLE, "begin": 305}
+    objective = spec("objective", "fill_in_the_middle", rate=1.0, spm=spm).build(width=8, vocabulary=310, specials=specials)
+    moved = objective.moved(plain | {"tokens": opened})
+    assert torch.equal(objective.moved(plain), build(rate=1.0, spm=spm).moved(plain))  # documents without it are moved as ever
+    for row in range(200):
+        for start, stop in ((0, 40), (46, 90)):
+            found = moved[row, start:stop].tolist()
+            assert found[0] == 305 and restored(found[1:])[0] == opened[row, start + 1 : stop - 4].tolist()
+
+
 def test_rates_and_cuts_are_as_set() -> None:
     given = batch(2000)
     moved = build(rate=0.5, spm=0.25).moved(given)

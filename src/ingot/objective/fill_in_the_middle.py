@@ -6,7 +6,7 @@ r"""Fill-in-the-middle: a causal model reads some documents with their middle mo
 
 A document (the part of it that is in the row: "context level") is moved with probability ``rate``, in the second order with probability
 ``spm``. All its positions are scored, as in ``causal_lm``. To stay as long as it was, it gives up as many of its last tokens as markers
-need room: four, an end token at its end among them.
+need room: four, an end token at its end among them. A token that opens documents (<s>) stays before all of it.
 
 State: none.   Cost: that of ``causal_lm``.
 """
@@ -62,6 +62,7 @@ class FillInTheMiddle(CausalLM):
                     f"fill_in_the_middle: the tokenizer has no {name!r} token; put {', '.join(MARKERS)} into data.tokenizer.specials, or set objective.{name}"
                 )
         self.rate, self.spm, self.shortest, self.end = rate, spm, max(5, shortest), specials.get("end", 0)
+        self.begin = specials.get("begin", -1)
         self.markers = tuple(int(given[name] or 0) for name in MARKERS)
 
     @staticmethod
@@ -89,6 +90,8 @@ class FillInTheMiddle(CausalLM):
             for use in ("move", "order", "one", "other")
         ]
         move_BT, order_BT, one_BT, other_BT = (draw.gather(1, start_BT) for draw in draws)
+        opened_BT = (tokens_BT.gather(1, start_BT) == self.begin).long()
+        place_BT, start_BT, size_BT = place_BT - opened_BT, start_BT + opened_BT, size_BT - opened_BT
         kept_BT = (size_BT - 4).clamp(min=0)
         cuts = [(draw.double() * (kept_BT + 1)).long().minimum(kept_BT) for draw in (one_BT, other_BT)]
         first_BT, second_BT = torch.minimum(*cuts), torch.maximum(*cuts)
@@ -97,7 +100,8 @@ class FillInTheMiddle(CausalLM):
             *(self._laid(order, place_BT, kept_BT, first_BT, second_BT, start_BT, tokens_BT) for order in ("spm", "psm")),
         )
         new_BT = torch.where(place_BT == size_BT - 1, self.end, new_BT)
-        return torch.where((move_BT < self.rate) & (size_BT >= self.shortest) & (segments_BT > 0), new_BT, tokens_BT)
+        moves_BT = (move_BT < self.rate) & (size_BT >= self.shortest) & (segments_BT > 0) & (place_BT >= 0)
+        return torch.where(moves_BT, new_BT, tokens_BT)
 
     def _laid(self, order: str, place: Tensor, kept: Tensor, first: Tensor, second: Tensor, start: Tensor, tokens: Tensor) -> Tensor:
         """Every position's token in one order, from its place in the document; prefix [0, first), middle [first, second), suffix [second, kept)."""
