@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 BANDWIDTH = {"cpu": 8e9, "cuda": 1.5e12}
 TO_HOST = 1.2e10
 SLOW_BELOW = 64  # positions in a micro-batch at which matmuls run at half their speed
-CERTAIN = 0.95  # of a stated cap: what the forecast may promise, which is a few percent off
+CERTAIN = 0.9  # of a stated cap: what the forecast may promise; processes take up to 10 % more, by how their allocator lays things out
 ENOUGH = 16384  # positions in a micro-batch above which a CPU gains nothing
 
 
