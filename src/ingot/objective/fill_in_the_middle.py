@@ -62,7 +62,7 @@ class FillInTheMiddle(CausalLM):
                     f"fill_in_the_middle: the tokenizer has no {name!r} token; put {', '.join(MARKERS)} into data.tokenizer.specials, or set objective.{name}"
                 )
         self.rate, self.spm, self.shortest, self.end = rate, spm, max(5, shortest), specials.get("end", 0)
-        self.begin = specials.get("begin", -1)
+        self.opens = specials.get("begin", -1)
         self.markers = tuple(int(given[name] or 0) for name in MARKERS)
 
     @staticmethod
@@ -90,7 +90,7 @@ class FillInTheMiddle(CausalLM):
             for use in ("move", "order", "one", "other")
         ]
         move_BT, order_BT, one_BT, other_BT = (draw.gather(1, start_BT) for draw in draws)
-        opened_BT = (tokens_BT.gather(1, start_BT) == self.begin).long()
+        opened_BT = (tokens_BT.gather(1, start_BT) == self.opens).long()
         place_BT, start_BT, size_BT = place_BT - opened_BT, start_BT + opened_BT, size_BT - opened_BT
         kept_BT = (size_BT - 4).clamp(min=0)
         cuts = [(draw.double() * (kept_BT + 1)).long().minimum(kept_BT) for draw in (one_BT, other_BT)]
