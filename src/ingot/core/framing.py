@@ -16,6 +16,14 @@ def framed(ids: np.ndarray, tokenizer: Tokenizer, most: int) -> np.ndarray:
     return np.array([*before, *ids[: most - len(before) - 1].tolist(), tokenizer.end], dtype=np.int64)
 
 
+def laid(ids: np.ndarray, length: int) -> dict[str, np.ndarray]:
+    """A row of one framed text: tokens, segments, positions, each (T,); padding repeats the last id."""
+    real = np.arange(length) < len(ids)
+    tokens = np.full(length, ids[-1], dtype=np.int64)
+    tokens[: len(ids)] = ids
+    return {"tokens": tokens, "segments": real.astype(np.int32), "positions": np.arange(length) * real}
+
+
 def opened(tokenizer: Tokenizer) -> list[int]:
     """What stands before the ids of a text; nothing where the tokenizer says nothing of it."""
     begin = getattr(tokenizer, "begin", None)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import UserError
-from ..core.framing import framed
+from ..core.framing import framed, laid
 from ..core.seams import Field
 from .order import seed_of
 
@@ -262,10 +262,7 @@ class Rows:
         ids = encoded[index]
         if not len(ids):
             raise BadRow("the text is empty")
-        tokens = np.full(length, ids[-1], dtype=np.int64)
-        tokens[: len(ids)] = ids
-        real = np.arange(length) < len(ids)
-        return {"tokens": tokens, "segments": real.astype(np.int32), "positions": np.arange(length) * real}
+        return laid(ids, length)
 
 
 def of_view(augments: Sequence[Any], view: int) -> list[Any]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import UserError
 from ..core.evaluating import evaluating
-from ..core.framing import framed
+from ..core.framing import framed, laid
 from ..core.parts import part
 from ._features import accuracy, features, labeled
 
@@ -58,16 +59,9 @@ class ZeroShot:
     def prompts(self, model: nn.Module, tokenizer: Any, sequence: int, device: torch.device) -> Tensor:
         """w, (classes, d) float64."""
         texts = [template.replace("{}", name) for name in self.classes for template in self.templates]
-        ids = [framed(encoded, tokenizer, sequence).tolist() for encoded in tokenizer.encode(texts)]
-        tokens = torch.tensor([[*row, *[tokenizer.end] * (sequence - len(row))] for row in ids], device=device)
-        real = torch.arange(sequence, device=device) < torch.tensor([len(row) for row in ids], device=device)[:, None]
-        batch = {
-            "rows": torch.arange(len(ids), device=device),
-            "key": torch.zeros((), dtype=torch.int64, device=device),
-            "tokens": tokens,
-            "segments": real.int(),
-            "positions": torch.arange(sequence, device=device) * real,
-        }
+        rows = [laid(framed(encoded, tokenizer, sequence), sequence) for encoded in tokenizer.encode(texts)]
+        batch = {key: torch.from_numpy(np.stack([row[key] for row in rows])).to(device) for key in rows[0]}
+        batch |= {"rows": torch.arange(len(rows), device=device), "key": torch.zeros((), dtype=torch.int64, device=device)}
         with evaluating(model):
             v = model(batch, ask=lambda whole, given: whole.objective.vectors(whole, given, "other"))
         return F.normalize(v.double().cpu().view(len(self.classes), len(self.templates), -1).mean(dim=1), dim=1)
