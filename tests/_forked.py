@@ -1,12 +1,28 @@
-"""Ranks of one process group as forks of a process that has imported torch already."""
+"""Processes as forks of one that has imported torch already: ranks of one process group, commands (_warm.py)."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
+import pkgutil
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable
+
+import torch._dynamo  # noqa: F401  what optimizers load when they are made
+
+
+def preload() -> None:
+    """Import all of Ingot. No thread starts, which a fork would lose."""
+    import ingot
+
+    for module in pkgutil.walk_packages(ingot.__path__, "ingot."):
+        with contextlib.suppress(ImportError):  # an extra that is not installed
+            importlib.import_module(module.name)
+    assert threading.active_count() == 1
 
 
 def forked(ranks: int, main: Callable[[int], None]) -> list[int]:

@@ -20,7 +20,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -35,6 +34,9 @@ from ingot.cli import main as command_line
 from ingot.model.graph import Model
 from ingot.train.loop import Loop
 from ingot.train.state import State, model_tensors
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from _forked import forked, preload
 
 LIMIT = 150.0
 
@@ -106,31 +108,7 @@ def rank_main(folder: Path, launch: dict[str, Any]) -> None:
 
 def fork(folder: Path, launch: dict[str, Any]) -> dict[str, Any]:
     """Start the ranks and wait for all of them; one that stands still is ended with the last of the others."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    children: dict[int, int] = {}
-    for rank in range(launch["ranks"]):
-        child = os.fork()
-        if not child:
-            os.environ.update(
-                {
-                    "MASTER_ADDR": "127.0.0.1",
-                    "MASTER_PORT": port,
-                    "WORLD_SIZE": str(launch["ranks"]),
-                    "RANK": str(rank),
-                    "LOCAL_RANK": str(rank),
-                }
-            )
-            try:
-                rank_main(folder, launch)
-            except BaseException:
-                import traceback
-
-                traceback.print_exc()
-            finally:
-                os._exit(99)
-        children[child] = rank
+    children = dict(zip(forked(launch["ranks"], lambda rank: rank_main(folder, launch)), range(launch["ranks"])))
     began = time.monotonic()
     ended: dict[str, Any] = {}
     while children:
@@ -147,6 +125,7 @@ def fork(folder: Path, launch: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(folder: Path) -> None:
+    preload()
     for launch in json.loads((folder / "launches.json").read_text()):
         place = folder / launch["name"]
         place.mkdir()

@@ -16,10 +16,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 
 import pytest
+from _warm import server
 
 from ingot.cli import commands as all_commands
 from ingot.cli import main
@@ -29,6 +31,7 @@ from ingot.core import shipped
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]  # not executed: what they show takes long
+ENVIRONMENT = {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 
 
@@ -58,20 +61,18 @@ def commands(text: str) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """This checkout's ``ingot``."""
+    with server(tmp_path_factory.mktemp("bin"), os.environ | ENVIRONMENT) as place:
+        yield place
+
+
 @pytest.fixture
-def shell(tmp_path: Path) -> dict[str, str]:
-    """An environment in which ``ingot`` is this checkout's."""
-    (tmp_path / "bin").mkdir()
-    script = tmp_path / "bin" / "ingot"
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ingot "$@"\n')
-    script.chmod(0o755)
+def shell(tmp_path: Path, program: Path) -> dict[str, str]:
+    """An environment in which ``ingot`` is this checkout's, and a folder with its recipes."""
     shutil.copytree(ROOT / "recipes", tmp_path / "work" / "recipes")
-    return os.environ | {
-        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT / "src"),
-        "COLUMNS": "200",
-        "OMP_NUM_THREADS": "1",
-    }
+    return os.environ | ENVIRONMENT | {"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def execute(command: str, shell: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:

@@ -31,7 +31,7 @@ from ingot.parallel.start import leave
 from ingot.train.state import model_tensors
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from _forked import forked
+from _forked import forked, preload
 from _runs import StopAt
 
 
@@ -122,6 +122,7 @@ def fork(folder: Path, launch: dict[str, Any]) -> None:
 
 
 def main(folder: Path) -> None:
+    preload()
     for launch in json.loads((folder / "launches.json").read_text()):
         place = folder / launch["name"]
         place.mkdir()

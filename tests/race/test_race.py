@@ -39,7 +39,7 @@ for place in range(0, int(budget) // per):
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
-    """Two workers for all races of this file."""
+    """One pool for all races of this file."""
     workers = Processes(2)
     yield workers
     workers.close()

@@ -1,11 +1,11 @@
-"""Where trials run: worker processes on this machine, or a Ray cluster. Both only need the trials' folders, on a disk that all see."""
+"""Where trials run: processes of this machine, or a Ray cluster. Both only need the trials' folders, on a disk that all see."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import selectors
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -38,25 +38,26 @@ def environment(threads: int) -> dict[str, str]:
 
 
 class Processes:
-    """`size` workers of this machine's cores, each loading torch once."""
+    """`size` trials at once on this machine's cores, all of them children of one worker, which loads torch once."""
 
     def __init__(self, size: int, threads: int | None = None):
         self.size = size
         self.threads = threads or max(1, (os.cpu_count() or 1) // size)
-        self._idle: list[subprocess.Popen[bytes]] = []
-        self._busy: dict[subprocess.Popen[bytes], Path] = {}
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._busy: set[Path] = set()
+        self._said = b""
 
     def start(self, folder: Path) -> None:
-        worker = self._idle.pop() if self._idle else self._worker()
+        worker = self._worker = self._worker or self._started()
         assert worker.stdin is not None
         try:
             worker.stdin.write(f"{folder}\n".encode())
             worker.stdin.flush()
         except BrokenPipeError:
-            raise RunError("a worker of the race has died before it was given a trial") from None
-        self._busy[worker] = folder
+            raise RunError("the race's worker has died before it was given a trial") from None
+        self._busy.add(folder)
 
-    def _worker(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "ingot.race.worker", str(self.threads)],
             stdin=subprocess.PIPE,
@@ -66,36 +67,36 @@ class Processes:
         )
 
     def wait(self, timeout: float | None = None) -> list[tuple[Path, int]]:
-        ended = []
-        with selectors.DefaultSelector() as selector:
-            for worker in self._busy:
-                assert worker.stdout is not None
-                selector.register(worker.stdout, selectors.EVENT_READ, worker)
-            for key, _ in selector.select(timeout):
-                worker = key.data
-                line = worker.stdout.readline()
-                folder = self._busy.pop(worker)
-                if line:
-                    self._idle.append(worker)
-                    ended.append((folder, int(json.loads(line)["status"])))
-                else:
-                    worker.wait()
-                    ended.append((folder, DIED))
+        assert self._worker is not None and self._worker.stdout is not None
+        if not select.select([self._worker.stdout], [], [], timeout)[0]:
+            return []
+        said = os.read(self._worker.stdout.fileno(), 65536)
+        if not said:  # it has died, and its children with it
+            self._leave()
+            ended = [(folder, DIED) for folder in self._busy]
+        else:
+            *lines, self._said = (self._said + said).split(b"\n")
+            ended = [(Path(told["folder"]), int(told["status"])) for told in map(json.loads, lines)]
+        self._busy -= {folder for folder, _ in ended}
         return ended
 
     def close(self) -> None:
-        """Closing a worker's input makes it kill its trial and leave."""
-        for worker in [*self._idle, *self._busy]:
-            for pipe in (worker.stdin, worker.stdout):
-                with contextlib.suppress(OSError):
-                    assert pipe is not None
-                    pipe.close()
-        for worker in [*self._idle, *self._busy]:
-            try:
-                worker.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                worker.kill()
-        self._idle, self._busy = [], {}
+        """Closing a worker's input makes it kill its trials and leave."""
+        self._leave()
+        self._busy = set()
+
+    def _leave(self) -> None:
+        worker, self._worker, self._said = self._worker, None, b""
+        if worker is None:
+            return
+        for pipe in (worker.stdin, worker.stdout):
+            with contextlib.suppress(OSError):
+                assert pipe is not None
+                pipe.close()
+        try:
+            worker.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            worker.kill()
 
 
 class Cluster:
@@ -138,6 +139,8 @@ def run_apart(folder: str, threads: int) -> int:
     pool = Processes(1, threads)
     try:
         pool.start(Path(folder))
-        return pool.wait()[0][1]
+        while not (ended := pool.wait()):
+            pass
+        return ended[0][1]
     finally:
         pool.close()

@@ -1,10 +1,10 @@
-"""A process that runs trials for the race, one at a time, each in a child forked after torch is loaded.
+"""A process that runs trials for the race, as many at once as it is given, each in a child forked after torch is loaded.
 
     python -m ingot.race.worker THREADS
 
-Standard input: a line with a trial's folder. Standard output: a JSON line ``{"folder", "status"}`` when it has ended; 0 done (or failed
-in a way that counts: result.json says so), 2 the input was wrong (error.txt), else it died and left no result. When standard input
-closes, because the race was killed, the child is killed and the worker leaves. A lock in the trial's folder keeps two races, or an
+Standard input: a line with a trial's folder. Standard output: a JSON line ``{"folder", "status"}`` for each that has ended; 0 done (or
+failed in a way that counts: result.json says so), 2 the input was wrong (error.txt), else it died and left no result. When standard input
+closes, because the race was killed, the children are killed and the worker leaves. A lock in the trial's folder keeps two races, or an
 orphan of a killed one and its successor, from running the same trial at once.
 """
 
@@ -34,19 +34,19 @@ def main() -> int:
     threads = int(sys.argv[1])
     os.environ["OMP_NUM_THREADS"] = str(threads)
     _warm(threads)
-    waiting = b""
+    waiting, running = b"", dict[int, Path]()
     while True:
-        block = os.read(0, 65536)
-        if not block:
-            return 0
-        waiting += block
-        while b"\n" in waiting:
-            line, _, waiting = waiting.partition(b"\n")
-            folder = Path(line.decode())
-            status = _in_child(folder, threads)
-            if status is None:
-                return 0
-            os.write(1, (json.dumps({"folder": str(folder), "status": status}) + "\n").encode())
+        if select.select([0], [], [], POLL if running else None)[0]:
+            block = os.read(0, 65536)
+            if not block:
+                return _end(running)
+            *lines, waiting = (waiting + block).split(b"\n")
+            running |= {_forked(folder, threads): folder for folder in (Path(line.decode()) for line in lines)}
+        for child in list(running):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                told = {"folder": str(running.pop(child)), "status": os.waitstatus_to_exitcode(status)}
+                os.write(1, (json.dumps(told) + "\n").encode())
 
 
 def _warm(threads: int) -> None:
@@ -62,30 +62,25 @@ def _warm(threads: int) -> None:
         matmul_rate("cpu", torch.float32)
 
 
-def _in_child(folder: Path, threads: int) -> int | None:
-    """Run a trial in a fork; None when the race went away meanwhile (the child is then dead)."""
+def _forked(folder: Path, threads: int) -> int:
+    """The process that runs a trial."""
     parent = os.getpid()
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
         _die_with(parent)
         os._exit(_perform(folder, threads))
-    while True:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        readable, _, _ = select.select([0], [], [], POLL)
-        if readable and not _input_open():
-            with contextlib.suppress(ProcessLookupError):  # not yet a group of its own
-                os.killpg(child, signal.SIGKILL)
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return None
+    return child
 
 
-def _input_open() -> bool:
-    """Whether standard input is still open; the race sends nothing while a trial runs, so anything readable is its end."""
-    return bool(os.read(0, 1))
+def _end(running: dict[int, Path]) -> int:
+    """Kill the trials, and what they started."""
+    for child in running:
+        with contextlib.suppress(ProcessLookupError):  # not yet a group of its own
+            os.killpg(child, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return 0
 
 
 def _die_with(parent: int) -> None:
