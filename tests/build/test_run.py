@@ -180,3 +180,16 @@ def test_an_inner_optimizer_keeps_its_own_learning_rate_in_every_stage(tiny_reci
             for role in ("matrix", "embedding", "scale")
         }
         assert bases == {"matrix": {lr}, "embedding": {inner}, "scale": {inner}}
+
+
+def test_what_is_written_keeps_the_space_before_it(tiny_recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SentencePiece's decoder drops the space that begins a text; what continues a prompt begins none."""
+    import tokenizers
+
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"\u2581hello": 0, "\u2581world": 1, "</s>": 2, "<unk>": 3}, unk_token="<unk>"))
+    inner.pre_tokenizer, inner.decoder = tokenizers.pre_tokenizers.Metaspace(), tokenizers.decoders.Metaspace()
+    inner.add_special_tokens(["</s>", "<unk>"])
+    inner.save(str(tmp_path / "tokenizer.json"))
+    run = ingot.build(tiny_recipe({"data": {"tokenizer": {"name": "pretrained", "path": str(tmp_path / "tokenizer.json")}}}))
+    monkeypatch.setattr("ingot.model.write.write", lambda model, ids, manner: iter([1, 0]))
+    assert list(run.generate("hello", tokens=2)) == [" world", " hello"]

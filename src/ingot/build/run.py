@@ -349,12 +349,11 @@ class Run:
         if self.tokenizer is None:
             raise UserError("a run without text writes none")
         ids = [*opened(self.tokenizer), *self.tokenizer.encode([prompt])[0].tolist()] or [self.tokenizer.end]
-        produced: list[int] = []
-        shown = ""
+        written, shown = list(ids), self.tokenizer.decode(ids)  # with the prompt: what is decoded alone loses the space before it
         manner = Manner(tokens, temperature, top_k, 1.0 if top_p is None else top_p, seed, self.tokenizer.end, passes)
         for token in write(self.model, ids, manner):
-            produced.append(int(token))
-            text = self.tokenizer.decode(produced)
+            written.append(int(token))
+            text = self.tokenizer.decode(written)
             if not text.endswith("�"):
                 yield text[len(shown) :]
                 shown = text

@@ -300,7 +300,7 @@ def _save_tokenizer(tokenizer: Any, folder: Path, sequence: int) -> None:
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(folder)
     elif hasattr(tokenizer, "save"):
-        tokenizer.save(folder)
+        getattr(tokenizer, "export", tokenizer.save)(folder)
     else:
         target = folder / "tokenizer.json"
         if Path(tokenizer).resolve() != target.resolve():

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def framed(ids: np.ndarray, tokenizer: Tokenizer, most: int) -> np.ndarray:
     """(N,) int64 of at most ``most`` ids: begin, ids, end."""
     before = opened(tokenizer)
-    return np.array([*before, *ids[: most - len(before) - 1].tolist(), tokenizer.end], dtype=np.int64)
+    return np.array([*before, *ids[: max(0, most - len(before) - 1)].tolist(), tokenizer.end][:most], dtype=np.int64)
 
 
 def laid(ids: np.ndarray, length: int) -> dict[str, np.ndarray]:

@@ -292,7 +292,8 @@ class _Opener:
         store = TokenStore.open(prepared.folders, split, tokenizer=self.tokenizer)
         pack = self.pack.build(lengths=store.lengths, sequence=self.sequence, cache=self.cache / "packs")
         specials = self.tokenizer.specials
-        return TextRows(store, pack, sequence=self.sequence, end=self.tokenizer.end, pad=specials.get("pad", self.tokenizer.end))
+        begin, end = getattr(self.tokenizer, "begin", None), self.tokenizer.end
+        return TextRows(store, pack, sequence=self.sequence, begin=begin, end=end, pad=specials.get("pad", end))
 
     def _describe(self, name: str, rows: Any, prepared: Prepared | None, split: str) -> dict[str, Any]:
         counts: dict[str, Any] = {"source": name, "split": split, "rows": len(rows)}

@@ -12,10 +12,10 @@ from .store.token_store import TokenStore
 
 
 class TextRows:
-    """A RowSource: random access to packed rows. end: closes a document; pad: fills what no document fills."""
+    """A RowSource: random access to packed rows. begin, end: open and close a document; pad: fills what no document fills."""
 
-    def __init__(self, store: TokenStore, pack: Any, *, sequence: int, end: int, pad: int):
-        self.store, self.pack, self.sequence, self.end, self.pad = store, pack, sequence, end, pad
+    def __init__(self, store: TokenStore, pack: Any, *, sequence: int, end: int, pad: int, begin: int | None = None):
+        self.store, self.pack, self.sequence, self.begin, self.end, self.pad = store, pack, sequence, begin, end, pad
 
     def __len__(self) -> int:
         return len(self.pack)
@@ -60,7 +60,10 @@ class TextRows:
         if self.pack.attend == "row":
             segments_BT = np.broadcast_to(np.asarray(valid_BT, dtype=np.int32), tokens_BT.shape).copy()
             return {"tokens": tokens_BT, "segments": segments_BT, "positions": columns * (segments_BT > 0)}
-        starts_row[:, 1:] |= tokens_BT[:, :-1] == self.end
+        starts_BT = tokens_BT[:, :-1] == self.end
+        if self.begin is not None:  # which may be the same token: the first of two opens nothing by itself
+            starts_BT &= tokens_BT[:, 1:] == self.begin
+        starts_row[:, 1:] |= starts_BT
         segments_BT = np.cumsum(starts_row, axis=1, dtype=np.int32)
         positions_BT = columns - np.maximum.accumulate(np.where(starts_row, columns, 0), axis=1)
         if filled_B is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,9 @@ class FastTokenizer:
         inner.no_truncation()
         inner.no_padding()
         self.vocabulary = max(inner.get_vocab(with_added_tokens=True).values()) + 1
-        self.begin, self.end = opening(inner) if opens else None, self.specials["end"]
+        self.begin, self.end = around(inner)[0] if opens else None, self.specials["end"]
+        if self.begin is not None:  # whatever a configuration calls the first token, this is the one that stands there
+            self.specials["begin"] = self.begin
         self.dtype = np.dtype(np.uint16 if self.vocabulary <= 1 << 16 else np.uint32)
         opened = [] if self.begin is None else [self.begin]
         self.identity = digest("tokenizers", 1, json.loads(inner.to_str()), self.specials, *opened)
@@ -110,11 +112,47 @@ class FastTokenizer:
         """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json for Hugging Face, ingot.json for ``load``."""
         save_fast(self.inner, self.specials, folder, splits=self.splits, opens=self.begin is not None)
 
+    def export(self, folder: Path) -> None:
+        """As ``save``, for others to read: texts are framed there as documents were here, so nothing opens them where nothing did."""
+        inner = self.inner if self.begin is not None else without_opening(self.inner)
+        save_fast(inner, self.specials, folder, splits=self.splits, opens=self.begin is not None)
 
-def opening(inner: tokenizers.Tokenizer) -> int | None:
-    """The id that the file's own rule (its post-processor) puts before a text."""
-    bare, whole = (inner.encode("a", add_special_tokens=asked).ids for asked in (False, True))
-    return int(whole[0]) if len(whole) > len(bare) and whole[1 : len(bare) + 1] == bare else None
+
+def around(inner: tokenizers.Tokenizer) -> tuple[int | None, int | None]:
+    """The ids that the file's own rule (its post-processor) puts before and after a text; None where it puts none, or several."""
+    for text in _spellable(inner):
+        bare, whole = (inner.encode(text, add_special_tokens=asked).ids for asked in (False, True))
+        places = range(len(whole) - len(bare) + 1)
+        at = next((place for place in places if bare and whole[place : place + len(bare)] == bare), None)
+        if at is not None:
+            before, after = whole[:at], whole[at + len(bare) :]
+            return (before[0] if len(before) == 1 else None), (after[0] if len(after) == 1 else None)
+    return None, None
+
+
+def _spellable(inner: tokenizers.Tokenizer) -> Iterator[str]:
+    """Short texts that the vocabulary has tokens for: most have one for "a", some (nucleotides, phonemes) do not."""
+    plain = inner.get_vocab(with_added_tokens=False)
+    for text in ("a", *(inner.decode([index]) for index in sorted(plain.values())[:256])):
+        try:
+            if text and inner.encode(text, add_special_tokens=False).ids:
+                yield text
+        except Exception:  # the library raises bare Exception, here where there is no token for what is unknown
+            continue
+
+
+def without_opening(inner: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The same, but that its own rule puts no token before a text."""
+    begin, after = around(inner)
+    if begin is None:
+        return inner
+    tree = json.loads(inner.to_str())
+    name = "" if after is None else inner.id_to_token(after)
+    closing = [{"SpecialToken": {"id": name, "type_id": 0}}] if name else []
+    first, second = ([{"Sequence": {"id": sequence, "type_id": 0}}, *closing] for sequence in "AB")
+    named = {name: {"id": name, "ids": [after], "tokens": [name]}} if name else {}
+    tree["post_processor"] = {"type": "TemplateProcessing", "single": first, "pair": [*first, *second], "special_tokens": named}
+    return tokenizers.Tokenizer.from_str(json.dumps(tree))
 
 
 def _cut(text: str) -> list[str]:

@@ -1,7 +1,8 @@
 """A tokenizer from a file: a tokenizer.json, or a folder in the Hugging Face format.
 
 The end, mask, padding and other special tokens are taken from the folder's configuration, else from their usual spellings. Documents
-begin with the token that the file's own rule puts before a text ([CLS] of BERT, <s> of Llama), as those that the model was trained on did.
+begin with the token that the file's own rule puts before a text ([CLS] of BERT, <s> of Llama), as those that the model was trained on did,
+and end with the one that it puts after it ([SEP]) where the configuration names no end.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from ...core.errors import Problem, UserError
 from ...core.parts import part
-from ._fast import FastTokenizer, find_specials, read_specials, read_tokenizer
+from ._fast import FastTokenizer, around, find_specials, read_specials, read_tokenizer
 
 
 @part
@@ -25,8 +26,13 @@ class Pretrained(FastTokenizer):
     def __init__(self, folder: Path, *, path: str, end: str | None = None, opens: bool | None = None):
         file = _place(folder, path)
         inner = read_tokenizer(file)
-        declared = _declared(file.parent)
-        specials, opening = find_specials(inner, declared), declared.get("add_bos_token", True)
+        if (file.parent / "ingot.json").is_file():
+            specials, _, opening = read_specials(file.parent / "ingot.json", inner)
+        else:
+            declared = _declared(file.parent)
+            specials, opening = find_specials(inner, declared), declared.get("add_bos_token", True)
+            if "eos_token" not in declared and (closing := around(inner)[1]) is not None:
+                specials["end"] = closing
         if end is not None:
             index = inner.token_to_id(end)
             if index is None:
@@ -34,8 +40,6 @@ class Pretrained(FastTokenizer):
             specials["end"] = int(index)
         if "end" not in specials:
             raise UserError([Problem(str(file), "has no end-of-text token that is known; name it with 'end'")])
-        if (file.parent / "ingot.json").is_file() and end is None:
-            specials, _, opening = read_specials(file.parent / "ingot.json", inner)
         opens = bool(opening) if opens is None else opens
         super().__init__(inner, specials, splits=_is_byte_level(json.loads(inner.to_str())), opens=opens)
 
