@@ -186,7 +186,9 @@ def test_what_is_written_keeps_the_space_before_it(tiny_recipe: Any, tmp_path: P
     """SentencePiece's decoder drops the space that begins a text; what continues a prompt begins none."""
     import tokenizers
 
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"\u2581hello": 0, "\u2581world": 1, "</s>": 2, "<unk>": 3}, unk_token="<unk>"))
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({"\u2581hello": 0, "\u2581world": 1, "</s>": 2, "<unk>": 3}, unk_token="<unk>")
+    )
     inner.pre_tokenizer, inner.decoder = tokenizers.pre_tokenizers.Metaspace(), tokenizers.decoders.Metaspace()
     inner.add_special_tokens(["</s>", "<unk>"])
     inner.save(str(tmp_path / "tokenizer.json"))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import ingot
 from ingot.core.errors import RunError
@@ -109,3 +110,31 @@ def test_over_several_ranks_it_says_that_it_cannot_go_on() -> None:
         RunError, match="with 4 rows a micro-batch, and over several ranks it cannot be lowered on the way; set micro_rows lower"
     ):
         loop._shrink(Stage(), None, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_in_the_update_it_goes_back_to_the_last_checkpoint(tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Weights and momenta of some groups are new by then, so the same rows again would move them twice."""
+    change = {"micro_rows": 4, "stages": {0: {"budget": "4 steps"}}, "checkpoint": {"every": "2 steps"}}
+    unbroken = ingot.build(tiny_recipe(change, {"micro_rows": 2}, name="unbroken"))
+    unbroken.train()
+    calls: list[int] = []
+
+    def failing(optimizer: torch.optim.Optimizer, *given: Any, **more: Any) -> None:
+        calls.append(1)
+        if len(calls) == at:
+            raise torch.cuda.OutOfMemoryError("pretended, when all is updated")
+
+    handle = register_optimizer_step_post_hook(failing)
+    try:
+        broken = ingot.build(tiny_recipe(change, name="broken"))
+        broken.train()
+    finally:
+        handle.remove()
+    step = 0 if at == 1 else 2
+    assert [event["message"] for event in events(broken)] == [
+        f"micro-batch lowered to 2 rows, back to step {step}, for an update was half made"
+    ]
+    assert len(calls) == 5
+    for name, value in weights(unbroken).items():
+        assert torch.allclose(weights(broken)[name].double(), value.double(), rtol=1e-3, atol=1e-6), name

@@ -57,6 +57,7 @@ class Program:
         self.checkpointing: dict[str, str] = {}
         self.fused_backward: dict[str, bool] = {}
         self._state: State | None = None
+        self._scheduled: dict[str, Any] = {}  # knobs of the objective in force that a stage schedules, with the recipe's values
         self.say: Callable[[dict[str, Any]], None] = lambda line: None  # a line for the ledger
 
     @property
@@ -71,6 +72,8 @@ class Program:
         if state.progress.entering:
             before = _shapes(state.model)
             self._begin(state, section, index)
+            for name, value in self._scheduled.items():  # by the stage before
+                setattr(run.model.objective, name, value)
             if section.transforms or _shapes(state.model) != before:
                 self._restart_hooks(state, section)
             if hasattr(run.model.objective, "begin"):  # such as a teacher that starts as a copy
@@ -108,6 +111,7 @@ class Program:
             ),
             prepare=lambda micro: counted(run.model, objective.prepare(micro)),
             first=before,
+            last=None if data.train.end is None else data.train.end - before,
             seconds_per_row=data.train.seconds_per_row,
             position=lambda row: data.train.epochs(before + row) - data.train.epochs(before),
             hooks=hooks,
@@ -127,6 +131,7 @@ class Program:
             state.extra["data_start"] = state.progress.total_rows
         if index and section.objective is not None:
             run.replace_objective(section.objective)
+            self._scheduled.clear()
         before = run.section.stages[index - 1]
         same = index == 0 or (
             before.optimizer.name == section.optimizer.name and before.layer_decay == section.layer_decay and section.objective is None
@@ -178,7 +183,7 @@ class Program:
         if name == "batch":
             return lambda factor: setattr(stage, "batch_factor", factor)
         if head == "objective":
-            base = getattr(objective, rest)
+            base = self._scheduled.setdefault(rest, getattr(objective, rest))
             return lambda factor: setattr(objective, rest, base * factor)
         if head == "hooks":
             hook, _, knob = rest.partition(".")

@@ -78,6 +78,7 @@ def _train(run: Run, reporter: Any) -> dict[str, Any]:
     prepare_folder(run)
     if run.device.type == "cpu":
         keep_freed_memory()
+    run.checkpoints.tidy()
     path = run.checkpoints.latest()
     state = run.state(path)
     run.data_of(state.progress.stage)  # a corpus that cannot be read is refused before a ledger is begun
@@ -89,7 +90,7 @@ def _train(run: Run, reporter: Any) -> dict[str, Any]:
         meter, guard = put_back(run, state, path)
         run.checkpoints.check_room(state)
         before = scribe.ledger.wall_seconds() if scribe.ledger is not None and path is not None else 0.0
-        _open(run, scribe, state, path, machine)
+        _open(run, scribe, state, path, machine, before)
         loop = Loop(
             program=run.program,
             layout=run.layout,
@@ -102,7 +103,11 @@ def _train(run: Run, reporter: Any) -> dict[str, Any]:
             save_every=run.section.checkpoint.every,
             log_every=run.section.log.every,
             sources=list(run.data_of(0).train.source_names),
+            lines=lambda: scribe.ledger.count if scribe.ledger is not None else 0,
         )
+        if path is not None:
+            loop.saved = (state.progress.stage, state.progress.total_steps)
+            loop.best = dict(run.checkpoints.manifest(path)["metrics"])
         began = time.perf_counter()
         reason = loop.run(state)
         progress = state.progress
@@ -204,7 +209,7 @@ def choose(run: Run, state: State, resumed: bool) -> None:
     }
 
 
-def _open(run: Run, scribe: Scribe, state: State, path: Path | None, machine: dict[str, Any]) -> None:
+def _open(run: Run, scribe: Scribe, state: State, path: Path | None, machine: dict[str, Any], before: float) -> None:
     facts = {
         "recipe_hash": run.recipe_hash,
         "commit": commit(),
@@ -222,13 +227,14 @@ def _open(run: Run, scribe: Scribe, state: State, path: Path | None, machine: di
         if path is None:
             scribe.ledger.truncate_after(-1)
         else:
-            scribe.ledger.truncate_after(state.progress.total_steps)
+            scribe.ledger.truncate_after(state.progress.total_steps, state.extra.get("lines"))
     scribe.emit(
         {
             "kind": "start",
             "time": time.time(),
             "run": str(run.folder),
             "resumed": path is not None,
+            "wall_seconds": before,
             "progress": state.progress.as_dict(),
             "budgets": [str(stage.budget) for stage in run.section.stages],
             "price_per_hour": run.section.price_per_hour,

@@ -7,7 +7,7 @@ Every line has its ``kind`` first:
     evaluation  step, tokens, flops, seconds, took, results: {source: {loss, perplexity, bits_per_byte, tokens}}
     event       step, name, message, ...
     sample      step, prompt, text
-    end         step, tokens, flops, seconds, wall_seconds (of this sitting and those before it that had an end line), reason
+    end         step, tokens, flops, seconds, wall_seconds (of this sitting and those before it that came to their end), reason
 
 Each line is one write to a file opened for appending, so a killed run leaves at most one partial line, at the end. Reading passes
 over it, and opening the ledger again cuts it off. Numbers that JSON lacks (not a number, infinities) are written as null.
@@ -27,6 +27,7 @@ from ..core.errors import RunError
 
 FILE = "ledger.jsonl"
 STEPPED = ("step", "evaluation", "event", "sample", "end")
+AGAIN = ("annotate", "data_end", "hook", "transform")  # events that a resumed run meets again where its checkpoint has not seen them
 
 
 class Ledger:
@@ -40,12 +41,14 @@ class Ledger:
         self.path = Path(folder) / FILE
         self.viewers = viewers
         self._durable = durable
+        self.count = 0  # of its lines
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             whole = _whole_length(self._descriptor)
             if whole != os.fstat(self._descriptor).st_size:
                 os.ftruncate(self._descriptor, whole)
+            self.count = sum(1 for _ in read_lines(self.path))
         except OSError as error:
             raise RunError(f"{self.path} cannot be written: {error.strerror or error}") from None
 
@@ -65,28 +68,34 @@ class Ledger:
         except OSError as error:
             os.ftruncate(self._descriptor, size)
             raise RunError(f"{self.path} cannot be written: {error.strerror or error}") from None
+        self.count += 1
         for viewer in self.viewers:
             viewer.write(line)
         return line
 
     def wall_seconds(self) -> float:
-        """What the last ``end`` line says; ask before ``truncate_after`` drops it."""
-        ends = [line for line in read_lines(self.path) if line["kind"] == "end"]
-        return float(ends[-1].get("wall_seconds") or 0.0) if ends else 0.0
+        """What the last ``end`` line says, or the ``start`` of a sitting that came to none; ask before ``truncate_after`` drops it."""
+        told = [line for line in read_lines(self.path) if line["kind"] in ("start", "end")]
+        return float(told[-1].get("wall_seconds") or 0.0) if told else 0.0
 
-    def truncate_after(self, step: int) -> int:
+    def truncate_after(self, step: int, seen: int | None = None) -> int:
         """Drop what a resumed run will live through again: every line of a later step, and an ``end``. Returns the count of dropped lines.
+
+        seen: how many lines there were at the checkpoint; of those after them, what comes again at its own step is dropped too.
 
         Events of later steps that tell why the run stopped are kept, marked ``"replayed": true``, unless they are of an earlier replay.
         The file is replaced at once: a kill in the middle leaves the old or the new ledger.
         """
         lines = list(read_lines(self.path))
-        kept = [line for line in (_after_rewind(line, step) for line in lines) if line is not None]
+        known = len(lines) if seen is None else seen
+        found = (_after_rewind(line, step, unseen=number >= known) for number, line in enumerate(lines))
+        kept = [line for line in found if line is not None]
         if kept == lines:
             return 0
         write_text(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
         os.close(self._descriptor)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND, 0o644)
+        self.count = len(kept)
         return len(lines) - len(kept)
 
     def close(self) -> None:
@@ -104,8 +113,10 @@ class Ledger:
         self.close()
 
 
-def _after_rewind(line: dict[str, Any], step: int) -> dict[str, Any] | None:
+def _after_rewind(line: dict[str, Any], step: int, unseen: bool) -> dict[str, Any] | None:
     if line["kind"] == "end":
+        return None
+    if unseen and line.get("step") == step and (line["kind"] in ("evaluation", "sample") or line.get("name") in AGAIN):
         return None
     if line["kind"] not in STEPPED or line.get("step", 0) <= step:
         return line

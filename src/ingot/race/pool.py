@@ -46,16 +46,26 @@ class Processes:
         self._worker: subprocess.Popen[bytes] | None = None
         self._busy: set[Path] = set()
         self._said = b""
+        self._lost: list[Path] = []  # trials of a worker that died, not told yet
 
     def start(self, folder: Path) -> None:
+        try:
+            self._give(folder)
+        except BrokenPipeError:  # it has died since it was last listened to
+            self._lost += self._busy
+            self._busy = set()
+            self._leave()
+            try:
+                self._give(folder)
+            except BrokenPipeError:
+                raise RunError("the race's worker has died before it was given a trial") from None
+        self._busy.add(folder)
+
+    def _give(self, folder: Path) -> None:
         worker = self._worker = self._worker or self._started()
         assert worker.stdin is not None
-        try:
-            worker.stdin.write(f"{folder}\n".encode())
-            worker.stdin.flush()
-        except BrokenPipeError:
-            raise RunError("the race's worker has died before it was given a trial") from None
-        self._busy.add(folder)
+        worker.stdin.write(f"{folder}\n".encode())
+        worker.stdin.flush()
 
     def _started(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -67,6 +77,9 @@ class Processes:
         )
 
     def wait(self, timeout: float | None = None) -> list[tuple[Path, int]]:
+        if self._lost:
+            ended, self._lost = [(folder, DIED) for folder in self._lost], []
+            return ended
         assert self._worker is not None and self._worker.stdout is not None
         if not select.select([self._worker.stdout], [], [], timeout)[0]:
             return []
@@ -83,7 +96,7 @@ class Processes:
     def close(self) -> None:
         """Closing a worker's input makes it kill its trials and leave."""
         self._leave()
-        self._busy = set()
+        self._busy, self._lost = set(), []
 
     def _leave(self) -> None:
         worker, self._worker, self._said = self._worker, None, b""

@@ -45,6 +45,8 @@ def main() -> int:
         for child in list(running):
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child, signal.SIGKILL)  # what a trial that was killed had started
                 told = {"folder": str(running.pop(child)), "status": os.waitstatus_to_exitcode(status)}
                 os.write(1, (json.dumps(told) + "\n").encode())
 

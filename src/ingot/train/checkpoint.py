@@ -100,9 +100,7 @@ class Checkpoints:
         Raises RunError, with earlier checkpoints untouched, when there is no room or the folder cannot be written.
         """
         self.wait()
-        if not self._tidied and _rank() == 0:
-            self._tidy()
-        self._tidied = True
+        self.tidy()
         final = self.folder / f"step-{state.progress.total_steps:08d}"
         body = json.loads(
             json.dumps(
@@ -208,8 +206,12 @@ class Checkpoints:
                 self._whole.pop(path, None)
         sync_folder(self.folder)
 
-    def _tidy(self) -> None:
-        """Remove what processes that were killed left behind, and bring back a checkpoint whose replacement never arrived."""
+    def tidy(self) -> None:
+        """Once, and before the newest is looked for: remove what processes that were killed left behind, and bring back a checkpoint whose
+        replacement never arrived. For who trains in the folder alone."""
+        if self._tidied or _rank() != 0:
+            return
+        self._tidied = True
         for path in sorted(self.folder.glob(".step-*")):
             name, _, kind = path.name[1:].rpartition(".")
             if kind == "old" and NAME.fullmatch(name) and not (self.folder / name).exists():

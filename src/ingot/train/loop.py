@@ -19,7 +19,7 @@ from .lines import evaluation_line, event, step_line
 from .moments import Due, end_asked
 from .stage import Stage, Windows
 from .state import State
-from .step import Outcome, step
+from .step import HalfMade, Outcome, step
 
 
 class Program(Protocol):
@@ -50,6 +50,7 @@ class Loop:
     best: dict[str, float] = field(default_factory=dict)
     saved: tuple[int, int] | None = None
     sources: list[str] = field(default_factory=list)
+    lines: Callable[[], int] = lambda: 0  # of the ledger so far
     results: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def run(self, state: State) -> str:
@@ -57,8 +58,10 @@ class Loop:
         with end_asked(self._asked):
             while state.progress.stage < self.program.stages:
                 stage = self.program.enter(state)
+                stage.put_back({} if state.progress.entering else state.extra.get("knobs", {}))
                 if state.progress.entering:  # a resumed run does not enter twice
                     state.progress.entering = False
+                    state.extra.pop("knobs", None)
                     self._evaluate(stage, state)
                     self._save(state)
                 if reason := self._stage(stage, state):
@@ -79,7 +82,7 @@ class Loop:
         size = 0
         try:
             while not stage.spent(state.progress, self._step_flops(state)):
-                stage.set_knobs(state.progress, self._step_flops(state))
+                state.extra["knobs"] = stage.set_knobs(state.progress, self._step_flops(state))
                 if self._skipped(stage, state):
                     _close(windows)
                     windows = None
@@ -91,8 +94,8 @@ class Loop:
                     stream = iter(windows)
                 try:
                     outcome = self._step(stage, state, stream)
-                except torch.cuda.OutOfMemoryError:
-                    self._shrink(stage, state, windows)
+                except (torch.cuda.OutOfMemoryError, HalfMade) as error:
+                    self._shrink(stage, state, windows, half_made=isinstance(error, HalfMade))
                     windows = None
                     continue
                 if outcome is None:
@@ -125,7 +128,9 @@ class Loop:
                 if window is None:
                     return None
                 window = [stage.prepare(micro) for micro in window]
-            with self.meter.counting(state.model, key + _size(window[0])):
+            rows, trained = stage.there(state.progress)
+            key += _size(window[0]) + (f"/of {rows}" if rows != stage.rows_read else "")
+            with self.meter.counting(state.model, key):
                 with self.meter.phase("hooks"):
                     for hook in stage.hooks.values():
                         if hasattr(hook, "select"):
@@ -147,7 +152,6 @@ class Loop:
         ).tolist()
         state.extra["step_flops"], state.extra["meter"] = flops, self.meter.state_dict()
         # Budgets and schedules in tokens count what is trained on, in rows what is read.
-        rows, trained = stage.rows_read, stage.rows_per_step
         state.progress.advance(
             rows=rows,
             tokens=outcome.tokens,
@@ -184,11 +188,17 @@ class Loop:
         progress = state.progress
         bad = [progress.stage, progress.rows - stage.rows_read, progress.rows]
         skipped = [*state.extra.get("skipped_rows", []), bad]
+        found = self._restore(stage, state)
+        state.extra["skipped_rows"] = skipped
+        self.emit(event(found, "rollback", f"back to step {found}; rows {bad[1]} to {bad[2] - 1} will be passed over"))
+
+    def _restore(self, stage: Stage, state: State) -> int:
+        """Back to the last checkpoint, and its step."""
         found = self.program.restore(state)
         if found is None:
             raise RunError("roll back: there is no whole checkpoint to return to")
-        state.extra["skipped_rows"] = skipped
-        self.emit(event(found, "rollback", f"back to step {found}; rows {bad[1]} to {bad[2] - 1} will be passed over"))
+        stage.put_back(state.extra.get("knobs", {}))
+        return found
 
     def _skipped(self, stage: Stage, state: State) -> bool:
         for number, start, end in state.extra.get("skipped_rows", []):
@@ -197,8 +207,9 @@ class Loop:
                 return True
         return False
 
-    def _shrink(self, stage: Stage, state: State, windows: Windows | None) -> None:
-        """Out of device memory: half the micro-batch, the same global batch, the same rows again."""
+    def _shrink(self, stage: Stage, state: State, windows: Windows | None, half_made: bool = False) -> None:
+        """Out of device memory: half the micro-batch, the same global batch, the same rows again; those since the last checkpoint where an
+        update was half made."""
         _close(windows)
         if stage.micro_rows == 1 or self.layout.ranks > 1:
             # The other ranks already wait for this one inside the gradient's reduction, so they cannot be told to begin again.
@@ -208,7 +219,8 @@ class Loop:
         stage.micro_rows = (stage.micro_rows + 1) // 2
         state.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-        self.emit(event(state.progress.total_steps, "out_of_memory", f"micro-batch lowered to {stage.micro_rows} rows"))
+        back = f", back to step {self._restore(stage, state)}, for an update was half made" if half_made else ""
+        self.emit(event(state.progress.total_steps, "out_of_memory", f"micro-batch lowered to {stage.micro_rows} rows{back}"))
 
     def _evaluate(self, stage: Stage, state: State, final: bool = False) -> None:
         progress = state.progress
@@ -219,6 +231,7 @@ class Loop:
             results = stage.evaluate()
             samples = stage.sample() if stage.sample else []
         state.extra["evaluated"] = progress.total_steps
+        self.saved = None  # a checkpoint of this step that was made before does not know of it
         if results:
             self.results = results
             self.best = {"loss": sum(result["loss"] for result in results.values()) / len(results)}
@@ -231,7 +244,7 @@ class Loop:
         if self.saved == here:
             return
         began = time.perf_counter()
-        state.extra["guard"] = self.guard.state_dict()
+        state.extra["guard"], state.extra["lines"] = self.guard.state_dict(), self.lines()
         path = self.program.save(state, self.best)
         self.saved = here
         self.emit(event(state.progress.total_steps, "checkpoint", str(path), took=time.perf_counter() - began))

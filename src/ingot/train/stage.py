@@ -53,6 +53,7 @@ class Stage:
     averaged: Callable[[], AbstractContextManager[None]] = nullcontext  # the weights to evaluate and sample with
     batch_factor: float = 1.0
     first: int = 0  # row of its data at which the stage begins
+    last: int | None = None  # rows from there to where its data is used up; None where it goes on for ever
 
     @property
     def rows_per_step(self) -> int:
@@ -63,6 +64,12 @@ class Stage:
     def rows_read(self) -> int:
         """Global rows that the coming step reads: more than it trains on where hooks choose among them. The position moves by these."""
         return round(self.rows_per_step * math.prod(getattr(hook, "reads", 1.0) for hook in self.hooks.values()))
+
+    def there(self, progress: Progress) -> tuple[int, int]:
+        """Rows that the coming step reads and trains on: fewer than it would where the data ends within it."""
+        read, trained = self.rows_read, self.rows_per_step
+        found = read if self.last is None else min(read, self.last - progress.rows)
+        return found, trained if found == read else max(1, round(trained * found / read))
 
     def per_step(self, progress: Progress, flops: float) -> dict[str, float]:
         """What the coming step is expected to spend, by unit; tokens and seconds follow what was measured so far."""
@@ -86,8 +93,14 @@ class Stage:
         left = self.budget.value - progress.spent(self.budget)
         return left <= 0 or (self.budget.unit != "steps" and left <= self.per_step(progress, flops)[self.budget.unit] / 2)
 
-    def set_knobs(self, progress: Progress, flops: float) -> None:
-        """Put every scheduled value in place for the coming step."""
+    def set_knobs(self, progress: Progress, flops: float) -> dict[str, float]:
+        """Put every scheduled value in place for the coming step; the factors by knob."""
         moment = next_moment(progress, self.budget, self.per_step(progress, flops))
+        return self.put_back({knob.name: knob.curve(moment) for knob in self.knobs})
+
+    def put_back(self, factors: Mapping[str, float]) -> dict[str, float]:
+        """Put every scheduled value where it was with these factors; the recipe's own value for those without."""
+        found = {knob.name: float(factors.get(knob.name, 1.0)) for knob in self.knobs}
         for knob in self.knobs:
-            knob.apply(knob.curve(moment))
+            knob.apply(found[knob.name])
+        return found

@@ -40,6 +40,10 @@ class SkipStep(Exception):
     """Raised inside the closure when the update must not be applied."""
 
 
+class HalfMade(Exception):
+    """Memory ran out when the update had begun: weights and state are neither those before the step nor those after it."""
+
+
 @dataclass
 class Outcome:
     """What a step found, equal on every rank: loss per scored unit by name, their sum, the gradient norm, the verdict."""
@@ -177,13 +181,14 @@ def step(
 ) -> Outcome:
     """Run one optimizer step. judge decides from the outcome whether the update is applied; stop is asked once and shared by all ranks.
 
+    Raises torch.cuda.OutOfMemoryError where nothing has been changed, HalfMade where something may have been.
     fused_backward: the updates are made inside the last backward, so judge can only take note.
     """
     outcome = Outcome()
-    calls = 0
+    calls, updating = 0, fused_backward
 
     def closure() -> float:
-        nonlocal calls
+        nonlocal calls, updating
         calls += 1
         state.optimizer.zero_grad(set_to_none=True)
         fused = FusedBackward(state.optimizer, phase) if fused_backward else None
@@ -202,6 +207,7 @@ def step(
             if calls == getattr(state.optimizer, "closure_calls", 1):
                 state.extra["gradient_norm"] = norm
                 outcome.hooks |= _hook_gradients(state, hooks)
+        updating = True
         return outcome.loss
 
     try:
@@ -211,6 +217,10 @@ def step(
             _hand_out(outcome, state.model)
     except SkipStep:
         pass
+    except torch.cuda.OutOfMemoryError as error:
+        if updating:
+            raise HalfMade from error
+        raise
     outcome.gradient_bytes = max(outcome.gradient_bytes, gradient_bytes(state.model))
     state.optimizer.zero_grad(set_to_none=True)
     return outcome
