@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from _runs import StopAt, lines, weights
 
 import ingot
 from ingot.build.program import Program
-from ingot.core.errors import RunError
+from ingot.core.errors import RunError, UserError
 
 LINEAR = {"name": "linear", "warmup": "0%", "final": 0.3}
 
@@ -102,3 +103,81 @@ def test_a_checkpoint_whose_replacement_never_arrived_is_gone_on_from(tiny_recip
     assert again.train()["step"] == 12
     assert [line["step"] for line in lines(again, "step")] == list(range(1, 13))
     assert len([line for line in lines(again, "event") if line["name"] == "resume"]) == 1
+
+
+def test_a_stage_takes_all_knobs_of_its_optimizer_and_keeps_its_state(tiny_recipe: Any) -> None:
+    """Also those that the optimizer holds outside of its groups; straight or resumed."""
+    rest = {"name": "adamw", "lr": 0.003}
+    first = {"name": "muon", "lr": 0.01, "rest": rest}
+    stages = [
+        {"budget": "3 steps", "batch": "8 rows", "optimizer": first},
+        {"budget": "3 steps", "batch": "8 rows", "optimizer": first | {"scale": "match_rms_adamw", "iterations": 3}},
+    ]
+    straight, broken = (ingot.build(tiny_recipe({"stages": stages}, name=name)) for name in ("straight", "broken"))
+    straight.train()
+    broken.train(StopAt(4))
+    again = ingot.build(tiny_recipe({"stages": stages}, name="broken"))
+    again.train()
+    assert losses(straight, "step") == losses(again, "step")
+    assert all(torch.equal(value, weights(again)[name]) for name, value in weights(straight).items())
+    state = straight.state(straight.checkpoints.latest())
+    assert state.optimizer.scale == "match_rms_adamw" and {
+        float(value["step"]) for value in state.optimizer.state.values() if "step" in value
+    } == {6.0}
+
+
+def test_another_inner_optimizer_begins_afresh(tiny_recipe: Any) -> None:
+    stages = [
+        {"budget": "2 steps", "batch": "8 rows", "optimizer": {"name": "muon", "lr": 0.01, "rest": {"name": rest, "lr": 0.001}}}
+        for rest in ("adamw", "lion")
+    ]
+    run = ingot.build(tiny_recipe({"stages": stages}))
+    run.train(StopAt(2))
+    again = ingot.build(tiny_recipe({"stages": stages}))
+    again.train()
+    assert type(again.state(again.checkpoints.latest()).optimizer.rest).__name__ == "Lion"
+
+
+def test_a_teacher_goes_on_where_the_objective_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = ingot.load_recipe("vision/dino_tiny", ["name=two", "stages.0.budget=3 steps"], tiny=True)
+    recipe.tree["stages"] = recipe.tree["stages"][:1] * 2
+    run = ingot.build(recipe)
+    run.train()
+    assert run.checkpoints.manifest(run.checkpoints.latest())["progress"]["stage"] == 1
+    begun: list[Any] = []
+    monkeypatch.setattr(type(run.model.objective), "begin", lambda self, model: begun.append(model))
+    recipe.tree["name"] = "again"
+    ingot.build(recipe).train()
+    assert len(begun) == 1, "on entering the first stage alone"
+
+
+def test_positions_have_room_for_the_longest_stage(tiny_recipe: Any) -> None:
+    data = tiny_recipe().tree["data"]
+    change = {
+        "model": {"embedding": {"name": "token", "position": "learned"}},
+        "stages": [
+            {"budget": "1 steps", "batch": "4 rows", "optimizer": {"name": "adamw", "lr": 0.003}, "data": data | {"sequence": length}}
+            for length in (16, 64)
+        ],
+    }
+    run = ingot.build(tiny_recipe(change))
+    assert run.train()["step"] == 2
+    again = ingot.open_run(run.folder)
+    again.evaluate(rows=4)
+    assert list(again._data) == [1]
+
+
+def test_another_start_of_a_run_that_exists_is_refused_and_its_own_may_be_gone(tiny_recipe: Any) -> None:
+    import shutil
+
+    change = {"stages": {0: {"budget": "4 steps"}}}
+    first, other = (ingot.build(tiny_recipe(change, name=name)) for name in ("first", "other"))
+    first.train()
+    other.train()
+    ingot.build(tiny_recipe(change, name="second"), start_from=str(first.folder)).train(StopAt(2))
+    with pytest.raises(UserError, match="exists and did not start from"):
+        ingot.build(tiny_recipe(change, name="second"), start_from=str(other.folder))
+    shutil.rmtree(first.folder)
+    again = ingot.build(tiny_recipe(change, name="second"), start_from=str(first.folder))
+    assert again.train()["step"] == 4 and again.parents[0]["path"].startswith(str(first.folder))

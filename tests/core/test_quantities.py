@@ -31,13 +31,16 @@ from ingot.core.quantities import Batch, Budget, Quantity, parse_quantity
         ("90 s", 90, "seconds"),
         ("3 epochs", 3, "epochs"),
         ("60 s audio", 60, "audio_seconds"),
+        ("1k h audio", 3.6e6, "audio_seconds"),
+        ("10k min", 6e5, "seconds"),
+        ("2k hours", 7.2e6, "seconds"),
     ],
 )
 def test_reads_what_recipes_write(text: str, value: float, unit: str) -> None:
     assert parse_quantity(text) == Quantity(value, unit)
 
 
-@pytest.mark.parametrize("text", ["", "20", "tokens", "-5 steps", "3 parsecs", "20M", None, 7, "1e400000 x", "5 %%", "1 2 tokens"])
+@pytest.mark.parametrize("text", ["", "20", "tokens", "-5 steps", "3 parsecs", "20M", None, 7, "1e400000 x", "5 %%", "5k%", "1 2 tokens"])
 def test_refuses_with_a_sentence(text: object) -> None:
     with pytest.raises(ValueError, match=r"unit|amount"):
         parse_quantity(text)

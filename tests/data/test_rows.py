@@ -66,7 +66,27 @@ def test_holding_out_splits_rows_and_keeps_what_the_source_says() -> None:
     assert held.fields() == source().fields() and held.notices() == []
 
 
-def test_other_keys_are_zero_in_rows_that_lack_them() -> None:
+def test_rows_are_mixed_with_rows_of_their_own_side(tmp_path: Path) -> None:
+    data = open_data(
+        train=spec("data.source", "synthetic_images", count=40, size=12),
+        holdout=0.3,
+        sequence=8,
+        pack=spec("data.pack", "stream"),
+        cache=Path("cache"),
+        folder=tmp_path,
+        seed=0,
+        augment=[spec("data.augment", "mixup")],
+    )
+    held = next(iter(data.validation.values())).sources["synthetic_images"]
+    rows = next(iter(data.train.sources.values()))
+    partners: list[int] = []
+    read = rows.source.row
+    rows.source.row = lambda index: (partners.append(index), read(index))[1]  # the row itself, and the one it is mixed with
+    data.train.batch(0, 200)
+    assert len(partners) > 200 and not set(partners) & set(held.ids.tolist())
+
+
+def test_other_keys_say_nothing_in_rows_that_lack_them() -> None:
     class Numbers:
         def __len__(self) -> int:
             return 20
@@ -82,6 +102,7 @@ def test_other_keys_are_zero_in_rows_that_lack_them() -> None:
     stream = Stream({"images": source(), "table": Numbers()}, seed=0)
     found = stream.batch(0, 30)
     table = found["source"] == 1
+    assert (found["label"][table] == -100).all() and (found["label"][~table] >= 0).all()
     assert table.any() and not table.all() and set(stream.fields()) == {"image", "label", "numbers"}
     assert (
         not found["image"][table].any()

@@ -90,3 +90,12 @@ def test_worst_rows() -> None:
     found = worst_rows(rows, ["books", "web"], 4)
     assert [row.row for row in found] == [3, 9, 2, 4]
     assert found[2] == BadRow(2, "web", 7.0) and found[3].source == "7"
+
+
+def test_a_stage_of_another_kind_begins_without_a_past() -> None:
+    guard = AnomalyGuard()
+    for loss in (3.0, 3.1) * 40:
+        guard.judge(loss, 1.0)
+    assert guard.judge(9.0, 1.0).event == "spike"
+    guard.begin()
+    assert not any(guard.judge(loss, 4.0).event for loss in (9.0, 9.1) * 40)

@@ -23,7 +23,7 @@ from ..core.seams import Field
 from ..data.open import HeldOutRows
 from ..data.source._fingerprint import digest
 from ..data.store.arrays import keep_arrays
-from .latents import find_latents
+from .latents import await_first, find_latents
 from .rows import leaves
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def annotate(run: Run, extra: dict[str, Any], index: int, *, entering: bool) -> 
         raise RunError(f"{folder} is gone: what stage {number} found from its model cannot be found again")
     if made and run.layout.rank == 0:
         _make(run, chosen, index, folder)
-    run.layout.barrier()
+    await_first(run, [folder])
     attach(run, chosen, index, folder)
     return f"{chosen.name} {'found' if made else 'reused'} {chosen.knobs['clusters']} units in {sum(len(source) for source in sources(run, index))} clips: {folder}"
 

@@ -49,6 +49,11 @@ def check(recipe: Recipe, folder: Path | None = None) -> tuple[RunSection | None
     return None if wrong else section, problems
 
 
+def longest_sequence(run: RunSection) -> int:
+    """Of the rows of text of all stages."""
+    return max(data.sequence for data in (run.data, *(stage.data for stage in run.stages if stage.data is not None)))
+
+
 def batch_rows(batch: Quantity, sequence: int) -> int:
     """Rows of a global batch given in tokens or rows."""
     return round(batch.value / sequence) if batch.unit == "tokens" else round(batch.value)
@@ -64,7 +69,7 @@ def _rules(recipe: Recipe, run: RunSection, folder: Path | None) -> Iterator[Ite
 
     context = {
         "width": _known(lambda: run.model.width),
-        "sequence": _known(lambda: run.data.sequence),
+        "sequence": _known(lambda: longest_sequence(run)),
         "precision": run.precision,
         "run": run,
         "folder": folder,

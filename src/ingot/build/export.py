@@ -48,9 +48,7 @@ def export(run: Run, out: str | Path, *, dtype: torch.dtype = torch.float32, che
     graph = replace(run.graph, objective=run.objective_spec)  # a stage may have brought its own
     try:
         aside.mkdir(parents=True)
-        family = write_folder(
-            run.model, graph, aside, tokenizer=run.tokenizer, sequence=run.section.data.sequence, dtype=dtype, say=left.append
-        )
+        family = write_folder(run.model, graph, aside, tokenizer=run.tokenizer, sequence=run.sequence, dtype=dtype, say=left.append)
         difference = largest_difference(run, aside, family) if check and dtype == torch.float32 else None
         if difference is not None and not difference < LARGEST:
             raise RunError(f"{out}: transformers computes other outputs, by {difference:.1e}; nothing was written")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..model.graph import Model
     from .run import Run
 
+OF_THE_MODEL = ("meter", "step_flops", "guard", "gradient_norm", "evaluated", "knobs", "lines")  # what a run noted of the model it had
 LARGEST = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.02}  # of a loss per scored unit, where the function is preserved
 
 
@@ -324,7 +325,7 @@ def transform(source: Path, transforms: list[Spec], out: Path) -> dict[str, Any]
         new.model,
         make_optimizer(new, new.section.stages[index]),
         state.progress,
-        extra=state.extra,
+        extra={name: value for name, value in state.extra.items() if name not in OF_THE_MODEL},
         lineage=[*state.lineage, *(line | facts for line in lines)],
     )
     for line in result.lineage[-1:]:

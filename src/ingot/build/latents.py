@@ -8,6 +8,7 @@ The encoders do not change, so what is missing is found again whenever it is nee
 from __future__ import annotations
 
 import copy
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 def find_latents(run: Run, chosen: Spec, index: int) -> str:
     """Give the rows of a stage's data their latents; a sentence for the ledger. Collective."""
     found = _sources(run, index)
-    encoders = [_content(one.start) for one in chosen.knobs["encoders"].values()]
+    encoders = [_content(run, one.start) for one in chosen.knobs["encoders"].values()]
     names = [digest("latents", 2, chosen.data(), encoders, source.identity, *_read_as(run, index)) for source in found]
     folders = [Path(run.data_section(index).cache) / "latents" / name for name in names]
     wanted = [(source, folder) for source, folder in zip(found, folders, strict=True) if not folder.is_dir()]
@@ -44,7 +45,7 @@ def find_latents(run: Run, chosen: Spec, index: int) -> str:
         }
         for source, folder in wanted:
             keep_arrays(folder, _encoded(run, source, models, chosen.knobs))
-    run.layout.barrier()
+    await_first(run, folders)
     data = run.data_of(index)
     for source, folder in zip(found, folders, strict=True):
         source.hold(
@@ -54,6 +55,13 @@ def find_latents(run: Run, chosen: Spec, index: int) -> str:
     for stream in (data.train, *data.validation.values(), *data.plain.values()):
         stream._fields = None
     return f"{chosen.name} of {', '.join(chosen.knobs['encoders'])} {'found' if wanted else 'reused'} for {sum(map(len, found))} rows: {folders[0].parent}"
+
+
+def await_first(run: Run, folders: list[Path]) -> None:
+    """Until the first rank has made them. The others look at the disk meanwhile: in a collective their patience would end."""
+    while run.layout.rank and not all(folder.is_dir() for folder in folders):
+        time.sleep(0.2)
+    run.layout.barrier()
 
 
 def _sources(run: Run, index: int) -> list[Any]:
@@ -77,10 +85,10 @@ def _read_as(run: Run, index: int) -> list[Any]:
     return [sources, *([run.tokenizer.identity, data.sequence] if run.has_text else [])]
 
 
-def _content(start: str | None) -> list[Any]:
+def _content(run: Run, start: str | None) -> list[Any]:
     """What tells one frozen encoder from another."""
     if start is None:
-        return []
+        return [run.section.seed, plain(run.section.model.init)]
     folder = Path(start.removeprefix("hf:"))
     if not folder.is_dir():
         return [start]
@@ -89,7 +97,7 @@ def _content(start: str | None) -> list[Any]:
         start,
         newest.read_text(encoding="utf-8")
         if newest.is_file()
-        else sorted((path.name, path.stat().st_size) for path in folder.glob("*.safetensors")),
+        else sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.glob("*.safetensors")),
     ]
 
 

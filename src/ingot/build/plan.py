@@ -86,7 +86,7 @@ def meta_model(run: Run, index: int, dtype: torch.dtype) -> Any:
         model = build_model(
             graph,
             vocabulary=vocabulary_of(run),
-            sequence=run.data_section(index).sequence,
+            sequence=run.sequence,
             specials=SPECIALS,
             dtype=dtype,
             objective=objective,

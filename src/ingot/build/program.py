@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ..core.errors import RunError, UserError
+from ..core.parts import Spec
 from ..ledger.lineage import described
 from ..model.graph import spent
 from ..train.lines import event
 from ..train.stage import Knob, Stage
-from ..train.state import NOT_VALUES, State
+from ..train.state import State
 from .annotate import annotate
 from .groups import parameter_groups
 from .grow import grow
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .schema import Stage as StageSection
 
 Micro = dict[str, Tensor]
+COUNTED = ("turn",)  # values of an optimizer's groups that are its state, not its knobs
 
 
 class DeviceWindows:
@@ -76,7 +78,8 @@ class Program:
                 setattr(run.model.objective, name, value)
             if section.transforms or _shapes(state.model) != before:
                 self._restart_hooks(state, section)
-            if hasattr(run.model.objective, "begin"):  # such as a teacher that starts as a copy
+            # Such as a teacher that starts as a copy; where the objective stays, so does what it has averaged.
+            if (index == 0 or section.objective is not None) and hasattr(run.model.objective, "begin"):
                 run.model.objective.begin(run.model)
         if section.fused_backward is True and run.layout.ranks > 1:
             raise UserError(
@@ -134,7 +137,9 @@ class Program:
             self._scheduled.clear()
         before = run.section.stages[index - 1]
         same = index == 0 or (
-            before.optimizer.name == section.optimizer.name and before.layer_decay == section.layer_decay and section.objective is None
+            _rules(before.optimizer) == _rules(section.optimizer)
+            and before.layer_decay == section.layer_decay
+            and section.objective is None
         )
         if section.transforms:
             for line in grow(run, state, index, keep_optimizer=same):
@@ -142,7 +147,7 @@ class Program:
         elif not same:
             state.optimizer = make_optimizer(run, section)
         elif index:
-            take_knobs(state.optimizer, make_optimizer(run, section))
+            state.optimizer = going_on(state.optimizer, make_optimizer(run, section))
 
     def _restart_hooks(self, state: State, section: StageSection) -> None:
         """Hooks of the stage before go on in this one, but not on another model: those that would have are said to begin anew."""
@@ -244,7 +249,14 @@ def make_optimizer(run: Run, section: StageSection) -> torch.optim.Optimizer:
     return optimizer
 
 
-def take_knobs(optimizer: torch.optim.Optimizer, fresh: torch.optim.Optimizer) -> None:
-    """A stage that keeps the optimizer's state takes the knobs of its own: group by group those of a freshly built one, inner ones included."""
-    for group, other in zip(optimizer.param_groups, fresh.param_groups, strict=True):
-        group.update({name: value for name, value in other.items() if name not in NOT_VALUES})
+def _rules(optimizer: Spec) -> list[tuple[str, str]]:
+    """Which optimizers work, by their place among each other."""
+    return [(place, one.name) for place, one in optimizer.walk() if one.slot == "optim"]
+
+
+def going_on(old: torch.optim.Optimizer, fresh: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer of a stage that goes on with the state of the one before, inner ones included; all knobs are its own."""
+    fresh.state.update(old.state)
+    for group, before in zip(fresh.param_groups, old.param_groups, strict=True):
+        group.update({name: value for name, value in before.items() if name not in group or name in COUNTED})
+    return fresh

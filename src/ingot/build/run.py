@@ -27,7 +27,7 @@ from ..train.checkpoint import Checkpoints
 from ..train.lines import event
 from ..train.state import State
 from .annotate import annotate, annotated_fields
-from .check import batch_rows, resolve_run
+from .check import batch_rows, longest_sequence, resolve_run
 from .device import choose_device, choose_layout, choose_precision, slow_precision
 from .evaluation import evaluate_streams
 from .graph import build_model, without_weights
@@ -75,6 +75,11 @@ class Run:
     def data_index(self, index: int) -> int:
         """The first stage that reads the same data: it names the data of a stage."""
         return next(i for i in range(len(self.section.stages)) if self.data_section(i) is self.data_section(index))
+
+    @property
+    def sequence(self) -> int:
+        """Positions of the longest row of text that any stage reads: what a model with learned positions has room for."""
+        return longest_sequence(self.section)
 
     def batch_rows(self, index: int) -> int:
         """Rows of a stage's global batch."""
@@ -200,17 +205,19 @@ class Run:
     def model(self) -> Any:
         """The model on its device and in its layout, freshly initialized (checkpoints are loaded by train, evaluate, generate).
 
-        A layout that keeps slices of parameters is given a model without weights, so that no rank ever holds a whole one.
+        A layout that keeps slices of parameters is given a model without weights, so that no rank ever holds a whole one. A run that goes
+        on has weights of its own, whatever it started from.
         """
-        if not self.start_from and hasattr(self.layout, "materialize"):
+        start_from = None if self.checkpoints.all() else self.start_from
+        if not start_from and hasattr(self.layout, "materialize"):
             with without_weights():
                 model = self.plain_model()
             model = self.layout.materialize(self.layout.shard(model, self.dtype), self.device)
             self.initializer.apply(model, seed=self.section.seed)
             return model
         model = self.plain_model()
-        if self.start_from:
-            self.parents = load_start(self, model, self.start_from)
+        if start_from:
+            self.parents = load_start(self, model, start_from)
         else:
             self.initializer.apply(model, seed=self.section.seed)
         model.to(self.device)
@@ -222,7 +229,7 @@ class Run:
             model = build_model(
                 graph or self.graph,
                 vocabulary=self.vocabulary,
-                sequence=self.section.data.sequence,
+                sequence=self.sequence,
                 specials=getattr(self.tokenizer, "specials", {}),
                 dtype=self.dtype,
                 objective=self.objective_spec,
@@ -321,8 +328,9 @@ class Run:
     ) -> dict[str, dict[str, float]]:
         """Held-out loss of a checkpoint, and the recipe's other evaluators (or ``also``), over every validation row unless rows says fewer."""
         path = self.load_weights(checkpoint)
-        data = self.data_of(0)
-        annotate(self, dict(self._extra), self.checkpoints.manifest(path)["progress"]["stage"] if path else 0, entering=False)
+        stage = self.checkpoints.manifest(path)["progress"]["stage"] if path else 0
+        data = self.data_of(stage)
+        annotate(self, dict(self._extra), stage, entering=False)
         return self.evaluate_streams(data.validation, rows or 10**12, **({} if also is None else {"also": also}))
 
     def evaluate_streams(
@@ -427,9 +435,11 @@ def build(
 
 def refuse_changed(run: Run) -> None:
     """An existing run is resumed only with the recipe it was started with; one without a checkpoint starts anew."""
-    stored = run.folder / "recipe.yaml"
-    if not stored.exists() or not run.checkpoints.all():
+    stored, saved = run.folder / "recipe.yaml", run.checkpoints.all()
+    if not stored.exists() or not saved:
         return
+    if run.start_from and not _came_from(run.checkpoints, run.start_from):
+        raise UserError(f"the run {run.folder} exists and did not start from {run.start_from}; choose another name=, or leave out --from")
     # Resolved again, so that a knob that the run was started without, because it did not exist yet, has its default.
     section, _ = try_resolve(load(stored), RunSection)
     before = load(stored).tree if section is None else json.loads(json.dumps(plain(section)))
@@ -445,6 +455,16 @@ def refuse_changed(run: Run) -> None:
         more = [f"and {len(changes) - 20} more"] if len(changes) > 20 else []
         lines = "\n  ".join([*map(one_line, changes[:20]), *more])
         raise UserError([Problem("", f"the run {run.folder} exists with another recipe; resume needs the same one ({other})", hint=lines)])
+
+
+def _came_from(checkpoints: Checkpoints, source: str) -> bool:
+    """Whether a run started from this run, checkpoint or folder, by what its newest checkpoint says; one that is damaged says nothing."""
+    wanted = Path(source.removeprefix("hf:")).resolve()
+    try:
+        parents = checkpoints.manifest(checkpoints.all()[-1])["parents"]
+    except RunError:
+        return True
+    return any(wanted in (place := Path(str(parent.get("path", ""))).resolve(), *place.parents) for parent in parents)
 
 
 def recipe_of(folder: Path) -> Recipe:

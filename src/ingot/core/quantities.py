@@ -75,8 +75,8 @@ def parse_quantity(text: Any) -> Quantity:
         seconds = _SECONDS.get(noun) or _SECONDS.get(noun.removesuffix("s"))
         if seconds is None:
             raise ValueError(f"wants a length of audio such as '2 h audio', got {shown(text)}")
-        return Quantity(value * seconds, "audio_seconds")
-    if noun == "%":
+        return Quantity(value * _COUNT[prefix or ""] * seconds, "audio_seconds")
+    if noun == "%" and not prefix:
         return Quantity(value / 100, "fraction")
     if prefix and prefix + noun in _BYTES and not (prefix == "B" and noun):
         return Quantity(value * _BYTES[prefix + noun], "bytes")
@@ -84,7 +84,7 @@ def parse_quantity(text: Any) -> Quantity:
         return Quantity(value * _BYTES[noun], "bytes")
     if (not prefix and noun.lower() in _SECONDS) or (noun.lower().removesuffix("s") in _SECONDS and noun):
         scale = _SECONDS.get(noun.lower()) or _SECONDS[noun.lower().removesuffix("s")]
-        return Quantity(value * scale, "seconds")
+        return Quantity(value * _COUNT.get(prefix or "", 1.0) * scale, "seconds")
     singular = noun.lower().removesuffix("s")
     if singular in _NOUN:
         return Quantity(value * _COUNT[prefix or ""], _NOUN[singular])

@@ -201,6 +201,19 @@ def _texts(shards: list[Shard], holdout: float) -> Iterator[str]:
         readers = going
 
 
+def _alike(train: _Plan, validation: _Plan | None) -> None:
+    """Raises UserError where classes are words that training and validation number differently."""
+    for name, source in (validation.sources if validation is not None else {}).items():
+        theirs = getattr(source, "names", [])
+        known = [source for source in (train.sources.get(name), *train.sources.values()) if getattr(source, "names", [])]
+        if theirs and known and theirs != known[0].names:
+            missing = [word for word in (*known[0].names, *theirs) if (word in theirs) != (word in known[0].names)]
+            raise UserError(
+                f"data.validation: the classes of {name!r} are not those trained on ({', '.join(map(repr, missing[:5]))} on one side alone). "
+                "Words are numbered in the order of the alphabet of each side, so one class would have two numbers; label by whole numbers"
+            )
+
+
 def _names(shards: list[Shard]) -> str:
     return f"{shards[0].name} {f'and {len(shards) - 1} more ' if len(shards) > 1 else ''}" if shards else ""
 
@@ -232,6 +245,7 @@ class _Opener:
         mixture = plan.order({name: len(item) for name, item in rows.items()}, self.sequence) if plan.order else None
         stream = Stream(rows, self.seed, mixture, self._lengths(rows), self.bucket)
         held, counts = self._validation(plan, other, train, validation)
+        _alike(plan, other)
         report = [self._describe(name, item, train.get(name), "train") for name, item in rows.items()] + counts
         texts = [[name, [folder.name for folder in prepared.folders]] for name, prepared in train.items()]
         identity = digest(
@@ -286,7 +300,12 @@ class _Opener:
                 if not hasattr(source, "augmented"):
                     raise UserError(f"data.augment: {type(source).__name__} gives rows that cannot be augmented")
                 source = source.augmented(self.augments, self.views, self.seed)
-            return HeldOutRows(source, self.holdout, split) if self.holdout else source
+            if not self.holdout:
+                return source
+            side = HeldOutRows(source, self.holdout, split)
+            if augmented and (self.augments or self.views > 1):
+                source.partners = side.ids  # what is held out is mixed into no row; this copy of the source is the augmented one's alone
+            return side
         if augmented and self.augments:
             raise UserError("data.augment: texts are not augmented; the objective corrupts them")
         store = TokenStore.open(prepared.folders, split, tokenizer=self.tokenizer)

@@ -76,6 +76,7 @@ class Rows:
         self._skips: Skips | None = None
         self._tokens: tuple[list[np.ndarray], int] | None = None
         self.held: dict[str, np.ndarray] = {}
+        self.partners: np.ndarray | None = None  # rows that others may be mixed with; None for all
         self.kept: list[str] = []
 
     # -- what a source says ---------------------------------------------------------------------------------------------------
@@ -227,7 +228,7 @@ class Rows:
         for augment in (item for item in self.augments if getattr(item, "mixes", False)):
             for at, number in enumerate(numbers.tolist()):
                 draw = np.random.Generator(np.random.Philox(key=[seed_of(self.seed, "augment"), number % 2**64]))
-                partner = int(draw.integers(len(self)))
+                partner = self._partner(draw)
                 if self.held["usable"][partner]:
                     other = {key: self.held[key][partner] for key in found}
                     for key, value in augment.mix({key: value[at] for key, value in found.items()}, other, draw).items():
@@ -238,7 +239,7 @@ class Rows:
         draw = np.random.Generator(np.random.Philox(key=[seed_of(self.seed, "augment"), number % 2**64], counter=[0, 0, 0, view]))
         changed = self._changed(row, draw, view)
         for augment in (item for item in self.augments if getattr(item, "mixes", False)):
-            partner = int(draw.integers(len(self)))
+            partner = self._partner(draw)
             try:
                 other = self._changed(self.row(partner), draw, view)
             except BadRow as error:
@@ -246,6 +247,10 @@ class Rows:
                 other = changed
             changed = augment.mix(changed, other, draw)
         return changed
+
+    def _partner(self, draw: np.random.Generator) -> int:
+        """A row to mix with, of the side of the split that is trained on."""
+        return int(draw.integers(len(self))) if self.partners is None else int(self.partners[draw.integers(len(self.partners))])
 
     def _changed(self, row: Row, draw: np.random.Generator, view: int) -> Row:
         """A row through the augments that change one value, finished."""

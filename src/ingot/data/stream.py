@@ -12,6 +12,19 @@ from ..core.seams import Field
 from .mix import Mixture
 from .order import Grouped, Permutation, seed_of
 
+# What stands for "nothing here" in rows of a source that does not give a key which others give (core/seams.py); elsewhere it is 0.
+ABSENT = {
+    **dict.fromkeys(("label", "label_other", "transcript", "codes"), -100),
+    **dict.fromkeys(("observed", "future_observed"), True),
+    "label_share": 1.0,
+    "values": np.nan,
+}
+
+
+def absent(key: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Rows that have nothing under a key."""
+    return np.full(shape, ABSENT.get(key, 0), dtype=dtype)
+
 
 class Stream:
     """Sources by name (anything with ``len`` and ``rows(ids, numbers)``), mixed, each reshuffled every epoch by (seed, name, epoch).
@@ -87,13 +100,13 @@ class Stream:
         return [notice for source in self.sources.values() if hasattr(source, "notices") for notice in source.notices()]
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Any rows by number, in the order given. A key that a row's source does not give is 0 there."""
+        """Any rows by number, in the order given. A key that a row's source does not give says there that there is nothing."""
         source, _, ids = self.locate(rows)
         result: dict[str, np.ndarray] = {"rows": rows, "source": source}
         present = np.unique(source).tolist()
         if len(self.sources) > 1:
             result["rows"] = rows.copy()
-            result |= {key: np.zeros((len(rows), *field.shape), dtype=field.dtype) for key, field in self.fields().items()}
+            result |= {key: absent(key, (len(rows), *field.shape), field.dtype) for key, field in self.fields().items()}
         for k in present:
             here = np.flatnonzero(source == k)
             part = self.sources[self.source_names[k]].rows(ids[here], rows[here])
@@ -105,7 +118,7 @@ class Stream:
     def _merge(self, result: dict[str, np.ndarray], part: Mapping[str, np.ndarray], here: np.ndarray, k: int) -> None:
         for key, values in part.items():
             if key not in result:
-                result[key] = np.zeros((len(result["rows"]), *values.shape[1:]), dtype=values.dtype)
+                result[key] = absent(key, (len(result["rows"]), *values.shape[1:]), values.dtype)
             if result[key].shape[1:] != values.shape[1:]:
                 raise UserError(
                     f"data source {self.source_names[k]} gives {key} of shape {values.shape[1:]}, others {result[key].shape[1:]}: they cannot be mixed"

@@ -69,12 +69,12 @@ class Health:
 
     def alarms(self, result: dict[str, float]) -> Iterator[str]:
         """One sentence per band that is left."""
-        if result["rank"] < self.least_rank:
+        if result.get("rank", math.inf) < self.least_rank:
             yield f"the representation collapses: its effective rank is {result['rank']:.2f}, below {self.least_rank:g}"
-        if result["spread"] < self.least_spread:
+        if result.get("spread", math.inf) < self.least_spread:
             yield f"the representation collapses: rows are alike, their spread is {result['spread']:.3f}, below {self.least_spread:g}"
         for name, (least, most) in self.bands.items():
-            if not least <= result[name] <= most:
+            if name in result and not least <= result[name] <= most:
                 side = f"below {least:g}" if result[name] < least else f"above {most:g}"
                 yield f"what is learned collapses: {name.replace('_', ' ')} is {result[name]:.3f}, {side}"
 

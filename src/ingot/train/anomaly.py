@@ -55,6 +55,12 @@ class AnomalyGuard:
         self.past: dict[str, deque[float]] = {name: deque(maxlen=window) for name in FLOORS}
         self.held_back: deque[bool] = deque(maxlen=max(window, most + 1))
 
+    def begin(self) -> None:
+        """A stage begins, whose losses may be of another kind: what was usual before says nothing of it."""
+        for values in self.past.values():
+            values.clear()
+        self.held_back.clear()
+
     def judge(self, loss: float, gradient_norm: float) -> Verdict:
         """The verdict on a step before its update. loss: per scored unit over the whole step; both equal on all ranks."""
         values = {"loss": loss, "gradient norm": gradient_norm}

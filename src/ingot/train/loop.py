@@ -62,6 +62,7 @@ class Loop:
                 if state.progress.entering:  # a resumed run does not enter twice
                     state.progress.entering = False
                     state.extra.pop("knobs", None)
+                    self.guard.begin()
                     self._evaluate(stage, state)
                     self._save(state)
                 if reason := self._stage(stage, state):

@@ -47,3 +47,9 @@ def test_bad_lines_and_files_are_named(folder: Path) -> None:
     built = source(folder, "b.jsonl", '{"audio": "clips/0.wav"}\n{"audio": "clips/nowhere.wav"}\n')
     with pytest.raises(UserError, match=r"b.jsonl:2 \(nowhere.wav\): cannot be read"):
         levels(built)
+
+
+def test_digits_are_words_where_they_are_said_and_numbers_where_they_count(folder: Path) -> None:
+    text = "audio\ttext\tkind\n" + "".join(f"clips/{number}.wav\t{said}\t{number}\n" for number, said in enumerate(("0", "007", "5")))
+    built = source(folder, "a.tsv", text, transcript="text", label="kind")
+    assert built.transcripts == ["0", "007", "5"] and built.labels.tolist() == [0, 1, 2]

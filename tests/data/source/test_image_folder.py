@@ -10,6 +10,7 @@ import pytest
 
 from ingot.core.errors import UserError
 from ingot.core.resolve import spec
+from ingot.data.open import open_data
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -49,3 +50,15 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     assert source(tmp_path, skip=0.2).rows(np.arange(6), np.arange(6))["rows"].tolist() == [0, 1, 2, 3, -1, 5]
     with pytest.raises(UserError, match="no such file or directory"):
         source(tmp_path, paths=["nowhere"])
+
+
+def test_classes_that_training_and_validation_number_differently_are_refused(tmp_path: Path) -> None:
+    folder(tmp_path)
+    for kind in ("dog", "eel"):
+        (tmp_path / "held" / kind).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "held" / kind / "0.png")
+    train, held = (spec("data.source", "image_folder", paths=[name], size=8, labels="folder") for name in ("train", "held"))
+    knobs: dict[str, Any] = {"sequence": 8, "pack": spec("data.pack", "stream"), "cache": Path("cache"), "folder": tmp_path, "seed": 0}
+    with pytest.raises(UserError, match="not those trained on \\('cat', 'eel' on one side alone\\)"):
+        open_data(train=train, validation=held, **knobs)
+    assert open_data(train=train, validation=train, **knobs).validation

@@ -77,3 +77,10 @@ def test_adult_reads_whole(shared_data: Path) -> None:
     found = source(shared_data, paths=["tabular/adult.csv"], numeric=["age"], categorical=["workclass", "native_country"], label="income")
     given = rows(found)
     assert len(found) == 32561 and found.classes == 2 and found.widest == 42 and (given["categories"] == 0).any()
+
+
+def test_a_constant_column_has_no_deviation_though_sums_round() -> None:
+    from ingot.data.source._csv import standard
+
+    mean, deviation = standard(np.full((1000, 1), 0.1))
+    assert deviation.tolist() == [1.0] and abs(float(mean[0]) - 0.1) < 1e-12

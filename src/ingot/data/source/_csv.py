@@ -89,9 +89,10 @@ def span(part: tuple[float, float], rows: int) -> tuple[int, int]:
 
 
 def standard(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of every column over what is there; 1 for a deviation of 0."""
+    """Mean and deviation of every column over what is there; 1 for a deviation of 0, or of what rounding makes of it."""
     there = np.isfinite(values)
     count = np.maximum(there.sum(axis=0), 1)
     mean = np.where(there, values, 0).sum(axis=0) / count
     std = np.sqrt((np.where(there, values - mean, 0) ** 2).sum(axis=0) / count)
-    return mean, np.where(std > 0, std, 1.0)
+    size = np.abs(np.where(there, values, 0)).max(axis=0, initial=0)
+    return mean, np.where(std > 1e-9 * size, std, 1.0)

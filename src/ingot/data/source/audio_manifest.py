@@ -66,9 +66,10 @@ class AudioManifest(SoundFiles):
             rate,
         )
         if transcript:
-            self.transcripts = [str(value or "") for value in beside[transcript]]
+            self.transcripts = ["" if value is None else str(value) for value in beside[transcript]]
         if label:
-            self.number(beside[label], classes, f"field {label!r}")
+            found = [int(value) if isinstance(value, str) and value.isdecimal() else value for value in beside[label]]
+            self.number(found, classes, f"field {label!r}")
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -100,7 +101,7 @@ def _read(path: Path, audio: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, row in enumerate(csv.DictReader(lines, delimiter=mark, **({"quoting": csv.QUOTE_NONE} if mark == "\t" else {})), 2):
         if None in row or None in row.values():
             raise bad(f"{path}:{number}", f"wants {len([name for name in row if name is not None])} columns, as the header has")
-        yield number, {name: int(value) if value.isdecimal() else value for name, value in row.items()}
+        yield number, dict(row)
 
 
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class AudioParquet(SoundFiles):
             raise bad(self.found.files[0], "holds no row" + (" that keep and drop leave" if keep or drop else ""))
         self.identity = digest("audio_parquet", 1, self.found.identity(), audio, label, transcript, keep, drop, rate)
         if transcript:
-            self.transcripts = [str(beside[transcript][index] or "") for index in self.ids]
+            self.transcripts = ["" if beside[transcript][index] is None else str(beside[transcript][index]) for index in self.ids]
         if label:
             self.number([beside[label][index] for index in self.ids], classes, f"column {label!r}")
 

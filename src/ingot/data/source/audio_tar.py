@@ -50,7 +50,7 @@ class AudioTar(SoundFiles):
             "audio_tar", 1, fingerprints([Range(path, 0, path.stat().st_size) for path in files]), label, transcript, rate
         )
         if transcript:
-            self.transcripts = [str(found.get(transcript) or "") for found in beside]
+            self.transcripts = ["" if found.get(transcript) is None else str(found[transcript]) for found in beside]
         if label:
             values = [found.get(label) for found in beside]
             self.number([int(value) if isinstance(value, str) and value.strip().isdecimal() else value for value in values], classes, label)

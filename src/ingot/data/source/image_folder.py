@@ -42,7 +42,7 @@ class ImageFolder(Images):
     ):
         super().__init__(size=size, channels=channels, convert=convert, background=background, skip=skip)
         self.files = find_files(Path(folder), paths, suffixes)
-        self.identity = digest("image_folder", 1, [(path.name, path.stat().st_size) for path in self.files])
+        self.identity = digest("image_folder", 2, [(path.parent.name, path.name, path.stat().st_size) for path in self.files])
         if labels:
             self.labels, self.names = numbered([path.parent.name for path in self.files])
             self.classes = classes or int(self.labels.max()) + 1
