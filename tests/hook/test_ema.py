@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from ingot.build.run import open_run
 from ingot.core.errors import RunError
 from ingot.core.resolve import spec
 from ingot.hook.ema import EMA
+from ingot.ledger.ledger import read
 
 
 def run(hook: EMA, model: nn.Module, steps: int, seed: int = 0) -> list[torch.Tensor]:
@@ -113,3 +115,20 @@ def test_follows_a_scheduled_batch(tiny_recipe: Any, runs: Any) -> None:
     run = runs.trained(tiny_recipe({"stages": {0: stage}}))
     rows = [line["batch_rows"] for line in runs.lines(run)]
     assert rows[0] < 8 == rows[-1] and run.program.run is run
+
+
+def test_what_is_opened_again_is_what_the_run_evaluated(tiny_recipe: Any, runs: Any) -> None:
+    """The average, for evaluation, sampling and export; training goes on with the weights themselves."""
+    stage = {"budget": "12 steps", "hooks": [{"name": "ema", "decay": 0.9, "warmup": False}]}
+    run = runs.trained(tiny_recipe({"stages": {0: stage}}))
+    weights = {name: value.clone() for name, value in run.model.named_parameters()}
+    last = [line for line in read(run.folder) if line["kind"] == "evaluation"][-1]["results"]
+    again = open_run(run.folder)
+    assert not all(torch.equal(value, weights[name]) for name, value in again.model.named_parameters())
+    found = again.evaluate(rows=8)
+    assert {name: result["loss"] for name, result in found.items()} == pytest.approx(
+        {name: result["loss"] for name, result in last.items()}
+    )
+    assert "the average of the weights that 'ema' keeps" in again.messages[-1]
+    state = again.state(again.checkpoints.latest())
+    assert all(torch.equal(value, weights[name]) for name, value in state.model.named_parameters())

@@ -307,7 +307,8 @@ class Run:
         self.graph, self.objective_spec = graph, objective
 
     def load_weights(self, path: Path | None = None) -> Path | None:
-        """Put a checkpoint's weights into the model, for evaluation and sampling; the newest by default."""
+        """Put a checkpoint's weights into the model, for evaluation, sampling and export; the newest by default. Where its stage keeps an
+        average of them (the hook ``ema``), that is what is taken, as the run's own evaluations do."""
         path = path or self.checkpoints.latest()
         if path is not None:
             manifest = self.checkpoints.manifest(path)
@@ -315,6 +316,9 @@ class Run:
             self._has_stage(manifest["progress"]["stage"], path)
             self.stand_at(manifest["progress"]["stage"])
             self.checkpoints.load_model(self.model, path)
+            hooks = [spec.name for spec in self.section.stages[manifest["progress"]["stage"]].hooks]
+            if hook := self.checkpoints.load_average(self.model, path, hooks):
+                self.messages.append(f"{path.name}: the average of the weights that {hook!r} keeps")
         return path
 
     def train(self, reporter: Any = None) -> dict[str, Any]:

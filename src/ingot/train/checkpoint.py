@@ -306,6 +306,18 @@ class Checkpoints:
         _match(targets, {name: shape for name, shape in _stored(manifest, path).items() if name.startswith(starts)}, path)
         self._read(targets, path, manifest)
 
+    def load_average(self, model: nn.Module, path: str | Path, hooks: Collection[str]) -> str:
+        """Put the average that one of these hooks keeps of the weights into a model; the hook's name, or nothing where none keeps one."""
+        path = Path(path)
+        manifest = self._verified(path)
+        stored, weights = _stored(manifest, path), dict(model.named_parameters())
+        for hook in hooks:
+            targets: dict[str, Tensor] = {f"hook.{hook}.average.{name}": weight for name, weight in weights.items()}
+            if targets.keys() <= stored.keys():
+                self._read(targets, path, manifest)
+                return hook
+        return ""
+
     def _read(self, targets: dict[str, Tensor], path: Path, manifest: Manifest) -> None:
         try:
             with torch.no_grad():
