@@ -38,6 +38,7 @@ from ..core.parts import NonNegative, Positive, Slot, part
 from ..core.recipe import Recipe
 from ..core.resolve import resolve
 from ..ops.bf16 import multiplies_bf16
+from ._declared import fixed
 from ._groups import Beta, Group, Layout, StatefulOptimizer, count, local, local_gradient, normal_groups, prepare_groups
 from ._orthogonal import STEPS, Coefficients, orthogonalize, worth_stacking
 
@@ -93,6 +94,7 @@ class Muon(StatefulOptimizer):
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
         if why := getattr(knobs["rest"].target, "around_closure", ""):
             yield f"Muon: the rest cannot be updated by {knobs['rest'].name!r}, which {why}"
+        yield from fixed(knobs, context, "normalize")
 
     def _link(self) -> None:
         """Let `rest` work on this optimizer's own group dicts and state."""
