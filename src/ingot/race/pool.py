@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
+import selectors
 import subprocess
 import sys
 from pathlib import Path
@@ -81,8 +81,10 @@ class Processes:
             ended, self._lost = [(folder, DIED) for folder in self._lost], []
             return ended
         assert self._worker is not None and self._worker.stdout is not None
-        if not select.select([self._worker.stdout], [], [], timeout)[0]:
-            return []
+        with selectors.DefaultSelector() as selector:  # select() itself takes no more than a thousand open files
+            selector.register(self._worker.stdout, selectors.EVENT_READ)
+            if not selector.select(timeout):
+                return []
         said = os.read(self._worker.stdout.fileno(), 65536)
         if not said:  # it has died, and its children with it
             self._leave()

@@ -26,10 +26,10 @@ class Pretrained(FastTokenizer):
     def __init__(self, folder: Path, *, path: str, end: str | None = None, opens: bool | None = None):
         file = _place(folder, path)
         inner = read_tokenizer(file)
+        declared = _declared(file.parent)
         if (file.parent / "ingot.json").is_file():
             specials, _, opening = read_specials(file.parent / "ingot.json", inner)
         else:
-            declared = _declared(file.parent)
             specials, opening = find_specials(inner, declared), declared.get("add_bos_token", True)
             if "eos_token" not in declared and (closing := around(inner)[1]) is not None:
                 specials["end"] = closing
