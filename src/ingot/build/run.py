@@ -361,7 +361,8 @@ class Run:
         if self.tokenizer is None:
             raise UserError("a run without text writes none")
         ids = [*opened(self.tokenizer), *self.tokenizer.encode([prompt])[0].tolist()] or [self.tokenizer.end]
-        written, shown = list(ids), self.tokenizer.decode(ids)  # with the prompt: what is decoded alone loses the space before it
+        written = ids[-1:]  # with the prompt's last token: what is decoded alone loses the space before it
+        shown = self.tokenizer.decode(written)
         manner = Manner(tokens, temperature, top_k, 1.0 if top_p is None else top_p, seed, self.tokenizer.end, passes)
         for token in write(self.model, ids, manner):
             written.append(int(token))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +249,11 @@ def decoded(found: bytes | Path) -> tuple[np.ndarray, int]:
     if 0 < wanted < 2**48 and len(values) < wanted:
         raise BadRow(f"is cut short: {len(values)} of {wanted} samples")
     return values, rate
+
+
+def spoken(values: Iterable[Any]) -> list[str]:
+    """Transcripts as they are written, numbers too; nothing where there is none."""
+    return ["" if value is None else str(value) for value in values]
 
 
 def sound_fields(rate: int, seconds: float, mels: int | None) -> dict[str, Field]:

@@ -15,7 +15,7 @@ from ...core.parts import Fraction, NonNegative, Positive, part
 from ...core.resolve import nearest
 from ._files import bad, find_files
 from ._fingerprint import Range, digest, fingerprints
-from ._sounds import SoundFiles
+from ._sounds import SoundFiles, spoken
 
 
 @part
@@ -66,7 +66,7 @@ class AudioManifest(SoundFiles):
             rate,
         )
         if transcript:
-            self.transcripts = ["" if value is None else str(value) for value in beside[transcript]]
+            self.transcripts = spoken(beside[transcript])
         if label:
             found = [int(value) if isinstance(value, str) and value.isdecimal() else value for value in beside[label]]
             self.number(found, classes, f"field {label!r}")

@@ -15,7 +15,7 @@ from ...core.quantities import Bytes
 from ._encoded import EncodedColumn
 from ._files import bad
 from ._fingerprint import digest
-from ._sounds import SoundFiles
+from ._sounds import SoundFiles, spoken
 
 
 @part
@@ -58,7 +58,7 @@ class AudioParquet(SoundFiles):
             raise bad(self.found.files[0], "holds no row" + (" that keep and drop leave" if keep or drop else ""))
         self.identity = digest("audio_parquet", 1, self.found.identity(), audio, label, transcript, keep, drop, rate)
         if transcript:
-            self.transcripts = ["" if beside[transcript][index] is None else str(beside[transcript][index]) for index in self.ids]
+            self.transcripts = spoken(beside[transcript][index] for index in self.ids)
         if label:
             self.number([beside[label][index] for index in self.ids], classes, f"column {label!r}")
 

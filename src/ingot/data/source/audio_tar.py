@@ -15,7 +15,7 @@ from ...core.parts import Fraction, NonNegative, Positive, part
 from ..rows import BadRow
 from ._files import bad, find_files
 from ._fingerprint import Range, digest, fingerprints
-from ._sounds import SUFFIXES, SoundFiles
+from ._sounds import SUFFIXES, SoundFiles, spoken
 
 
 @part
@@ -50,7 +50,7 @@ class AudioTar(SoundFiles):
             "audio_tar", 1, fingerprints([Range(path, 0, path.stat().st_size) for path in files]), label, transcript, rate
         )
         if transcript:
-            self.transcripts = ["" if found.get(transcript) is None else str(found[transcript]) for found in beside]
+            self.transcripts = spoken(found.get(transcript) for found in beside)
         if label:
             values = [found.get(label) for found in beside]
             self.number([int(value) if isinstance(value, str) and value.strip().isdecimal() else value for value in values], classes, label)
