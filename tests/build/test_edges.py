@@ -181,3 +181,18 @@ def test_another_start_of_a_run_that_exists_is_refused_and_its_own_may_be_gone(t
     shutil.rmtree(first.folder)
     again = ingot.build(tiny_recipe(change, name="second"), start_from=str(first.folder))
     assert again.train()["step"] == 4 and again.parents[0]["path"].startswith(str(first.folder))
+
+
+def test_a_knob_that_an_optimizer_asks_for_once_cannot_be_scheduled(tiny_recipe: Any) -> None:
+    optimizer = {"name": "muon", "lr": 0.01, "rest": {"name": "adamw", "lr": 0.003}}
+    stage = {"budget": "2 steps", "batch": "8 rows", "optimizer": optimizer}
+    with pytest.raises(UserError, match=r"schedule\.iterations: muon asks for it once"):
+        ingot.build(tiny_recipe({"stages": [stage | {"schedule": {"iterations": LINEAR}}]})).train()
+    assert ingot.build(tiny_recipe({"stages": [stage | {"schedule": {"momentum": LINEAR}}]})).train()["step"] == 2
+
+
+def test_a_stage_without_an_objective_of_its_own_schedules_that_of_the_stage_before(tiny_recipe: Any) -> None:
+    stage = {"budget": "2 steps", "batch": "8 rows", "optimizer": {"name": "adamw", "lr": 0.003}}
+    masked = stage | {"objective": {"name": "masked_lm", "rate": 0.4}}
+    run = ingot.build(tiny_recipe({"stages": [stage, masked, stage | {"schedule": {"objective.rate": LINEAR}}]}))
+    assert run.train()["step"] == 6

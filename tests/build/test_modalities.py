@@ -195,3 +195,53 @@ def test_mixtures_of_pictures_and_text_hold_both(recipe: Any) -> None:
 def test_what_cannot_be_is_refused_before_it_starts(recipe: Any, patch: dict[Any, Any], words: str) -> None:
     _, problems = check(recipe(patch))
     assert any(words in str(problem) for problem in problems), [str(problem) for problem in problems]
+
+
+def test_a_stage_with_labels_follows_one_without(recipe: Any, tmp_path: Path) -> None:
+    """What the later objective is told of its rows is of its own stage's data: how many classes there are."""
+    pictures(tmp_path, set())
+    unlabeled = {"name": "images_parquet", "paths": ["pictures.parquet"], "size": 8}
+    labeled = {"train": unlabeled | {"label": "label"}, "validation": {"name": "synthetic_images", "count": 12, "size": 8, "seed": 1}}
+    stage = {"budget": "2 steps", "batch": "8 images", "optimizer": {"name": "adamw", "lr": 0.003}}
+    decoder = {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}, "cross": None}
+    change = {
+        "data": {"train": unlabeled, "validation": unlabeled, "augment": []},
+        "model": {"objective": "masked_patches", "decoder": decoder},
+        "stages": [stage, stage | {"objective": "classification", "data": labeled}],
+    }
+    run = ingot.build(recipe(change))
+    assert [one["forecast"]["parameters"] > 0 for one in run.plan()["stages"]] == [True, True]
+    assert run.train()["step"] == 4
+    again = ingot.open_run(run.folder)
+    assert again.model.objective.head.weight.shape[0] == 4 and again.evaluate().keys() == {"synthetic_images"}
+
+
+def test_an_evaluator_learns_from_the_training_rows_that_have_what_it_reads(recipe: Any, tmp_path: Path) -> None:
+    pictures(tmp_path, set())
+    unlabeled = {"name": "images_parquet", "paths": ["pictures.parquet"], "size": 8}
+    change = {"data": {"train": unlabeled, "augment": []}, "model": {"objective": "contrastive"}, "evaluate": {"also": ["linear_probe"]}}
+    views = {"data": {"augment": ["flip"], "views": 2}}
+    with pytest.raises(UserError, match="none that hold what the evaluator reads"):
+        ingot.build(recipe(change, views)).train()
+    both = {
+        "name": "mixture",
+        "sources": {"bare": unlabeled, "known": unlabeled | {"label": "label"}},
+        "weights": {"bare": 0.5, "known": 0.5},
+    }
+    run = ingot.build(recipe(change, views, {"data": {"train": both}, "name": "both"}))
+    run.train()
+    (found,) = lines(run, "evaluation")[-1]["results"].values()
+    assert 0 <= found["linear_probe.accuracy"] <= 1
+
+
+@pytest.mark.parametrize(("stride", "refused"), [(1, True), (7, True), (8, False)])
+def test_moments_that_are_trained_on_are_not_held_out(recipe: Any, tmp_path: Path, stride: int, refused: bool) -> None:
+    (tmp_path / "moments.csv").write_text("x\n" + "\n".join(str(moment % 7) for moment in range(200)))
+    data = {
+        "train": {"name": "series_csv", "paths": ["moments.csv"], "look_back": 6, "horizon": 2, "stride": stride},
+        "validation": None,
+        "holdout": 0.2,
+        "augment": [],
+    }
+    _, problems = check(recipe({"data": data}))
+    assert any("would be trained on" in str(problem) for problem in problems) == refused

@@ -36,3 +36,16 @@ def test_several_ranks_are_refused(setting: Any) -> None:
     setting.layout.ranks = 2
     with pytest.raises(UserError, match="in one process"):
         setting.measure(spec("evaluate", "fine_tune").build(layout=setting.layout))
+
+
+def test_rows_without_a_class_teach_nothing(setting: Any) -> None:
+    evaluator = spec("evaluate", "fine_tune", epochs=2, batch=8).build(layout=setting.layout)
+
+    def training(hidden: int) -> Any:
+        for number, window in enumerate(setting.training()):
+            yield [micro | {"label": micro["label"].masked_fill(torch.tensor(number < hidden), -100)} for micro in window]
+
+    found = setting.measure(evaluator, training=lambda rows: training(9))
+    assert 0 < found["train_loss"] < 10 and found == setting.measure(evaluator, training=lambda rows: training(9))
+    with pytest.raises(UserError, match="no training row has a label"):
+        setting.measure(evaluator, training=lambda rows: training(100))

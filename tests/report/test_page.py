@@ -199,3 +199,15 @@ def test_a_report_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> N
 def test_no_such_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run folder"):
         write_report(tmp_path / "nothing")
+
+
+def test_a_rate_that_was_measured_on_a_busy_machine_gives_no_share(tmp_path: Path) -> None:
+    page = write_report(make_run(tmp_path / "quiet")).read_text()
+    assert "50% utilization" in page and "in doubt" not in page
+    for name, change in (("above", ('utilization": 0.5', 'utilization": 1.35')), ("said", ('a <cpu>"', 'a", "matmul_doubt": "busy"'))):
+        folder = make_run(tmp_path / name)
+        text = (folder / "ledger.jsonl").read_text()
+        assert change[0] in text
+        (folder / "ledger.jsonl").write_text(text.replace(*change))
+        page = write_report(folder).read_text()
+        assert "utilization in doubt" in page and "% utilization" not in page

@@ -126,7 +126,8 @@ def _name(run: Run, chosen: Spec, index: int) -> str:
             state.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
         weights = state.hexdigest()
     learned = [[source.identity, len(ids)] for source, ids in _training(run, index)]
-    return digest("annotation", 2, chosen.data(), [source.identity for source in sources(run, index)], learned, weights)
+    heard = [[source.identity, source.shortest, source.convert, source.size] for source in sources(run, index)]  # clips, and pieces of them
+    return digest("annotation", 3, chosen.data(), heard, learned, weights)
 
 
 def _named(module: torch.nn.Module) -> dict[str, torch.Tensor]:

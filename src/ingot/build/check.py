@@ -86,7 +86,7 @@ def _rules(recipe: Recipe, run: RunSection, folder: Path | None) -> Iterator[Ite
         if stage is not UNRESOLVED:
             if stage.data is not None:
                 yield from _data(f"stages.{index}.data", stage.data, problem)
-            yield from _stage(run, stage, f"stages.{index}", problem)
+            yield from _stage(run, index, problem)
     yield _reading(run, problem)
     yield _grown(run, context, problem)
 
@@ -157,6 +157,12 @@ def _data(path: str, data: Data, problem: Any) -> Iterator[Iterator[Problem]]:
             yield problem(f"{path}.holdout", "validation and holdout both say what to validate on; give one")
         if data.holdout == 1:
             yield problem(f"{path}.holdout", "wants a share below 1: something must be left to train on")
+        for spec in leaves(data.train) if data.holdout else ():
+            if getattr(spec.target, "overlap", lambda knobs: False)(spec.knobs):
+                yield problem(
+                    f"{path}.holdout",
+                    f"rows of {spec.name} overlap here, so most of what is held out would be trained on; validate on other moments (part)",
+                )
 
     def views() -> Iterator[Problem]:
         if data.views > 1 and not data.augment:
@@ -219,7 +225,9 @@ def _own(spec: Spec, context: dict[str, Any]) -> Iterator[str]:
         yield from checker(spec.knobs, context) or ()
 
 
-def _stage(run: RunSection, stage: Stage, path: str, problem: Any) -> Iterator[Iterator[Problem]]:
+def _stage(run: RunSection, index: int, problem: Any) -> Iterator[Iterator[Problem]]:
+    stage, path = run.stages[index], f"stages.{index}"
+
     def budget() -> Iterator[Problem]:
         if stage.budget.value <= 0:
             yield problem(f"{path}.budget", "wants a budget above 0")
@@ -244,7 +252,7 @@ def _stage(run: RunSection, stage: Stage, path: str, problem: Any) -> Iterator[I
             yield problem(f"{path}.batch", f"{stage.batch} is less than one row of {data.sequence} tokens")
 
     def micro_rows() -> Iterator[Problem]:
-        if not isinstance(run.micro_rows, int) or stage.batch.unit == "audio_seconds" or path.endswith("0"):
+        if not isinstance(run.micro_rows, int) or stage.batch.unit == "audio_seconds" or index == 0:
             return
         if batch_rows(stage.batch, (stage.data or run.data).sequence) < run.micro_rows:
             yield problem("micro_rows", f"{run.micro_rows} rows are more than the global batch of {path}")
@@ -261,7 +269,7 @@ def _stage(run: RunSection, stage: Stage, path: str, problem: Any) -> Iterator[I
                 yield problem(f"{path}.side", f"no layer of this model leaves a side loss {name!r}. {near}")
 
     def schedule(knob: str) -> Iterator[Problem]:
-        if knob != "batch" and (message := _unschedulable(run, stage, knob)):
+        if knob != "batch" and (message := _unschedulable(run, index, knob)):
             yield problem(f"{path}.schedule.{knob}", message)
 
     yield from (budget(), hooks(), audio("budget"), audio("batch"), batch(), micro_rows(), fused(), side())
@@ -282,13 +290,14 @@ def unfusable(run: RunSection, stage: Stage) -> Iterator[str]:
         yield f"under the layout {run.layout.name!r} gradients cross ranks after the backward pass, so updates cannot be made inside it"
 
 
-def _unschedulable(run: RunSection, stage: Stage, knob: str) -> str:
-    """Why a knob cannot be scheduled, or nothing."""
+def _unschedulable(run: RunSection, index: int, knob: str) -> str:
+    """Why a knob cannot be scheduled in a stage, or nothing."""
+    stage = run.stages[index]
     head, _, rest = knob.partition(".")
     owner: Spec | None = stage.optimizer
     name = knob
     if head == "objective":
-        owner, name = stage.objective or run.model.objective, rest
+        owner, name = run.objective_at(index)[1], rest
     elif head == "hooks":
         wanted, _, name = rest.partition(".")
         owner = next((hook for hook in stage.hooks if hook.name == wanted), None)

@@ -36,7 +36,8 @@ def evaluate_streams(
             if [key for key in getattr(evaluator, "reads", ()) if key not in stream.fields()]:
                 continue
             ran = True
-            found = _call(run, evaluator, stream, plain.get(name) or next(iter(plain.values()), None), rows)
+            able = {key: one for key, one in plain.items() if one.fields().keys() >= set(getattr(evaluator, "reads", ()))}
+            found = _call(run, evaluator, stream, able.get(name) or next(iter(able.values()), None), rows)
             results[name] |= {f"{item.name}.{metric}": float(value) for metric, value in found.items()}
             for message in evaluator.alarms(found) if hasattr(evaluator, "alarms") and not untrained else ():
                 run.note("alarm", f"{item.name} on {name}: {message}")
@@ -74,7 +75,7 @@ def _call(run: Run, evaluator: Any, stream: Any, plain: Any, rows: int | None) -
 
 def _training(run: Run, plain: Any) -> Callable[[int | None], Windows]:
     if plain is None:
-        raise UserError("evaluate: there are no training rows to learn from")
+        raise UserError("evaluate: there are no training rows to learn from: none, or none that hold what the evaluator reads")
     return lambda rows=None: windows(run, plain, min(rows or 10**12, run.section.evaluate.training_rows))
 
 

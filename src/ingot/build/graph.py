@@ -29,13 +29,14 @@ def build_model(
     dtype: torch.dtype,
     objective: Spec | None = None,
     fields: dict[str, Field] | None = None,
+    objective_fields: dict[str, Field] | None = None,
     context: dict[str, Any] | None = None,
 ) -> Model:
     """Build the components under the current default device. objective replaces the graph's own; context adds wiring.
 
     sequence: longest row of text; where an embedding gives another number of positions (``longest``), its encoder is told that one, or
     that of a document where a row of the embedding always holds several (``within``).
-    fields: what a row of the data holds.
+    fields: what a row of the data holds; objective_fields: what one of the objective's stage does, where that reads other data.
     """
     from ..model.graph import Model, Tower
     from ..nn.view import View
@@ -51,7 +52,7 @@ def build_model(
     target = graph.target_embedding.build(**behind) if graph.target_embedding else None
     decoder = graph.decoder.build(**behind | {"sequence": getattr(target or embedding, "longest", sequence)}) if graph.decoder else None
     head = (objective or graph.objective).build(
-        **shared,
+        **shared | {"fields": objective_fields or shared["fields"]},
         linear=linear,
         embedding=View(embedding),
         encoder=View(encoder),

@@ -80,8 +80,8 @@ def forecast_stage(
 
 def meta_model(run: Run, index: int, dtype: torch.dtype) -> Any:
     """The stage's model, shapes only."""
-    stages, graph = run.section.stages[: index + 1], graph_of(run.section, index)
-    objective = next((stage.objective for stage in reversed(stages) if stage.objective is not None), graph.objective)
+    graph = graph_of(run.section, index)
+    chosen_at, objective = replace(run.section, model=graph).objective_at(index)
     with torch.device("meta"):
         model = build_model(
             graph,
@@ -90,7 +90,8 @@ def meta_model(run: Run, index: int, dtype: torch.dtype) -> Any:
             specials=SPECIALS,
             dtype=dtype,
             objective=objective,
-            fields=run.fields(index),
+            fields=run.fields(),
+            objective_fields=run.fields(chosen_at),
             context={"frozen": run.frozen},
         )
     return model.double() if dtype == torch.float64 else model

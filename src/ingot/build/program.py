@@ -133,7 +133,7 @@ class Program:
         if index == 0 or run.data_index(index) != run.data_index(index - 1):
             state.extra["data_start"] = state.progress.total_rows
         if index and section.objective is not None:
-            run.replace_objective(section.objective)
+            run.replace_objective(section.objective, index)
             self._scheduled.clear()
         before = run.section.stages[index - 1]
         same = index == 0 or (
@@ -194,6 +194,9 @@ class Program:
             hook, _, knob = rest.partition(".")
             value = getattr(hooks[hook], knob)
             return lambda factor: setattr(hooks[hook], knob, value * factor)
+
+        if not any(name in group for group in state.optimizer.param_groups):
+            raise UserError(f"schedule.{name}: {section.optimizer.name} asks for it once, when it is made, so it cannot be scheduled")
 
         def set_group(factor: float) -> None:
             for group in state.optimizer.param_groups:

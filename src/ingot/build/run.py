@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Run:
         self.choices: dict[str, Any] = {}
         self.graph: Graph = section.model  # the model section in force, after the transforms of the stages entered so far
         self.objective_spec: Spec = section.model.objective
+        self.objective_stage = 0  # the stage that it was chosen for: the rows that it reads are that one's
         self.messages: list[str] = list(filter(None, [slow_precision(self.dtype, self.device)]))
         self._data: dict[int, Any] = {}
         self._extra: dict[str, Any] = {}  # of the checkpoint whose weights are in use
@@ -234,6 +236,7 @@ class Run:
                 dtype=self.dtype,
                 objective=self.objective_spec,
                 fields=self.fields(),
+                objective_fields=self.fields(self.objective_stage),
                 context={"frozen": self.frozen},
             )
         return model.double() if self.dtype == torch.float64 else model
@@ -242,11 +245,11 @@ class Run:
         """The model of a frozen encoder that an objective learns from."""
         return frozen(self, one, "objective.teacher: it")
 
-    def replace_objective(self, objective: Spec) -> None:
+    def replace_objective(self, objective: Spec, index: int) -> None:
         """A stage with another objective: build it, keep the weights that fit by name and shape, initialize the others."""
         if self.layout_name == "fsdp":
             raise UserError("a stage with another objective cannot be entered under fsdp yet; use replicate, or a second run with --from")
-        self.objective_spec = objective
+        self.objective_spec, self.objective_stage = objective, index
         fresh = self.plain_model()
         self.initializer.apply(fresh, seed=self.section.seed)
         old = self.model.objective.state_dict()
@@ -300,8 +303,7 @@ class Run:
     def stand_at(self, index: int, *, entered: bool = True) -> None:
         """Make the model section and the objective those of a stage, before its transforms or after; a model of another make is dropped."""
         graph = graph_of(self.section, index) if entered else self.section.model
-        replaced = [stage.objective for stage in self.section.stages[: index + 1] if stage.objective is not None]
-        objective = replaced[-1] if replaced else graph.objective
+        self.objective_stage, objective = replace(self.section, model=graph).objective_at(index)
         if (plain(graph), objective.data()) != (plain(self.graph), self.objective_spec.data()):
             self.__dict__.pop("model", None)
         self.graph, self.objective_spec = graph, objective

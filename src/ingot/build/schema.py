@@ -167,3 +167,8 @@ class RunSection:
     micro_rows: Positive[int] | Literal["auto"] = "auto"
     memory: Bytes | None = None
     price_per_hour: NonNegative[float] | None = None
+
+    def objective_at(self, index: int) -> tuple[int, Spec]:
+        """The stage that chose the objective in force in a stage, and that objective: 0 and the model's own where none did."""
+        chosen = [(number, stage.objective) for number, stage in enumerate(self.stages[: index + 1]) if stage.objective is not None]
+        return chosen[-1] if chosen else (0, self.model.objective)

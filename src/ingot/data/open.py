@@ -329,6 +329,8 @@ class HeldOutRows:
         keys = mix64(np.arange(len(source), dtype=np.uint64) ^ np.uint64(seed_of("held out rows")))
         held = keys < np.uint64(min(holdout * 2.0**64, 2.0**64 - 2048))
         self.ids = np.flatnonzero(held if split == "validation" else ~held)
+        if hasattr(source, "trained_on"):
+            source.trained_on(np.flatnonzero(~held))
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -58,6 +58,10 @@ class FineTune:
         if self.layout.ranks > 1:
             raise UserError("fine_tune trains a whole copy of the model in one process: use 'ingot evaluate RUN --with fine_tune' on one")
         learn, judge = (whole(found) for found in (training(self.rows), windows))
+        known = learn["label"] >= 0  # a batch of rows without a class has no loss
+        learn = {name: value if value.dim() == 0 else value[known] for name, value in learn.items()}
+        if not known.any():
+            raise UserError("fine_tune: no training row has a label")
         classes = class_count(fields, learn["label"], judge["label"])
         with torch.enable_grad():
             twin, head, loss = self._trained(model, learn, classes, seed)

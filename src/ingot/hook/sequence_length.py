@@ -49,7 +49,7 @@ class SequenceLength:
                 continue
             if knobs["share"] == 1 and "hooks.sequence_length.share" not in stage.schedule:
                 yield f"share 1 cuts nothing: schedule hooks.sequence_length.share in stage {index}, or set it lower"
-            objective = stage.objective or run.model.objective
+            _, objective = run.objective_at(index)
             if not hasattr(objective.target, "token_losses"):
                 yield f"objective {objective.name!r} does not score position by position, so its rows cannot be cut"
             length = (stage.data or run.data).sequence

@@ -90,7 +90,8 @@ def synchronize(device: torch.device) -> None:
 
 
 def describe(device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
-    """The machine as the ledger's first line tells it: cpu, cores, memory (bytes), device, matmul_flops_per_second, system, versions."""
+    """The machine as the ledger's first line tells it: cpu, cores, memory (bytes), device, matmul_flops_per_second and what puts that in
+    doubt, system, versions."""
     device = torch.device(device)
     return {
         "cpu": cpu_model(),
@@ -101,6 +102,7 @@ def describe(device: torch.device | str = "cpu", dtype: torch.dtype = torch.bflo
         "device_memory": torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
         "matmul_flops_per_second": matmul_rate(device, dtype),
         "matmul_dtype": str(dtype).removeprefix("torch."),
+        "matmul_doubt": matmul_doubt(device, dtype) or None,
         "system": f"{platform.system()} {platform.machine()}",
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -88,7 +88,7 @@ class Data2VecAudio(nn.Module):
         length_B = None if context.segments_BT is None else (context.segments_BT > 0).sum(dim=1)
         one, zero = (torch.full((x_BTD.shape[2],), value, device=x_BTD.device) for value in (1.0, 0.0))
         wide = torch.promote_types(x_BTD.dtype, torch.float32)
-        return torch.stack([norm_over_time(y_BTD.to(wide).mT, length_B, one, zero).mT for y_BTD in found]).mean(dim=0)
+        return torch.stack([norm_over_time(y_BTD.to(wide), length_B, one, zero) for y_BTD in found]).mean(dim=0)
 
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         y_BTD = self.targets(model, batch)

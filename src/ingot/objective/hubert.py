@@ -75,7 +75,7 @@ class HuBERT(nn.Module):
         current = None
         for index, stage in enumerate(getattr(run, "stages", ())):
             current = stage.annotate or current
-            chosen = stage.objective or run.model.objective  # type: ignore[union-attr]
+            _, chosen = run.objective_at(index)  # type: ignore[union-attr]
             if chosen.name != "hubert" or chosen.knobs is not knobs:
                 continue
             if current is None:

@@ -99,18 +99,27 @@ def _tiles(data: dict[str, Any]) -> str:
     losses = [value for value in data["curves"]["smooth_loss"] if value is not None]
     bits = [entry["best"] for entry in data["best"].values() if entry["best"] is not None and "bits_per_byte" in entry["last"]]
     speeds = sorted(value for value in data["curves"]["tokens_per_second"] if value is not None)
-    uses = sorted(value for value in data["curves"]["utilization"] if value is not None)
     tiles = [
         ("training loss", f"{losses[-1]:.4g}" if losses else "–", "smoothed, at the end"),
         ("validation", f"{min(bits):.4g}" if bits else "–", "bits per byte, best"),
         ("tokens", count(number(spent.get("tokens"))), f"{count(number(spent.get('step')))} steps"),
-        ("compute", count(number(spent.get("flops")), "FLOP"), f"{uses[len(uses) // 2]:.0%} utilization" if uses else "measured"),
+        ("compute", count(number(spent.get("flops")), "FLOP"), _utilization(data) or "measured"),
         ("time", duration(number(spent.get("seconds"))), f"{count(speeds[len(speeds) // 2])} tokens/s" if speeds else ""),
         ("peak memory", size(sum(data["memory"].values()) or None), "of the process"),
     ]
     cells = "".join(f"<div><dt>{label}</dt><dd>{value}</dd><small>{note}</small></div>" for label, value, note in tiles)
     empty = "" if data["last"] else '<p class="empty">The ledger holds no step yet: nothing to draw.</p>'
     return f'<dl class="tiles">{cells}</dl>{empty}'
+
+
+def _utilization(data: dict[str, Any]) -> str:
+    """The middle one of the run, unless the rate that it is a share of was measured on a busy machine: a share above 1 shows that too."""
+    uses = sorted(value for value in data["curves"]["utilization"] if value is not None)
+    if not uses:
+        return ""
+    if uses[len(uses) // 2] > 1 or (data["start"].get("machine") or {}).get("matmul_doubt"):
+        return "utilization in doubt: the machine was busy when its rate was measured"
+    return f"{uses[len(uses) // 2]:.0%} utilization"
 
 
 def _figure(identity: str, title: str, height: int = 190, note: str = "") -> str:
@@ -132,11 +141,12 @@ def _charts(data: dict[str, Any]) -> str:
         if data["memory"]
         else "",
     ]
+    use = _utilization(data)
     small = [
         _figure("lr", "Learning rate") if known["lr"] else "",
         _figure("grad_norm", "Gradient norm") if known["grad_norm"] else "",
         _figure("tokens_per_second", "Throughput") if known["tokens_per_second"] else "",
-        _figure("utilization", "Utilization") if known["utilization"] else "",
+        _figure("utilization", "Utilization", note=use if "doubt" in use else "") if use else "",
     ]
     parts = []
     if known["loss"] or data["evaluations"]:

@@ -7,7 +7,7 @@ A value x is a spike when its logarithm stands out upward from the last `window`
 The floor (1% for the loss, 25% for the gradient norm, whose clean single-step excursions are far larger) keeps a very even run
 from calling its own small noise a spike. Falling never counts. Nothing but non-finite values is judged before `warmup` steps have been
 seen. A spike enters the statistics like any other value, so a lasting change of level (another data source) is accepted after half a
-window.
+window where updates are applied all the same, or as many may be held back (`most`): else the run is stopped before.
 
 Decisions are a function of the two numbers and the past alone: ranks that are given equal numbers decide alike.
 """

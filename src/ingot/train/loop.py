@@ -199,6 +199,7 @@ class Loop:
         if found is None:
             raise RunError("roll back: there is no whole checkpoint to return to")
         stage.put_back(state.extra.get("knobs", {}))
+        self.saved = None  # that checkpoint does not know of what is passed over from here
         return found
 
     def _skipped(self, stage: Stage, state: State) -> bool:

@@ -62,3 +62,15 @@ def test_classes_that_training_and_validation_number_differently_are_refused(tmp
     with pytest.raises(UserError, match="not those trained on \\('cat', 'eel' on one side alone\\)"):
         open_data(train=train, validation=held, **knobs)
     assert open_data(train=train, validation=train, **knobs).validation
+
+
+def test_pictures_are_upright(tmp_path: Path) -> None:
+    """As the camera's orientation (EXIF tag 274) says; 6: turn by 90 degrees clockwise to see it as it was."""
+    (tmp_path / "train" / "x").mkdir(parents=True)
+    pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+    pixels[:, :4] = 255  # the left half; turned clockwise it is the upper one
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(pixels).save(tmp_path / "train" / "x" / "0.png", exif=exif)
+    found = source(tmp_path).rows(np.arange(1), np.arange(1))["image"][0, 0]
+    assert found[:4].min() == 255 and found[4:].max() == 0

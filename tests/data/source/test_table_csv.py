@@ -10,6 +10,7 @@ import pytest
 
 from ingot.core.errors import UserError
 from ingot.core.resolve import spec
+from ingot.data.open import HeldOutRows
 
 LINES = ["1,red,yes,10", "2,blue,no,20", "?,red,yes,30", "4,?,no,40", "9,green,?,50"]
 
@@ -84,3 +85,16 @@ def test_a_constant_column_has_no_deviation_though_sums_round() -> None:
 
     mean, deviation = standard(np.full((1000, 1), 0.1))
     assert deviation.tolist() == [1.0] and abs(float(mean[0]) - 0.1) < 1e-12
+
+
+def test_nothing_is_learned_from_rows_that_are_held_out(tmp_path: Path) -> None:
+    """Neither scale nor categories; how many categories there may be stays, for models are planned with it."""
+    written(tmp_path, [f"{number},c{number},yes,1" for number in range(40)])
+    whole = source(tmp_path)
+    train, held = (HeldOutRows(source(tmp_path), 0.3, split) for split in ("train", "validation"))
+    for side in (train, held):
+        assert side.mean[0] == pytest.approx(train.ids.mean()) and side.mean[0] != whole.mean[0]
+        assert side.fields() == whole.fields()
+    every = [side.rows(np.arange(len(side)), np.arange(len(side))) for side in (train, held)]
+    assert (every[0]["categories"] > 0).all() and not every[1]["categories"].any()
+    assert float(every[0]["numbers"].mean()) == pytest.approx(0, abs=1e-6)

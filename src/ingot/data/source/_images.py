@@ -14,6 +14,7 @@ from ..rows import BadRow, Row, Rows
 
 # Modes whose pixels have 8 bits; others (16 bits, floats) would be squeezed silently.
 PLAIN = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "PA", "La", "RGBa"})
+ORIENTATION = 0x0112  # of the EXIF tags
 
 
 def pillow() -> Any:
@@ -51,8 +52,10 @@ class Images(Rows):
         return row if self.labels is None else row | {"label": int(self.labels[index])}
 
     def decode(self, data: bytes) -> np.ndarray:
-        """(H, W, C) uint8. Raises BadRow."""
+        """(H, W, C) uint8, upright. Raises BadRow."""
         Image = pillow()
+        from PIL.ImageOps import exif_transpose as transposed
+
         try:
             with Image.open(io.BytesIO(data)) as image:
                 mode, wanted = image.mode, "L" if self.channels == 1 else "RGB"
@@ -60,6 +63,8 @@ class Images(Rows):
                     raise BadRow(f"pixels of mode {mode} do not fit 8 bits")
                 if not self.convert and len(image.getbands()) != self.channels:
                     raise BadRow(f"has {len(image.getbands())} channels, {self.channels} are wanted (convert: true converts)")
+                if image.getexif().get(ORIENTATION, 1) != 1:  # a camera that was held sideways says so, and leaves the pixels as they are
+                    image = transposed(image)
                 if "A" in image.getbands() or "transparency" in image.info:
                     image = image.convert("RGBA")
                     ground = Image.new("RGBA", image.size, (self.background,) * 3 + (255,))

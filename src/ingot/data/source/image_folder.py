@@ -1,7 +1,8 @@
 """A folder of image files, or a folder per class.
 
 A file is a row; the order is that of the paths. With ``labels: folder`` the class is the name of the folder a file lies in, numbered
-in the order of the alphabet.
+in the order of the alphabet. What the folder is known by, where something is kept of it, are the files' names and sizes: their contents
+would have to be read whole at every start.
 """
 
 from __future__ import annotations

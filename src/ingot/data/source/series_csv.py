@@ -103,6 +103,11 @@ class SeriesCSV(Rows):
             knobs["look_back"], knobs["horizon"], len(knobs["columns"]), knobs["missing"] > 0, knobs["classes"] if knobs["label"] else None
         )
 
+    @staticmethod
+    def overlap(knobs: dict[str, Any]) -> bool:
+        """Whether a moment stands in several windows."""
+        return bool(knobs["stride"] < knobs["look_back"] + knobs["horizon"])
+
     def _values(self, table: Table, blank: list[str]) -> np.ndarray:
         """(rows, C), NaN where missing. Raises UserError naming file and line."""
         found, wrong = table.numbers(self.columns, blank)

@@ -60,6 +60,7 @@ class TableCSV(Rows):
         self.classes = self._count("label", label, len(self.names), classes) if label else None
         self.widest = self._count("a categorical column", None, max((len(place) for place in self.places), default=0) + 1, widest)
         self.index = [(number, row) for number, table in enumerate(self.tables) for row in range(*span(part, len(table.rows)))]
+        self.own = like is None
         self.identity = digest(
             "table_csv",
             1,
@@ -100,21 +101,28 @@ class TableCSV(Rows):
     def _learn(self, tables: list[Table], fit: tuple[float, float]) -> None:
         """Mean and deviation of numeric columns, values of categorical ones, names of classes."""
         self.read: dict[Path, tuple[np.ndarray, dict[int, str]]] = {}
-        chosen, seen = [], [set[str]() for _ in self.categorical]
         names: set[str] = set()
         for table in tables:
-            rows = slice(*span(fit, len(table.rows)))
-            chosen.append(self._numbers(table)[0][rows])
-            for values, column in zip(seen, self.categorical, strict=True):
-                values |= set(table.texts(column)[rows]) - self.blank
             names |= set(table.texts(self.label)) - self.blank if self.label else set()
+        self.names = sorted(names, key=lambda name: (0, int(name), "") if name.isdigit() else (1, 0, name))
+        self.fitted = [(table, np.arange(*span(fit, len(table.rows)))) for table in tables]
         for table in self.tables:
             for column in [*self.categorical, *filter(None, [self.label])]:
                 table.place(column)
             self._numbers(table)
-        self.mean, self.std = standard(np.concatenate(chosen)[:, : len(self.numeric)])
-        self.places = [{value: number for number, value in enumerate(sorted(values), 1)} for values in seen]
-        self.names = sorted(names, key=lambda name: (0, int(name), "") if name.isdigit() else (1, 0, name))
+        self._fit(self.fitted)
+
+    def _fit(self, chosen: list[tuple[Table, np.ndarray]]) -> None:
+        """From rows of tables: mean and deviation of numeric columns, values of categorical ones."""
+        self.mean, self.std = standard(np.concatenate([self._numbers(table)[0][rows] for table, rows in chosen])[:, : len(self.numeric)])
+        seen = [{texts[row] for table, rows in chosen for texts in [table.texts(column)] for row in rows} for column in self.categorical]
+        self.places = [{value: number for number, value in enumerate(sorted(values - self.blank), 1)} for values in seen]
+
+    def trained_on(self, ids: np.ndarray) -> None:
+        """Only these rows are trained on, the others held out: nothing is learned from those. Without effect where ``like`` says from what."""
+        if self.own:
+            kept = {self.index[i] for i in ids.tolist()}
+            self._fit([(table, np.array([row for row in rows if (n, row) in kept], int)) for n, (table, rows) in enumerate(self.fitted)])
 
     def _numbers(self, table: Table) -> tuple[np.ndarray, dict[int, str]]:
         """Of numeric columns and targets, read once."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.axes import label
+from ...ops.convolution import convolve
 
 
 class Convolution(nn.Module):
@@ -43,6 +44,10 @@ class Convolution(nn.Module):
     def out(self, length: Tensor | int) -> Tensor | int:
         """Positions that so many become."""
         return (length + 2 * self.padding - self.weight.shape[2]) // self.stride + 1
+
+    def along(self, x_MC: Tensor) -> Tensor:
+        """Of rows that lie end to end, (N stride, inputs) -> (N, outputs); without padding and groups. See ops/convolution.py."""
+        return convolve(x_MC, self.weight.to(x_MC.dtype), self.stride, None if self.bias is None else self.bias.to(x_MC.dtype))
 
     def forward(self, x_BCT: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x_BCT.dtype)

@@ -7,7 +7,7 @@ waveform (B, S), lengths (B,) -> x_BTD, T = S / 320 or so   z: (B, T, C)   W: (D
 
 ``first``: only the first convolution is followed by a norm, over time (base models); ``all``: each is, over channels (large models,
 data2vec). DEPARTS: the norm over time leaves padding out, so that a row does not depend on how much of it there is.
-Padding gets segment 0. z is left for objectives in ``context.shared["stem"]``.   Cost: 2 C_in C_out K per output of each convolution.
+Rows lie end to end, each with room for the convolutions (ops/convolution.py). Padding gets segment 0. z is left for objectives in ``context.shared["stem"]``.   Cost: 2 C_in C_out K per output of each convolution.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class StemNorm(nn.Module):
         label(self, "weight", "channels", role="scale")
         label(self, "bias", "channels", role="bias")
 
-    def forward(self, x_BCT: Tensor, length_B: Tensor | None) -> Tensor:
+    def forward(self, x_BTC: Tensor, length_B: Tensor) -> Tensor:
         if self.over_time:
-            return norm_over_time(x_BCT, length_B, self.weight, self.bias)
-        return F.layer_norm(x_BCT.mT, self.weight.shape, self.weight.to(x_BCT.dtype), self.bias.to(x_BCT.dtype)).mT
+            return norm_over_time(x_BTC, length_B, self.weight, self.bias)
+        return F.layer_norm(x_BTC, self.weight.shape, self.weight.to(x_BTC.dtype), self.bias.to(x_BTC.dtype))
 
 
 @part
@@ -112,6 +112,13 @@ class Waveform(nn.Module):
             length = convolution.out(length)  # type: ignore[operator]
         return length
 
+    def _room(self, size: int) -> int:
+        """Samples that a row of ``size`` takes, for every convolution to find as many positions as it needs in whole strides."""
+        sizes, strides = [size], [int(convolution.stride) for convolution in self.convolutions]  # type: ignore[arg-type]
+        for convolution in self.convolutions:
+            sizes.append(convolution.out(sizes[-1]))  # type: ignore[operator]
+        return self.stride * max(-(-each // prod(strides[index:])) for index, each in enumerate(sizes))
+
     def grid(self, batch: dict[str, Tensor]) -> tuple[int, ...]:
         """(T,)."""
         return (int(self._out(batch["waveform"].shape[1])),)
@@ -123,15 +130,19 @@ class Waveform(nn.Module):
     def stem(self, batch: dict[str, Tensor], dtype: torch.dtype | None = None) -> Tensor:
         """z before its norm, (B, T, C). dtype: what the convolutions compute in, that of their weights when not given."""
         length_B: Tensor | None = batch.get("lengths")
-        x = batch["waveform"].to(self.convolutions[0].weight.dtype)  # type: ignore[union-attr, arg-type]
+        x_BS = batch["waveform"].to(self.convolutions[0].weight.dtype)  # type: ignore[union-attr, arg-type]
         if self.normalize:
-            x = _normalized(x, length_B)
-        x = x[:, None].to(dtype or x.dtype)
+            x_BS = _normalized(x_BS, length_B)
+        B, size = x_BS.shape
+        real_B = torch.full((B,), size, device=x_BS.device) if length_B is None else length_B
+        x_MC = F.pad(x_BS, (0, self._room(size) - size)).to(dtype or x_BS.dtype).reshape(-1, 1)
         for index, convolution in enumerate(self.convolutions):
-            x = convolution(x)
-            length_B = None if length_B is None else convolution.out(length_B)  # type: ignore[operator]
-            x = F.gelu(self.norms[index](x, length_B) if index < len(self.norms) else x)
-        return _scaled(x, self.gradient).mT if self.gradient != 1 else x.mT
+            x_MC, size, real_B = convolution.along(x_MC), convolution.out(size), convolution.out(real_B)  # type: ignore[operator]
+            if index < len(self.norms):
+                x_MC = self.norms[index](x_MC.view(B, -1, self.channels), real_B).view(x_MC.shape)
+            x_MC = F.gelu(x_MC)
+        z_BTC = x_MC.view(B, -1, self.channels)[:, :size]
+        return _scaled(z_BTC, self.gradient) if self.gradient != 1 else z_BTC
 
     def forward(self, batch: dict[str, Tensor], context: Context) -> Tensor:
         z_BTC = self.stem(batch, context.dtype)
