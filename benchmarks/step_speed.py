@@ -3,7 +3,10 @@
 6 layers, width 384, 256 tokens, batch 16, vocabulary 8,192, no dropout, bf16 with fp32 master weights; embedding, loss and AdamW
 included. Masked attention pairs are not counted as FLOPs.
 
-    python benchmarks/step_speed.py [--steps 100] [--rounds 3] [--heads 6]
+    [ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16] python benchmarks/step_speed.py [--steps 100] [--rounds 3] [--heads 6]
+
+With the instruction set limited, products and yardstick are those of a processor without the tile unit (AMX), whose products are so fast
+that everything else takes most of a step; such figures have a file of their own.
 
 Figures: share of the matmul rate (median step), as ``compile: auto`` decides for so short a run and with ``compile: true``, as it
 decides for a long one; loss after --steps steps in bf16 against fp32; tokens per second of whole processes, start-up and compilation
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -100,15 +104,11 @@ def run_ingot(recipe: Path, folder: Path) -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    import os
-
     return os.environ | {"PYTHONPATH": str(ROOT / "src")}
 
 
 def dump_rows(recipe: Path, folder: Path, steps: int) -> Path:
     """The rows of the run in order, for the peer; prepares the store, so that no timed run does."""
-    import os
-
     import numpy as np
 
     import ingot
@@ -175,11 +175,13 @@ def main() -> None:
     def brief(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{k: v for k, v in item.items() if k != "losses"} for item in runs]
 
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
     write(
-        "step_speed" if options.heads == 6 else f"step_speed_{options.heads}_heads",
+        "_".join(["step_speed", *([f"{options.heads}_heads"] if options.heads != 6 else []), *([limit.lower()] if limit else [])]),
         {
             "steps": options.steps,
             "heads": options.heads,
+            "instructions": limit or "all",
             "matmul_flops_per_second": rate,
             "ingot": brief(ours),
             "ingot_compiled": brief(compiled),
