@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ingot.build import device
+from ingot.core.errors import UserError
 from ingot.ops import bf16
 
 CPU = torch.device("cpu")
@@ -23,3 +24,22 @@ def test_bf16_asked_for_where_it_is_slow_is_said(monkeypatch: pytest.MonkeyPatch
     assert device.choose_precision("bf16", CPU) == torch.bfloat16
     assert "no instructions for bf16" in device.slow_precision(torch.bfloat16, CPU)
     assert not device.slow_precision(torch.float32, CPU)
+
+
+def test_more_processes_than_gpus_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(UserError, match="process 1 of this machine has no GPU of its own: there are 1"):
+        device.choose_device("cuda")
+
+
+def test_a_run_beside_another_is_each_ranks_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert device.choose_layout(device.ALONE, CPU).ranks == 1
+
+
+def test_auto_takes_no_device_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert (device.choose_device("auto"), device.choose_device("mps")) == (CPU, torch.device("mps"))

@@ -123,3 +123,25 @@ def test_gpt_1b_is_planned_from_its_shapes_alone(tmp_path: Path) -> None:
 def stage_hidden(width: int) -> int:
     """SwiGLU's width where a recipe gives none: two thirds of four widths, in whole multiples of 64."""
     return -(-(8 * width // 3) // 64) * 64
+
+
+@pytest.mark.parametrize(
+    ("hook", "judges"), [("name: online_selection", 1), ("name: learnability", 2), ("name: learnability, reference: before", 2)]
+)
+def test_a_plan_has_in_it_what_selection_computes(hook: str, judges: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward passes over twice the rows: as many FLOPs as there are in two thirds of the training, for each model that judges."""
+    from ingot.build.check import resolve_run
+    from ingot.build.plan import forecast_stage
+    from ingot.build.rows import steps_in
+    from ingot.build.run import Run
+    from ingot.core.recipe import dump, load
+
+    monkeypatch.chdir(tmp_path)
+    recipe = ROOT / "recipes/text/gpt_tiny.yaml"
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / "recipe.yaml").write_text(dump(load(recipe, tiny=True).tree))
+    run = Run(resolve_run(load(recipe, [f"stages.0.hooks=[{{{hook}, keep: 0.5}}]", "stages.0.budget=64 rows"], tiny=True)), tmp_path)
+    found = forecast_stage(run, 0, 4)
+    trained = found.flops - found.flops_by_component["hooks"]
+    assert found.flops_by_component["hooks"] == pytest.approx(trained * 2 / 3 * judges, rel=0.01)
+    assert steps_in(run, 0, flops=1.0, seconds=1.0) == 64 / (2 * run.batch_rows(0)), "a budget in rows counts what is read"

@@ -11,6 +11,7 @@ from _runs import StopAt, lines, weights
 
 import ingot
 from ingot.core.errors import UserError
+from ingot.train import loop as loop_module
 
 STAGE = {"stages": {0: {}}}
 
@@ -195,3 +196,25 @@ def test_what_is_written_keeps_the_space_before_it(tiny_recipe: Any, tmp_path: P
     run = ingot.build(tiny_recipe({"data": {"tokenizer": {"name": "pretrained", "path": str(tmp_path / "tokenizer.json")}}}))
     monkeypatch.setattr("ingot.model.write.write", lambda model, ids, manner: iter([1, 0]))
     assert list(run.generate("hello", tokens=2)) == [" world", " hello"]
+
+
+@pytest.mark.parametrize("hooks", [[], [{"name": "online_selection", "keep": 0.5}]], ids=["plain", "with rows that are only read"])
+def test_a_scheduled_batch_pays_for_its_own_rows_alone(tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch, hooks: list[Any]) -> None:
+    """A micro-batch is no larger than the batch; the rows are read in the same order whatever its size."""
+    stage = {"budget": "4 steps", "schedule": {"batch": {"name": "constant", "warmup": "100%"}}, "hooks": hooks}
+    met: dict[int, list[list[int]]] = {}
+    real = loop_module.step
+
+    def step(state: Any, window: Any, *given: Any, **more: Any) -> Any:
+        met[micro].append([row for piece in window for row in piece["rows"].tolist()])
+        return real(state, window, *given, **more)
+
+    monkeypatch.setattr(loop_module, "step", step)
+    flops = {}
+    for micro in (8, 1):
+        met[micro] = []
+        run = ingot.build(tiny_recipe({"stages": {0: stage}, "micro_rows": micro}, name=f"micro{micro}"))
+        run.train()
+        flops[micro] = [line["step_flops"] for line in lines(run, "step")]
+    assert met[8] == met[1] and [len(rows) for rows in met[8]] == [1, 3, 5, 7]
+    assert flops[8] == flops[1]

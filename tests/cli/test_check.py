@@ -42,6 +42,14 @@ def test_other_ranks_leave_the_answer_to_the_first(capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == ""
 
 
+def test_what_is_wrong_on_another_rank_alone_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that lacks the recipe: one line, with the rank."""
+    monkeypatch.setenv("RANK", "1")
+    assert main(["check", "nowhere.yaml"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err == "rank 1: no recipe file at nowhere.yaml\n"
+
+
 def test_mixed_faults_come_in_one_answer(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", RECIPE, "--tiny", "seed=x", "model.encoder.mixer.heads=5", "stages.0.budget=0 steps", "--json"]) == 2
     shown = capsys.readouterr()

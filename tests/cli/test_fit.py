@@ -46,6 +46,37 @@ def test_fit_answers_in_json(points: Path, capsys: pytest.CaptureFixture[str]) -
     assert found["error"]["n"] == 36 and found["backtest"] and "parametric" in found["frontier"]
 
 
+def test_columns_are_computed_once(points: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sizes in millions, brought to units under their own name: the same fit, and the same held-out rows, as without."""
+    rows = [line.split(",") for line in points.read_text().splitlines()[1:]]
+    lines = [f"{float(size) / 1e6},{float(flop) / 6 / float(size)},{loss}" for size, flop, loss, _ in rows]
+    (tmp_path / "millions.csv").write_text("\n".join(["params,tokens,val", *lines]) + "\n")
+    words = ("--columns", "params=params*1e6,loss=val", *FIT[2:], "--interval", "none", "--no-backtest", "--hold-out", "params>5e8")
+    scaled = answer(capsys, "fit", "chinchilla", str(tmp_path / "millions.csv"), *words)
+    plain = answer(capsys, "fit", "chinchilla", str(points), *FIT, *words[-5:])
+    assert scaled["estimates"] == pytest.approx(plain["estimates"], rel=1e-3)
+    assert [row["x"] for row in scaled["held_out"]] == pytest.approx([row["x"] for row in plain["held_out"]]) and scaled["held_out"]
+
+
+def test_what_a_fit_is_kept_in_is_there_before_it_begins(points: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ("fit", "kaplan", str(points), *FIT[:-2], "--draws", "0", "--no-backtest", "--interval", "none")
+    assert main([*quick, "--save", str(tmp_path / "new" / "fit.json")]) == 0 and (tmp_path / "new" / "fit.json").is_file()
+    assert main([*quick, "--save", str(tmp_path / "new")]) == 2 and "is a folder" in capsys.readouterr().err
+    assert (
+        main([*quick, "--report", str(tmp_path / "new" / "fit.json" / "x.html")]) == 2
+        and "--report: cannot make" in capsys.readouterr().err
+    )
+
+
+def test_an_ordinary_grid_of_sizes_is_fitted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sizes times tokens: many runs share a budget."""
+    grid = [(n, d) for n in (1e6, 3e6, 1e7, 3e7) for d in (2e7, 6e7, 2e8, 6e8)]
+    (tmp_path / "grid.csv").write_text(
+        "\n".join(["params,tokens,loss", *(f"{n},{d},{1.8 + 480 / n**0.35 + 2100 / d**0.37}" for n, d in grid)])
+    )
+    answer(capsys, "fit", "chinchilla", str(tmp_path / "grid.csv"), "--draws", "0", "--interval", "none", "--no-backtest")
+
+
 def test_fit_prints_intervals_past_and_doubts(points: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "chinchilla", str(points), *FIT]) == 0
     shown = capsys.readouterr().out
@@ -170,6 +201,7 @@ def test_accuracy_at_a_budget_goes_through_the_loss(saved: Path, tmp_path: Path,
 
 def test_predict_a_crossing(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert answer(capsys, "predict", str(saved), "--against", str(saved))["crossing_draws"] is not None
+    assert main(["predict", str(saved), "--against", str(saved)]) == 0 and "they are the same up to" in capsys.readouterr().out
 
 
 def test_predict_the_rest_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,6 +230,18 @@ def test_predict_the_rest_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture
         (["fit", "chinchilla", "{points}", "--columns", "params"], "NAME=VALUE"),
         (["fit", "chinchilla", "{points}", "--where", "loss<0"], "no row meets"),
         (["fit", "chinchilla", "{points}", "--level", "2"], "between 0 and 1"),
+        (["fit", "chinchilla", "{points}", "--delta", "-1"], "--delta wants a number above 0"),
+        (["fit", "chinchilla", "{points}", "--interval", "bootstrap", "--draws", "0"], "--interval bootstrap wants --draws"),
+        (["fit", "chinchilla", "{points}", *FIT, "--fixed", "alpha=3"], "alpha cannot be fixed at 3"),
+        (["predict", "{saved}", "--budget", "1e20flops", "--most", "a=0.2"], "--most says nothing of a fit alone; it goes with --mixture"),
+        (["predict", "{saved}", "--budget", "1e20flops", "--until", "9"], "--until says nothing of a fit alone; it goes with --job"),
+        (["predict", "{saved}", "--budget", "1e20flops", "--past", "x"], "--past says nothing of a fit alone; it goes with --run"),
+        (["predict", "{saved}", "--run", "x"], "FIT.json says nothing with --run"),
+        (["predict", "--job", "x", "--anneal-from", "9"], "--anneal-from wants --until too"),
+        (["predict", "{saved}", "--at", "params=1e8,tokens=1e9", "--sizes", "{saved}"], "--sizes wants --budget too"),
+        (["predict", "{saved}", "--budget", "1e20flops", "--sizes", "{saved}"], "--sizes is for a fit of batch_lr"),
+        (["predict", "--run", "x", "--job", "y"], "different questions"),
+        (["predict", "{saved}", "--budget", "1e20flops", "--at", "foo=3"], "reads no 'foo'"),
         (["predict", "{points}"], "cannot read"),
         (["predict", "{saved}"], "wants --budget or --at"),
         (["predict", "{saved}", "--budget", "3h"], "FLOPs"),
@@ -214,3 +258,12 @@ def test_wrong_input_is_one_line_and_status_2(
     assert main([word.format(points=points, saved=saved) for word in words]) == 2
     said = capsys.readouterr().err
     assert message in said and "Traceback" not in said
+
+
+def test_weights_that_name_no_domain_are_refused(mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved, weights = tmp_path / "mixed.json", tmp_path / "weights.csv"
+    assert main(["fit", "data_mixing", str(mixed), "--by", "valid_domain", "--draws", "0", "--interval", "none", "--save", str(saved)]) == 0
+    for text, message in (("steep,1\nevem,2", "Did you mean 'even'"), ("steep,0\neven,0", "a weight of at least 0")):
+        weights.write_text(f"valid_domain,weight\n{text}\n")
+        capsys.readouterr()
+        assert main(["predict", str(saved), "--mixture", "--weights", str(weights)]) == 2 and message in capsys.readouterr().err

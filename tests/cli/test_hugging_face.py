@@ -206,6 +206,53 @@ def test_plan_and_check_look_at_the_folder_s_model(shape: str, capsys: pytest.Ca
     assert json.loads(capsys.readouterr().out)["parameters"] == sum(parameter.numel() for parameter in model.parameters())
 
 
+VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+SERIES = {"d_model": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 24, "context_length": 16, "patch_length": 4}
+BARE: dict[str, tuple[str, dict[str, Any], str]] = {
+    "llama": ("LlamaModel", SIZES | {"vocab_size": 304, "num_key_value_heads": 2}, "objective.head.weight"),
+    "bert": ("BertModel", SIZES | {"vocab_size": 120}, "objective.transform.linear.weight"),
+    "vit": ("ViTModel", VISION, "objective.head.weight"),
+    "patchtst": ("PatchTSTModel", SERIES | {"patch_stride": 4, "norm_type": "layernorm", "prediction_length": 3}, "objective.head.weight"),
+}
+
+
+@pytest.mark.parametrize("kind", BARE)
+def test_a_model_without_a_head_is_imported_and_what_starts_afresh_is_named(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, sizes, fresh = BARE[kind]
+    config = getattr(transformers, name).config_class(**sizes)
+    getattr(transformers, name)(config).save_pretrained("bare")
+    if kind in ("llama", "bert"):
+        tokenizer = byte_level(["<unk>", "<s>", "</s>"]) if kind == "llama" else word_piece()
+        specials = {"eos_token": "</s>"} if kind == "llama" else {"mask_token": "[MASK]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+        transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **specials).save_pretrained("bare")
+    assert main(["import", "hf:bare", "runs/bare"]) == 0
+    said = capsys.readouterr().out
+    assert fresh in said and "starts afresh" in said
+    found = open_run("runs/bare").evaluate(rows=4)
+    assert all(result["loss"] > 0 for result in found.values())
+
+
+@pytest.mark.parametrize("kind", ["clip", "wav2vec2"])
+def test_data_is_drawn_of_what_the_model_reads(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tokenizer = byte_level(["<unk>", "<s>", "</s>"])
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained("model")
+    size = tokenizer.get_vocab_size()
+    if kind == "clip":
+        text = SIZES | {"vocab_size": size, "max_position_embeddings": 77, "eos_token_id": 2}
+        made = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=16))
+    else:
+        stem = {"conv_dim": [16] * 2, "conv_kernel": [10, 8], "conv_stride": [40, 8], "num_feat_extract_layers": 2}
+        more = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "vocab_size": size}
+        made = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**SIZES, **stem, **more))
+    made.save_pretrained("model")
+    assert main(["import", "hf:model", "runs/model"]) == 0
+    assert all(result["loss"] > 0 for result in open_run("runs/model").evaluate(rows=4).values())
+
+
 @pytest.mark.parametrize("shape", ["bert"], indirect=True)
 def test_what_cannot_write_is_refused_before_anything_is_shown(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import", "hf:model", "runs/model"]) == 0

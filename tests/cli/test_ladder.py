@@ -110,6 +110,14 @@ def test_plan_buys_the_budget(answer: Any, capsys: pytest.CaptureFixture[str]) -
     assert best["choice"]["params"] > max(one["params"] for one in points) and found["settings"]["model.width"] > 24
     assert found["settings"]["model.width"] % found["settings"]["model.encoder.mixer.heads"] == 0
     assert float(found["settings"]["stages.0.budget"].split()[0]) == pytest.approx(best["choice"]["tokens"], rel=1e-3)
+    assert found["parameters"] == pytest.approx(best["choice"]["params"], rel=0.1) and found["flops"] == pytest.approx(1e12, rel=0.1)
+    for flag in ("--price", "--memory", "--from"):
+        assert main([*words, flag, "1"]) == 2 and f"{flag} says nothing with --budget" in capsys.readouterr().err
+    staged = str(Path(__file__).resolve().parents[2] / "recipes" / "growth" / "staged.yaml")
+    assert main(["plan", staged, *words[2:]]) == 2 and "has 4 stages" in capsys.readouterr().err
+    assert main(["plan", "base.yaml", "--untested"]) == 2 and "--untested goes with --budget" in capsys.readouterr().err
+    for price in ("nan", "-1"):
+        assert main(["plan", "base.yaml", "--price", price]) == 2 and "--price: wants a price of at least 0" in capsys.readouterr().err
     assert "past" in best and best["reach"] > 1
 
 

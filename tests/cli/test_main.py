@@ -110,11 +110,13 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert result.returncode == 0 and result.stderr == ""
 
 
-def test_other_ranks_are_silent(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_ranks_say_only_what_is_wrong_and_who_they_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     assert main(["check", "missing.yaml"]) == 2
     captured = capsys.readouterr()
-    assert captured.out == "" and captured.err == ""
+    assert captured.out == "" and captured.err.startswith("rank 1: ") and captured.err.count("\n") == 1
+    assert main(["check", "text/gpt_tiny", "--static"]) == 0
+    assert capsys.readouterr() == ("", "")
 
 
 def test_every_command_has_its_group() -> None:

@@ -181,3 +181,29 @@ def test_two_ranks_speak_with_one_voice(tmp_path: Path) -> None:
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("finished: 3 steps") == 1
+
+
+def test_a_folder_that_is_no_run_gets_no_report(ask: Ask, place: Path) -> None:
+    assert "runs is no run" in ask("report", "runs", status=2)["errors"][0]["message"]
+    assert not (place / "runs" / "report.html").exists()
+
+
+@pytest.mark.parametrize("command", [("check", "--static"), ("plan",)])
+def test_looking_at_a_continuation_of_nothing_is_refused(command: tuple[str, ...], ask: Ask) -> None:
+    errors = ask(*command, RECIPE, "--tiny", "--from", "runs/nonexistent", status=2)["errors"]
+    assert "nothing to start from at runs/nonexistent" in errors[0]["message"]
+
+
+def test_a_report_has_the_totals_of_steps_that_were_not_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """log.every 10 of 25 steps: the end wins over the last logged step, on the page and beside it."""
+    run = tmp_path / "runs" / "sparse"
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text("name: sparse\n")
+    lines = [
+        {"kind": kind, "step": n, "tokens": 1000 * n, "flops": 1e6 * n, "seconds": n}
+        for kind, n in (("step", 10), ("step", 20), ("end", 25))
+    ]
+    (run / "ledger.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    assert main(["report", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == 25000
+    assert "<dd>25,000</dd><small>25 steps</small>" in (run / "report.html").read_text()

@@ -65,3 +65,24 @@ def test_what_exists_is_not_overwritten(small: Path, capsys: pytest.CaptureFixtu
     assert "exists already" in capsys.readouterr().err
     assert main(["transform", "runs/none", "--with", "stack", "--out", "runs/other"]) == 2
     assert "no run at runs/none" in capsys.readouterr().err
+
+
+def test_the_next_command_goes_on_wherever_the_run_lies(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the middle: what was spent is not spent again, and no run of the same name appears under runs/."""
+    middle = str(small / "checkpoints" / "step-00000003")
+    assert main(["transform", middle, "--with", "identity_depth", "--out", "else where/large"]) == 0
+    said = capsys.readouterr().out
+    assert "ingot train 'else where/large/recipe.yaml' " in said
+    assert main(["train", "else where/large/recipe.yaml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 6
+    assert not Path("runs/large").exists()
+    steps = [
+        line["step"] for line in map(json.loads, Path("else where/large/ledger.jsonl").read_text().splitlines()) if line["kind"] == "step"
+    ]
+    assert min(steps) == 4
+
+
+def test_an_average_that_is_left_behind_is_said(tiny_recipe: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    ingot.build(tiny_recipe({"stages": {0: {"budget": "3 steps", "hooks": [{"name": "ema", "decay": 0.9}]}}}, name="small")).train()
+    assert main(["transform", "runs/small", "--with", "identity_depth", "--out", "runs/large"]) == 0
+    assert "the hook 'ema' starts afresh" in capsys.readouterr().out

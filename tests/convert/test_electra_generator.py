@@ -32,7 +32,9 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("more", [{}, {"embedding_size": 60}, {"embedding_size": 20, "tie_word_embeddings": False}], ids=str)
+@pytest.mark.parametrize(
+    "more", [{}, {"embedding_size": 60, "layer_norm_eps": 0.01}, {"embedding_size": 20, "tie_word_embeddings": False}], ids=str
+)
 def test_logits_gradients_and_round_trip(more: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(3)
     config = transformers.ElectraConfig(**SMALL | more, initializer_range=0.1, attn_implementation="eager")

@@ -232,6 +232,29 @@ def test_configurations_that_are_not_understood_are_refused(change: dict[str, An
         read_folder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", "[]", "config.json: wants a JSON object"),
+        ("config.json", "{", "config.json: not JSON"),
+        (
+            "config.json",
+            '{"model_type": "llama", "hidden_size": null, "num_attention_heads": 2}',
+            "configuration is not one of llama|needs",
+        ),
+        ("model.safetensors.index.json", "[1]", "index.json: wants a JSON object"),
+        ("model.safetensors.index.json", "{}", "index.json: wants a weight_map"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": 3}}', "index.json: wants a weight_map"),
+    ],
+)
+def test_malformed_json_is_one_clear_line(name: str, text: str, message: str, tmp_path: Path) -> None:
+    theirs("llama").save_pretrained(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        read_folder(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_a_truncated_file_is_one_clear_line(tmp_path: Path) -> None:
     theirs("llama").save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ingot.build.graph import build_model
 from ingot.build.schema import Graph
+from ingot.convert._section import complete
 from ingot.convert.hf import family_for, load_into, read_folder, write_folder
 from ingot.core.errors import UserError
 from ingot.core.recipe import Recipe
@@ -126,3 +127,35 @@ def test_wrong_tensors_are_named(tmp_path: Path) -> None:
     save_file(tensors | {name: tensors[name][:, :2].contiguous()}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"projection.weight has shape \(48, 2, 8, 8\), the configuration wants \(48, 3, 8, 8\)"):
         read_folder(tmp_path)
+
+
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+
+
+@pytest.mark.parametrize("how", [IMAGENET, {"do_normalize": False}, IMAGENET | {"rescale_factor": 1 / 127.5}, {"image_mean": [0.25] * 3}])
+def test_pixels_are_normalized_as_the_folder_says(how: dict[str, Any], tmp_path: Path) -> None:
+    """Bytes through ours are what they are through transformers' processor and model; and it comes back out as it went in."""
+    there = theirs("plain")
+    there.save_pretrained(tmp_path / "there")
+    processor = transformers.ViTImageProcessor(do_resize=False, **how)
+    processor.save_pretrained(tmp_path / "there")
+    image = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    model, section = ours(tmp_path / "there")
+    with torch.no_grad():
+        expected = there(**processor([one.numpy() for one in image], return_tensors="pt", input_data_format="channels_first")).logits
+        found = model.logits(model.features({"image": image, "rows": torch.arange(2)}))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    write_folder(model, section, tmp_path / "back")
+    again = complete(read_folder(tmp_path / "back")[0], 17)["embedding"]
+    assert all(again[name] == complete(section, 17)["embedding"][name] for name in ("mean", "std"))
+
+
+def test_a_model_that_normalizes_otherwise_is_another(tmp_path: Path) -> None:
+    theirs("plain").save_pretrained(tmp_path)
+    section = read_folder(tmp_path)[0]
+    own = section | {"embedding": section["embedding"] | {"mean": [0.485, 0.456, 0.406]}}
+    load_into(build(own), own, tmp_path)  # the folder does not say
+    transformers.ViTImageProcessor().save_pretrained(tmp_path)
+    load_into(build(section), section, tmp_path)
+    with pytest.raises(UserError, match=r"embedding\.mean=\[0\.485"):
+        load_into(build(own), own, tmp_path)

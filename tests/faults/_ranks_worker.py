@@ -8,6 +8,7 @@ A fault is one of
     {"kind": "raise" | "kill", "rank", "row"}          this rank fails, or is killed, in the forward pass of this row
     {"kind": "kill_in_save", "rank", "at", "count"}    this rank is killed at its count-th file of the checkpoint `at`
     {"kind": "hang", "rank", "row"}                    this rank stands still in the forward pass of this row
+    {"kind": "raise" | "kill" | "hang", "rank"}        the same in preparing the data, for which the others wait
 
 Rank R's standard error goes to FOLDER/NAME/rank-R.err, what it met and ended with to rank-R.json (rows it trained on, a hash of the
 weights it holds), exit statuses and seconds to ended.json. Ranks are forks, except where torchrun starts them.
@@ -31,6 +32,7 @@ import torch
 import ingot.ledger.machine
 from ingot.build.parity import whole
 from ingot.cli import main as command_line
+from ingot.data import prepare
 from ingot.model.graph import Model
 from ingot.train.loop import Loop
 from ingot.train.state import State, model_tensors
@@ -45,6 +47,8 @@ def plant(fault: dict[str, Any], rank: int) -> list[int]:
     """Make the fault happen in this process; returns the list in which the rows are noted that it trains on."""
     if fault["kind"] == "kill_in_save" and rank == fault["rank"]:
         sys.addaudithook(Fatal(fault["at"], fault["count"]))
+    if rank == fault.get("rank") and "row" not in fault:
+        prepare._run = lambda *given: strike(fault)  # type: ignore[assignment]
     real, met = Model.forward, []
 
     def forward(self: Model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -56,13 +60,17 @@ def plant(fault: dict[str, Any], rank: int) -> list[int]:
             bad = (batch["rows"] >= fault["rows"][0]) & (batch["rows"] < fault["rows"][1])
             return {name: loss * torch.where(bad, float("nan"), 1.0) for name, loss in losses.items()}
         if rank == fault.get("rank") and fault.get("row") in batch["rows"].tolist():
-            if fault["kind"] == "raise":
-                raise AssertionError("planted")
-            os.kill(os.getpid(), signal.SIGKILL if fault["kind"] == "kill" else signal.SIGSTOP)
+            strike(fault)
         return losses
 
     Model.forward = forward  # type: ignore[method-assign]
     return met
+
+
+def strike(fault: dict[str, Any]) -> None:
+    if fault["kind"] == "raise":
+        raise AssertionError("planted")
+    os.kill(os.getpid(), signal.SIGKILL if fault["kind"] == "kill" else signal.SIGSTOP)
 
 
 class Fatal:

@@ -173,7 +173,7 @@ def test_a_read_only_disk(ingot: Any, place: Path, mounted: Any) -> None:
     for argv in (("train", "tiny.yaml", "--runs", room), ("train", "tiny.yaml", "name=other", "--runs", room), ("report", room / "tiny")):
         ingot.refuses(*argv, status=1, words=(str(room), "Read-only"), keeps=(room, place))
     assert ingot("evaluate", room / "tiny", "--json")[0] == 0
-    assert ingot("generate", room / "tiny", "--json", "--tokens", "3")[0] == 0
+    assert ingot("generate", room / "tiny", "the", "--json", "--tokens", "3")[0] == 0
 
 
 @pytest.mark.parametrize("what", ["tiny", "tiny/checkpoints", "tiny/ledger.jsonl", "tiny/run.json"])

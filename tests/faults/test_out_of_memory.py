@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import ingot
 from ingot.core.errors import RunError
+from ingot.parallel.start import finish
 from ingot.train import loop as loop_module
 from ingot.train import step as step_module
 from ingot.train.loop import Loop
@@ -138,3 +139,20 @@ def test_in_the_update_it_goes_back_to_the_last_checkpoint(tiny_recipe: Any, mon
     assert len(calls) == 5
     for name, value in weights(unbroken).items():
         assert torch.allclose(weights(broken)[name].double(), value.double(), rtol=1e-3, atol=1e-6), name
+
+
+def test_under_fsdp_it_says_that_it_cannot_go_on(train: Any) -> None:
+    """Sums of a window that was broken off stay inside of its modules, also on one rank."""
+    try:
+        with pytest.raises(RunError, match="with 4 rows a micro-batch, and under fsdp it cannot be lowered on the way"):
+            train("broken", micro_rows=4, fails_at=(2, 2), layout="fsdp")
+    finally:
+        finish()
+
+
+def test_a_micro_batch_that_a_scheduled_batch_makes_smaller_is_halved(train: Any) -> None:
+    """Half of what ran out of memory, not of what a full batch would take."""
+    stage = {"schedule": {"batch": {"name": "constant", "warmup": "100%"}}}
+    broken, rows = train("broken", micro_rows=8, fails_at=(2, 1), stages={0: stage})
+    assert [sum(row >= 0 for piece in step for row in piece) for step in rows] == [1, 4, 7]
+    assert [max(map(len, step)) for step in rows] == [1, 2, 2] and events(broken)[0]["message"] == "micro-batch lowered to 2 rows"

@@ -54,6 +54,12 @@ def launches() -> list[dict[str, Any]]:
     ) -> dict[str, Any]:
         return {"name": name, "ranks": ranks, "recipe": recipe(layout, policy), "fault": fault} | more
 
+    def waiting(name: str, kind: str) -> dict[str, Any]:
+        """The others wait for the first rank to prepare their data, outside of any collective."""
+        found = launch(name, 2, "replicate", {"kind": kind, "rank": 0}, environment={"INGOT_RANK_TIMEOUT": str(PATIENCE)})
+        found["recipe"]["data"]["cache"] = f"{name}/cache"
+        return found
+
     killed, in_save = {"kind": "kill", "rank": 1, "row": 18}, {"kind": "kill_in_save", "at": "step-00000006"}
     return [
         launch("unbroken", 1, "auto"),
@@ -68,6 +74,7 @@ def launches() -> list[dict[str, Any]]:
         launch("raises", 3, "fsdp", {"kind": "raise", "rank": 1, "row": 18}),
         launch("stands still", 3, "replicate", {"kind": "hang", "rank": 1, "row": 18}, environment={"INGOT_RANK_TIMEOUT": str(PATIENCE)}),
         launch("torchrun", 2, "fsdp", killed, torchrun=True),
+        *(waiting(f"{kind} in preparing", kind) for kind in ("raise", "kill", "hang")),
     ]
 
 
@@ -168,6 +175,21 @@ def test_a_rank_that_stands_still_is_named(results: Path) -> None:
     for rank in (0, 2):
         (line,) = said(place, rank)
         assert "rank 1 did not answer in time" in line
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("raise", "rank 0 failed: AssertionError: planted"),
+        ("kill", "rank 0 did not answer: killed, or lost with its machine"),
+        ("hang", "rank 0 did not answer in time"),
+    ],
+)
+def test_who_waits_for_the_data_hears_of_the_rank_that_prepares_it(results: Path, kind: str, words: str) -> None:
+    place = results / f"{kind} in preparing"
+    status, seconds = ended(place)[1]
+    (line,) = said(place, 1)
+    assert status == 1 and words in line and seconds < 4 * PATIENCE
 
 
 def test_torchrun_ends_with_the_same_line(results: Path) -> None:

@@ -132,7 +132,7 @@ def trained_with_a_file(ingot: Any, place: Path) -> None:
 def test_a_tokenizer_that_was_exchanged_under_the_run(ingot: Any, place: Path) -> None:
     """The same file name and vocabulary size, other ids: the run keeps to the one it began with."""
     trained_with_a_file(ingot, place)
-    commands = (("evaluate", "runs/p", "--json"), ("generate", "runs/p", "--json", "--tokens", "9"))
+    commands = (("evaluate", "runs/p", "--json"), ("generate", "runs/p", "the", "--json", "--tokens", "9"))
     before = [ingot(*argv)[:2] for argv in commands]
     assert [status for status, _ in before] == [0, 0]
     shutil.rmtree("model")

@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
+from ingot.build.program import Program
+from ingot.core.recipe import dump
 from ingot.model.graph import Model
 
 PLANTED = range(17, 19)  # rows of the fifth step of four rows
@@ -248,3 +251,62 @@ def lines_of_a_killed_run() -> list[dict[str, Any]]:
     """Every line but perhaps the last is whole."""
     text = Path("runs/tiny/ledger.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()[: -1 if not text.endswith("\n") else None]]
+
+
+def test_roll_back_passes_over_a_last_window_that_is_not_full(ingot: Any, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Model.forward
+
+    def forward(self: Model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        losses = real(self, batch)
+        last = torch.is_grad_enabled() and bool((batch["rows"] < 0).any())  # only the last window is filled up
+        return {name: loss * float("nan") for name, loss in losses.items()} if last else losses
+
+    monkeypatch.setattr(Model, "forward", forward)
+    data = {"train": {"weights": None, "max_epochs": {"left": 0.3, "right": 0.3}}}
+    more = {"anomaly": {"policy": "roll_back"}, "stages": {0: {"budget": "5000 rows", "batch": "7 rows"}}, "micro_rows": 7}
+    status, _, err = ingot("train", write({"data": data, **more}))
+    assert status == 0, err
+    assert len(events("rollback")) == len(events("data_end")) == 1
+    (event,) = events("nonfinite")
+    assert lines()[-1]["step"] == event["step"] - 1 and lines()[-1]["reason"] == "finished"
+
+
+def test_a_roll_back_says_which_checkpoint_is_damaged(ingot: Any, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch)
+    real = Program.restore
+
+    def restore(self: Program, state: Any) -> int | None:
+        shard = next(Path("runs/tiny/checkpoints/step-00000004").glob("*.safetensors"))
+        shard.write_bytes(shard.read_bytes()[:-1])
+        return real(self, state)
+
+    monkeypatch.setattr(Program, "restore", restore)
+    status, _, err = ingot("train", write(EIGHT, {"anomaly": {"policy": "roll_back"}, "checkpoint": {"keep_last": 9}}))
+    assert status == 0, err
+    (rollback,) = events("rollback")
+    assert rollback["step"] == 2 and any("going on from step-00000002" in event["message"] for event in events("notice"))
+
+
+def test_a_first_step_without_its_update_is_not_taken_for_the_cost_of_one(ingot: Any, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sam = {"stages": {0: {"optimizer": {"name": "sam", "inner": {"name": "adamw", "lr": 0.003}}}}}
+    status, _, err = ingot("train", write(sam, name="clean"))
+    assert status == 0, err
+    poison(monkeypatch, range(4))
+    assert ingot("train", write(sam))[0] == 0
+    (wanted,) = {line["step_flops"] for line in lines("clean") if line["kind"] == "step"}
+    first, *rest = [line["step_flops"] for line in lines() if line["kind"] == "step"]
+    assert first < wanted and rest == [wanted] * 3
+
+
+def test_a_bad_row_is_of_a_source_of_its_own_stage(ingot: Any, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {"train": {"name": "mixture", "sources": {side: {"name": "text_files", "paths": [side[:-1]]} for side in ("right2", "left2")}}}
+    stage = {"budget": "2 steps", "batch": "4 rows", "optimizer": {"name": "adamw", "lr": 0.003}}
+    poison(monkeypatch, range(4, 8))
+    path = write({"stages": {0: {"budget": "1 steps"}}})
+    tree = yaml.safe_load(path.read_text())
+    tree["stages"].append(stage | {"data": data | {"holdout": 0.2, "sequence": 32}})
+    path.write_text(dump(tree))
+    status, _, err = ingot("train", path)
+    assert status == 0, err
+    (event,) = events("nonfinite")
+    assert event["step"] == 3 and {row["source"] for row in event["rows"]} <= {"right2", "left2"}

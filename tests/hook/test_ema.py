@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ingot.build.run import open_run
 from ingot.core.errors import RunError
@@ -132,3 +133,14 @@ def test_what_is_opened_again_is_what_the_run_evaluated(tiny_recipe: Any, runs: 
     assert "the average of the weights that 'ema' keeps" in again.messages[-1]
     state = again.state(again.checkpoints.latest())
     assert all(torch.equal(value, weights[name]) for name, value in state.model.named_parameters())
+
+
+def test_an_average_from_a_checkpoint_goes_to_the_weights_device() -> None:
+    """Checkpoints are read to the CPU; the device here is made up."""
+    with FakeTensorMode():
+        model = nn.Module()
+        model.weight = nn.Parameter(torch.empty(4, 3, device="cuda"))
+        hook = spec("hook", "ema").build()
+        hook.load_state_dict({"updates": 2, "average.weight": torch.empty(4, 3)})
+        hook.stepped(SimpleNamespace(model=model))
+        assert hook.average["weight"].device.type == "cuda" and hook.updates == 3

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ingot.core.errors import UserError
 from ingot.core.resolve import spec
+from ingot.hook.noise_scale import NoiseScale
 
 WIDTH = 20
 
@@ -135,3 +136,15 @@ def test_one_part_is_refused(tiny_recipe: Any, runs: Any) -> None:
 def test_with_automatic_micro_batches_there_are_two(tiny_recipe: Any, runs: Any) -> None:
     run = runs.trained(tiny_recipe({"stages": {0: {"budget": "2 steps", "hooks": ["noise_scale"]}}, "micro_rows": "auto"}))
     assert run.choices["micro_rows"]["0"] <= 4
+
+
+def test_losses_that_couple_rows_are_refused() -> None:
+    """Parts of a step are compared as samples of one gradient, which those of a contrastive loss are not."""
+    hook, coupled, plain = (
+        SimpleNamespace(name=name, target=SimpleNamespace(couples_batch=name == "clip")) for name in ("noise_scale", "clip", "mlm")
+    )
+    for objective, refused in ((coupled, True), (plain, False)):
+        run = SimpleNamespace(
+            layout="replicate", micro_rows=2, stages=[SimpleNamespace(hooks=[hook])], objective_at=lambda index, found=objective: (0, found)
+        )
+        assert ["couples the rows" in line for line in NoiseScale.check({}, {"run": run})] == [True] * refused

@@ -14,6 +14,7 @@ from ingot.build.parity import compare
 from ingot.core.errors import UserError
 from ingot.core.resolve import spec
 from ingot.hook._selection import deal, select
+from ingot.train.step import forward_backward
 
 LOSSES = [1.0, 5.0, 2.0, 9.0, 4.0, 8.0, 3.0, 7.0, 6.0, 0.5]
 HOOK = {"name": "online_selection", "keep": 0.5}
@@ -141,3 +142,38 @@ def test_two_ranks_and_sharding_give_the_same_gradient(tiny_recipe: Any, tmp_pat
 def test_refusals(tiny_recipe: Any) -> None:
     with pytest.raises(UserError, match="more than all of them"):
         ingot.build(tiny_recipe({"stages": {0: {"hooks": [HOOK | {"keep": 1.5}]}}}))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"name": "causal_lm"},
+        {"name": "masked_diffusion", "mask": 0},
+        {"name": "replaced_token", "mask": 0},
+        {"name": "multi_token", "heads": 2, "layer": {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}}},
+        {"name": "weighted", "objectives": {"next": "causal_lm", "hidden": {"name": "masked_diffusion", "mask": 0}}},
+        {"name": "by_source", "objectives": {"left": "causal_lm", "right": {"name": "masked_diffusion", "mask": 0}}},
+    ],
+    ids=lambda value: value["name"],
+)
+def test_what_fills_up_a_micro_batch_leaves_no_trace(tiny_recipe: Any, objective: dict[str, Any]) -> None:
+    """Four rows in micro-batches of three, two of them copies, give the gradient and the counts of the four alone."""
+    run = ingot.build(tiny_recipe({"stages": {0: STAGE}, "model": {"objective": objective}, "precision": "fp64", "micro_rows": 3}))
+    state = run.state()
+    stage = run.program.enter(state)
+    windows = stage.open(0, 7, 3)
+    window = [stage.prepare(micro) for micro in next(iter(windows))]
+    windows.close()
+    filled = deal(window, [0, 2, 3, 5], None)
+    bare = [{name: value[:rows] if value.dim() else value for name, value in micro.items()} for micro, rows in zip(filled, (3, 1))]
+    assert [micro["rows"].tolist() for micro in filled] == [[0, 2, 3], [5, -1, -1]]
+    found = []
+    for dealt in (bare, filled):
+        state.model.zero_grad(set_to_none=True)
+        passed = forward_backward(state.model, dealt, run.layout, {})
+        gradients = {name: weight.grad for name, weight in state.model.named_parameters() if weight.grad is not None}
+        units = {name: int(torch.cat([micro[name] for micro in dealt]).sum()) for name in dealt[0] if "units" in name.split("/")}
+        found.append((gradients, {name: float(share) for name, share in passed.shares.items()}, units))
+    assert found[0][2] == found[1][2] and found[1][1] == pytest.approx(found[0][1], rel=1e-12)
+    for name, gradient in found[0][0].items():
+        torch.testing.assert_close(found[1][0][name], gradient, rtol=1e-9, atol=1e-12)

@@ -214,3 +214,21 @@ def test_a_model_too_large_for_the_machine_is_forecast_in_seconds_and_little_mem
     assert found.parameters > 1.2e9
     assert found.by_kind["optimizer_state"] == pytest.approx(8 * found.parameters, rel=0.001)
     assert found.peak > 16 * found.parameters
+
+
+def test_what_a_hook_computes_to_choose_rows_is_counted() -> None:
+    """Half of the rows read are kept: two forward passes beside the one micro-batch; the hook stops at the scores, which have no values."""
+
+    class Chooser:
+        reads = 2.0
+
+        def select(self, state: Any, window: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+            scores = torch.cat([state.model(micro)["main"] for micro in window])
+            return window if scores.tolist() else []
+
+    forward = 2 * ROWS * WIDTH * WIDTH * DEPTH
+    plain, chosen = (forecast(on_meta(), values(), adamw, micro_batches=3, selecting=hooks) for hooks in ([], [Chooser()]))
+    assert chosen.flops_by_component["hooks"] == 2 * 3 * forward and chosen.flops == plain.flops + 6 * forward
+    two = forecast(on_meta(), values(), adamw, selecting=[Chooser(), Chooser()])
+    assert two.flops_by_component["hooks"] == (4 + 2) * forward, "the first reads for both"
+    assert chosen.peak == plain.peak

@@ -72,3 +72,12 @@ def test_how_much_is_masked() -> None:
     assert int(runs.min()) == 10
     short = stretches({"rows": rows, "key": torch.tensor(0)}, 500, torch.full((200,), 6), 0.65, 10, 1, "x")
     assert not short[:, 6:].any() and short.any(dim=1).all() and float(short[:, :6].float().mean()) < 0.8
+
+
+def test_evaluations_report_masked_positions_before_the_weight() -> None:
+    objective, h = build(masked=0.75, unmasked=0.25), torch.randn(1, 4, 4)
+    model = SimpleNamespace(encoded=lambda batch, causal, hide: (h, None))
+    batch = {"masked": torch.tensor([[True, False, True, False]]), "targets": torch.tensor([[2, 0, 1, -100]])}
+    name, loss, units = objective.measured(model, batch | {"units": torch.tensor([3]), "units/masked": torch.tensor([2])})
+    assert name == "masked" and units.tolist() == [2]
+    torch.testing.assert_close(0.75 * loss, objective(model, batch)["masked"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from ingot.build.graph import build_model
@@ -57,3 +58,20 @@ def test_losses_by_hand() -> None:
         squared = sum(2 * float(numbers[row, k].detach() - rows["numbers"][row, k]) ** 2 for k in range(4) if hidden[k])
         nll = sum(-float(scores[row, j].log_softmax(0)[rows["categories"][row, j]]) for j in range(2) if hidden[4 + j])
         assert abs(squared - float(losses["numbers"][row])) < 1e-4 and abs(nll - float(losses["categories"][row])) < 1e-4
+
+
+def test_what_is_reported_is_a_mean_over_the_cells_of_its_kind() -> None:
+    found = []
+    for weight in (0.0, 1.0, 5.0):
+        model, rows = made(rate=0.2, numeric_weight=weight)
+        evaluator = spec("evaluate", "loss").build(layout=spec("parallel.layout", "single").build())
+        found.append(evaluator(model, windows=[[rows]], objective=model.objective, token_bytes=None))
+    batch = model.objective.prepare(rows)
+    numbers, scores = model.objective.predictions(model.eval(), batch)
+    hidden, of_kind = batch["masked"][:, :4], batch["masked"][:, 4:]
+    assert (hidden.sum(dim=1) == 0).any() and (of_kind.sum(dim=1) == 0).any()  # rows that ask for one kind alone
+    wanted = float((numbers - rows["numbers"])[hidden].square().mean().detach())
+    right = float((scores.argmax(dim=2) == rows["categories"])[of_kind].double().mean())
+    assert found[1] == found[2] and found[1]["units"] == int(hidden.sum())
+    assert found[1]["loss"] == pytest.approx(wanted, rel=1e-5) == pytest.approx(found[1]["numbers_mse"], rel=1e-5)
+    assert found[1]["categories_accuracy"] == pytest.approx(right, abs=1e-9) and found[0]["units"] == int(of_kind.sum())

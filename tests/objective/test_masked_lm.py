@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
+from ingot.build.check import check
 from ingot.core.errors import UserError
 from ingot.core.parts import load
 from ingot.core.resolve import spec
@@ -115,3 +118,10 @@ def test_late_masks_save_positions_and_do_not_depend_on_the_split() -> None:
     torch.testing.assert_close(whole, torch.cat(singles), rtol=1e-5, atol=1e-5)
     whole.sum().backward()
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+def test_late_masks_and_positions_that_count_places_are_refused(tiny_recipe: Any) -> None:
+    mixer = {"name": "attention", "heads": 2, "position": "relative"}
+    for late, refused in ((1, True), (0, False)):
+        found = check(tiny_recipe({"model": {"objective": {"name": "masked_lm", "late": late}, "encoder": {"mixer": mixer}}}))[1]
+        assert any("count places" in problem.message for problem in found) == bool(found) == refused

@@ -86,6 +86,8 @@ def test_targets_and_loss() -> None:
         ({"decoder": None}, "needs a light decoder"),
         ({"decoder": {"cross": {"name": "cross_attention", "heads": 2}}}, "set model.decoder.cross to null"),
         ({"objective": {"name": "masked_patches", "rate": 1.0}}, "between 0 and 1"),
+        ({"encoder": {"mixer": {"position": "relative"}}}, "gives the encoder a part of them"),
+        ({"decoder": {"mixer": {"position": "relative"}}}, "gives the decoder a part of them"),
     ],
 )
 def test_what_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:

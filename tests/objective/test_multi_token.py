@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ingot.core.errors import UserError
+from ingot.core.parts import load
 from ingot.core.resolve import spec
 from ingot.model.generate import generate, speculate
 from ingot.model.graph import Model
@@ -74,3 +75,6 @@ def test_refusals() -> None:
     assert any(
         "causal_lm" in message for message in spec("objective", "multi_token", layer=LAYER).target.check({"heads": 1, "layer": LAYER}, {})
     )
+    knobs = spec("objective", "multi_token", heads=8, layer=LAYER).knobs
+    assert ["none 8 ahead" in message for message in load("objective", "multi_token").check(knobs, {"sequence": 8})] == [True]
+    assert not list(load("objective", "multi_token").check(knobs, {"sequence": 9}))

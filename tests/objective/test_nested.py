@@ -13,11 +13,15 @@ from ingot.build.graph import build_model
 from ingot.build.schema import Graph
 from ingot.core.recipe import Recipe
 from ingot.core.resolve import resolve
+from ingot.objective.nested import _Part
+from ingot.parallel.layout.single import Single
+from ingot.train.step import forward_backward
 
+LAYER = {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}}
 NESTED = {"name": "nested", "objective": "causal_lm", "depths": [1, 2], "shares": [0.5]}
 
 
-def model_of(depth: int = 4, hidden: int = 64, objective: Any = NESTED) -> Any:
+def model_of(depth: int = 4, hidden: int = 64, objective: Any = NESTED, feedforward: Any = None) -> Any:
     tree = {
         "width": 16,
         "embedding": "token",
@@ -26,7 +30,7 @@ def model_of(depth: int = 4, hidden: int = 64, objective: Any = NESTED) -> Any:
             "name": "transformer",
             "depth": depth,
             "mixer": {"name": "attention", "heads": 2},
-            "feedforward": {"name": "gelu", "hidden": hidden},
+            "feedforward": feedforward or {"name": "gelu", "hidden": hidden},
         },
     }
     graph = resolve(Recipe(tree), Graph)
@@ -131,8 +135,72 @@ def test_a_run_trains_all_of_them_and_reports_each(tiny_recipe: Any) -> None:
         ({}, "no sub-network is named"),
         ({"shares": [1.5]}, "at most 1"),
         ({"objective": {"name": "masked_lm", "mask": 3, "late": 1}, "depths": [1]}, "leave early"),
+        ({"objective": {"name": "multi_token", "heads": 2, "layer": LAYER}, "depths": [1]}, "past any sub-network"),
     ],
 )
 def test_refusals(tiny_recipe: Any, knobs: dict[str, Any], words: str) -> None:
     _, problems = check(tiny_recipe({"model": {"objective": {"name": "nested", **knobs}}}))
     assert any(words in problem.message for problem in problems)
+
+
+def test_shares_inside_of_others_are_refused(tiny_recipe: Any) -> None:
+    inner = {"name": "nested", "shares": [0.5]}
+    for objective, refused in ((inner, False), ({"name": "weighted", "objectives": {"a": inner}}, True)):
+        _, problems = check(tiny_recipe({"model": {"objective": objective}}))
+        assert any("outermost" in problem.message for problem in problems) == refused
+
+
+MOE = {"name": "moe", "experts": 4, "expert": {"name": "gelu", "hidden": 8}, "router": {"name": "top_k", "top_k": 2}}
+
+
+def test_a_router_is_balanced_over_the_rows_that_it_saw() -> None:
+    found = []
+    for parts in ([range(16)], [[3, 1, 2], [0], list(range(4, 16))]):
+        model = model_of(objective={"name": "nested", "depths": [1]}, feedforward=MOE)
+        found.append(forward_backward(model, [batch_of(model, rows) for rows in parts], Single(), {"balance": 0.5}))
+        found[-1].gradient = model.encoder.blocks[3].feedforward.router.weight.grad
+    torch.testing.assert_close(found[0].side, found[1].side)
+    torch.testing.assert_close(found[0].gradient, found[1].gradient)
+    stay = int((model.objective._draw(batch_of(model, range(16))) == 1).sum())
+    assert [counts["routed"] for counts in found[0].counts.values()] == [2 * 12 * rows for rows in (16, stay, stay, stay)]
+
+
+@pytest.mark.parametrize("objective", [{"name": "by_source", "objectives": {"a": "causal_lm", "b": "causal_lm"}}, "causal_lm"])
+def test_each_row_draws_for_itself_whatever_is_inside(objective: Any) -> None:
+    model = model_of(objective={"name": "nested", "objective": objective, "depths": [1, 2]})
+    losses = model(batch_of(model, range(8)) if objective == "causal_lm" else model.objective.prepare(sourced(range(8))))
+    plain = model_of()
+    plain.objective.depths, plain.objective.shares = [1, 2], [1.0]
+    torch.testing.assert_close(sum(losses.values()), plain(batch_of(plain, range(8)))["cross_entropy"])
+
+
+def sourced(rows: range) -> dict[str, torch.Tensor]:
+    model = model_of(objective="causal_lm")
+    batch = batch_of(model, rows)
+    return {key: batch[key] for key in ("rows", "tokens", "key")} | {"source": batch["rows"] % 2}
+
+
+def test_the_inner_objective_may_hide_positions_and_ask_a_tower() -> None:
+    model = model_of().train()
+    batch = batch_of(model, range(8)) | {"masked": torch.arange(12).expand(8, -1) < 4}
+    part = _Part(model, model.objective)
+    vector = torch.full((16,), 0.7, dtype=torch.float64)
+    with model.objective.only():
+        torch.testing.assert_close(part.encode(batch, causal=False, hide=vector), model.encode(batch, causal=False, hide=vector))
+    whole = model.encoded(batch, causal=True)[0]
+    assert torch.equal(part.encoded(batch, causal=True, tower=model)[0], whole)
+    assert not torch.equal(part.encode(batch, causal=True), whole)
+
+
+def test_a_share_of_the_hidden_layer_is_exact() -> None:
+    model = model_of(hidden=100, objective={"name": "nested", "shares": [0.3, 0.07]})
+    with model.objective.only(None, 0.3):
+        model(batch_of(model))
+    prefix = next(iter(model.encoder.blocks[0].feedforward.down._forward_pre_hooks.values()))
+    assert set(prefix.counts_B.tolist()) == {30}
+
+
+def test_what_is_counted_is_counted_once() -> None:
+    model = model_of(objective={"name": "nested", "objective": "replaced_token", "depths": [1]})
+    counts = forward_backward(model, [batch_of(model, range(4))], Single(), {}).counts
+    assert list(counts) == ["objective.objective"]

@@ -11,7 +11,7 @@ from ingot.core.errors import UserError
 from ingot.core.resolve import spec
 from ingot.model.graph import Model
 from ingot.parallel.layout.single import Single
-from ingot.train.step import loss_units
+from ingot.train.step import forward_backward, loss_units
 
 SPECIALS = {"end": 0, "mask": 1}
 ELECTRA = {
@@ -21,9 +21,10 @@ ELECTRA = {
 }
 
 
-def model(**knobs: Any) -> Model:
+def model(feedforward: Any = "gelu", **knobs: Any) -> Model:
     wiring = {"width": 16, "vocabulary": 40, "sequence": 32, "linear": spec("nn.linear", "dense"), "specials": SPECIALS}
-    encoder = spec("model.encoder", "transformer", depth=1, mixer={"name": "attention", "heads": 2}).build(**wiring)
+    layers = {"mixer": {"name": "attention", "heads": 2}, "feedforward": feedforward}
+    encoder = spec("model.encoder", "transformer", depth=1, **layers).build(**wiring)
     found = Model(
         embedding=spec("nn.embedding", "token").build(**wiring),
         encoder=encoder,
@@ -74,3 +75,42 @@ def test_refusals() -> None:
         model(objectives={"causal": "causal_lm"}, weights={"other": 1.0})
     with pytest.raises(UserError, match="plain word"):
         model(objectives={"a/b": "causal_lm"})
+
+
+MOE = {
+    "name": "moe",
+    "experts": 4,
+    "expert": {"name": "gelu", "hidden": 8},
+    "router": {"name": "bias_balanced", "top_k": 2},
+}
+
+
+def test_what_layers_leave_is_that_of_every_forward() -> None:
+    found = model(objectives={"masked": "masked_lm", "causal": "causal_lm"}, feedforward=MOE)
+    prepared = found.objective.prepare(batch())
+    whole = forward_backward(found, [prepared], Single(), {"balance": 0.5})
+    gradient = found.encoder.blocks[0].feedforward.router.weight.grad.clone()
+    found.zero_grad()
+    sums, counts = 0.0, 0
+    for name, item in found.objective.objectives.items():
+        losses = item(found, found.objective.of(name, prepared))
+        side = found.encoder.blocks[0].feedforward.router.side
+        sums, counts = sums + side["balance"].mean().detach(), counts + side["count/load"]
+        units = found.objective.of(name, prepared)["units"].sum()
+        (losses["cross_entropy"].sum() / units + 0.5 * side["balance"].mean()).backward()
+    torch.testing.assert_close(whole.side["balance"], sums)
+    assert torch.equal(whole.counts["encoder.blocks.0.feedforward.router"]["load"], counts) and counts.sum() == 2 * 2 * 4 * 32
+    torch.testing.assert_close(gradient, found.encoder.blocks[0].feedforward.router.weight.grad)
+
+
+def test_evaluations_report_the_first_loss_before_its_weight() -> None:
+    evaluator = spec("evaluate", "loss").build(layout=Single())
+    seen = []
+    for weight in (0.1, 1.0):
+        found = model(objectives={"electra": ELECTRA, "causal": "causal_lm"}, weights={"electra": weight})
+        seen.append(evaluator(found, windows=[[batch()]], objective=found.objective, token_bytes=None))
+    plain = model(objectives={"causal": "causal_lm"})
+    plain.load_state_dict(found.state_dict(), strict=False)
+    alone = evaluator(plain, windows=[[batch()]], objective=plain.objective, token_bytes=None)
+    assert seen[0] == seen[1] and seen[0]["causal/cross_entropy"] == pytest.approx(alone["loss"], rel=1e-6)
+    assert 0 < seen[0]["loss"] < 2  # nats of a choice between two, not 50 times as much

@@ -40,6 +40,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+FEW = {"stages": [{"budget": "4 steps"}]}
+# Its frozen encoder is opened by every rank for itself.
+TAUGHT = FEW | {"model": {"objective": {"name": "feature_distillation", "teacher": {"start": "single-1/runs/teacher", "width": 16}}}}
+
+
 def merged(base: Any, over: Any) -> Any:
     if isinstance(base, dict) and isinstance(over, dict):
         return {key: merged(base[key], over[key]) if key in base and key in over else over.get(key, base.get(key)) for key in base | over}
@@ -116,7 +121,10 @@ def launches() -> list[dict[str, Any]]:
         return {"name": "broken", "do": "train", "recipe": recipe("broken", layout, MASKED)} | more
 
     # fsdp on 2 ranks goes through torchrun itself, the others are forked: less to import.
-    found = [{"name": "single-1", "ranks": 1, "jobs": jobs("single")}]
+    teacher = [
+        {"name": name, "do": "train", "recipe": recipe(name, "single", change)} for name, change in (("teacher", FEW), ("taught", TAUGHT))
+    ]
+    found = [{"name": "single-1", "ranks": 1, "jobs": jobs("single", *teacher)}]
     for layout in SEVERAL:
         alone = [broken("single")] if layout == "replicate" else jobs(layout, broken(layout))
         found.append({"name": f"{layout}-4", "ranks": 4, "jobs": jobs(layout, broken(layout, stop=STOP))})
@@ -126,7 +134,7 @@ def launches() -> list[dict[str, Any]]:
                 "ranks": 2,
                 "continues": f"{layout}-4",
                 "torchrun": layout == "fsdp",
-                "jobs": jobs(layout, broken(layout)),
+                "jobs": jobs(layout, broken(layout), {"name": "taught", "do": "train", "recipe": recipe("taught", layout, TAUGHT)}),
             }
         )
         found.append({"name": f"{layout}-1", "ranks": 1, "continues": f"{layout}-4", "jobs": alone})
@@ -217,3 +225,25 @@ def test_saved_on_four_ranks_resumed_on_fewer(results: Path, layout: str, ranks:
     wanted, found = (load_file(results / place) for place in ("single-1/unbroken.safetensors", f"{layout}-{ranks}/broken.safetensors"))
     difference, name = worst_difference(wanted, found)
     assert difference <= 1e-3, f"{name} differs by {difference:.1e}"
+
+
+@pytest.mark.parametrize(("layout", "ranks"), RESUMED)
+def test_flops_are_of_the_ranks_that_spend_them(results: Path, layout: str, ranks: int) -> None:
+    """What a step cost on four ranks is not taken for its cost on fewer: from there on it is that of a run that never had others."""
+    alone = layout == "replicate" and ranks == 1
+    fresh = ("unbroken", "single-1") if alone else ("unbroken_again", f"{layout}-{ranks}")
+    wanted, found = (steps_of(results / launch / "runs" / name) for name, launch in (fresh, ("broken", f"{layout}-{ranks}")))
+    for step in range(STOP + 2, STEPS + 1):
+        assert found[step]["step_flops"] == pytest.approx(wanted[step]["step_flops"], rel=0.05)  # the masks of a metered step differ
+        assert found[step]["step_flops"] == sum(found[step]["flops_by_component"].values())
+
+
+def steps_of(run: Path) -> dict[int, dict[str, Any]]:
+    lines = map(json.loads, (run / "ledger.jsonl").read_text().splitlines())
+    return {line["step"]: line for line in lines if line["kind"] == "step"}
+
+
+@pytest.mark.parametrize("layout", SEVERAL)
+def test_a_frozen_teacher_is_the_same_on_every_rank(results: Path, layout: str) -> None:
+    wanted, found = facts(results, "single-1", "taught"), facts(results, f"{layout}-2", "taught")
+    assert found["losses"] == pytest.approx(wanted["losses"], rel=1e-4)

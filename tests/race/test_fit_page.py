@@ -130,3 +130,15 @@ def test_the_probe_sees_what_is_not_drawn(tmp_path: Path) -> None:
     )
     assert [one["drawn"] for one in found] == [0, 0] and [one["plots"] for one in found] == [2, 2]
     assert console != ""
+
+
+def test_held_out_points_of_a_law_that_reads_a_loss_stand_at_their_loss(tmp_path: Path) -> None:
+    """Fitted from 2.1 on, held out below: left of all others, inside the plane, in their order."""
+    loss = np.linspace(1.9, 3.6, 30)
+    table = {"loss": loss, "accuracy": 0.25 + 0.6 / (1 + np.exp(4 * (loss - 2.7)))}
+    seen, held = ({name: column[part] for name, column in table.items()} for part in (loss >= 2.1, loss < 2.1))
+    one = fit("downstream", seen, draws=20, backtest=False)
+    page = write_fit_page({"": one}, tmp_path / "task.html", title="task", held={"": held}).read_text()
+    marks = re.findall(r'<circle cx="([-0-9.]+)" cy="[-0-9.]+" r="4" fill="([^"]+)"', page.split("What the law leaves")[0])
+    open_, filled = ([float(x) for x, fill in marks if (fill == "var(--card)") is is_open] for is_open in (True, False))
+    assert open_ == sorted(open_) and len(open_) == len(held["loss"]) and 70 <= open_[0] < open_[-1] < min(filled)

@@ -11,11 +11,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from ingot.core.errors import UserError
-from ingot.race.ladder import Ladder, climb, parameters, read_ladder
+from ingot.core.errors import RunError, UserError
+from ingot.race.ladder import Ladder, Rung, climb, parameters, read_ladder
 from ingot.race.pool import Processes, environment
 
 LADDER = """
@@ -59,6 +60,9 @@ def test_several_ratios_hold_out_every_run_of_the_largest(ladder: Callable[..., 
     [
         ("sizes={model.width: [8, 12, 16, 24, 32], model.encoder.depth: [1, 2]}", "one length"),
         ("sizes={model.width: [8, 12, 16]}", "points to fit"),
+        ("law=chincilla", "Did you mean 'chinchilla'"),
+        ("law=chinchilla", "leaves 4 points to fit, at least 6 are needed for chinchilla"),
+        ("law=batch_lr", "needs a column|needs the columns lr, batch"),
         ("sizes={model.width: [8, 12, 16, 24, 33]}", "rung 4"),
     ],
 )
@@ -106,3 +110,28 @@ def test_goes_on_after_a_kill(ladder: Callable[..., Ladder], tmp_path: Path) -> 
     assert len(results()) == 5 and all(path.stat().st_mtime_ns == at for path, at in before.items())
     assert len(said) <= 5 - len(before) and before
     assert json.loads((tmp_path / "ladders" / "ladder" / "ladder.json").read_text())["points"] == 5
+
+
+def test_a_law_that_does_not_fit_says_that_the_runs_are_there(
+    ladder: Callable[..., Ladder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ingot.race import ladder as module
+
+    def trained(every: object, store: object, pool: object, metric: str, say: object) -> None: ...
+
+    def point(rung: Rung, *_: object) -> dict[str, float]:
+        return dict.fromkeys(module.COLUMNS, 0.0) | {"held_out": int(rung.index == 4), "seconds": 1.0}
+
+    for name, stand_in in (("_identity", lambda *_: None), ("_run", trained), ("_point", point)):
+        monkeypatch.setattr(module, name, stand_in)
+    with pytest.raises(RunError, match=r"every run is there, in .*points\.csv, but the law does not fit: loss must be above 0"):
+        climb(ladder(), folder=tmp_path / "ladders", pool=SimpleNamespace(size=1))  # type: ignore[arg-type]
+
+
+def test_experts_count_as_often_as_they_are_met(ladder: Callable[..., Ladder]) -> None:
+    """Four experts of which a token meets one: as many parameters as without, and a router."""
+    plain, moe = (
+        ladder(*more).rungs[0].params_non_embedding
+        for more in ((), ("set={model: {encoder: {feedforward: {name: moe, experts: 4, expert: gelu, router: {name: top_k, top_k: 1}}}}}",))
+    )
+    assert plain < moe < 1.2 * plain

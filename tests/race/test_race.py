@@ -128,6 +128,14 @@ def test_a_program_that_does_not_speak_the_protocol(
         conduct(race, folder=tmp_path / "races", results=None, pool=pool, say=lambda line: None)
 
 
+def test_a_metric_that_no_evaluation_gives_ends_the_race_at_the_first(make_race: Make, pool: Pool, tmp_path: Path) -> None:
+    race = make_race("control: false", "metric=wer.wer")
+    with pytest.raises((UserError, RunError), match=r"metric: the evaluation gave no wer\.wer; it gave bits_per_byte, loss"):
+        conduct(race, folder=tmp_path / "races", results=None, pool=pool, say=lambda line: None)
+    steps = [line for path in tmp_path.glob("races/trials/*/run/ledger.jsonl") for line in read_lines(path) if line["kind"] == "step"]
+    assert not steps, "nothing was trained"
+
+
 def test_data_that_cannot_be_read_is_refused_before_any_trial(make_race: Make, pool: Pool, tmp_path: Path) -> None:
     race = make_race("set: {data: {train: {name: text_files, paths: [nowhere]}}}")
     with pytest.raises(UserError, match="nowhere"):

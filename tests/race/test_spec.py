@@ -132,3 +132,27 @@ def test_every_shipped_race_and_its_tiny_twin_passes(repository, monkeypatch: py
             race = read_race(path, tiny=tiny)
             check_arms(race)
             assert race.section.claim is not None and race.section.question
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"),
+    [
+        ("auto", "auto"),
+        ("loss", "loss"),
+        ("forecast.mse", "forecast.mse"),
+        ("wer.cer", "wer.cer"),
+        ("loss_depth_2_share_0.5", "loss_depth_2_share_0.5"),
+        ("accuracy", "1 - accuracy"),
+        ("knn.accuracy", "1 - knn.accuracy"),
+        ("1 - knn.accuracy", "1 - knn.accuracy"),
+        ("retrieval.forward_R@1", "1 - retrieval.forward_R@1"),
+    ],
+)
+def test_what_is_better_higher_is_raced_as_its_error(make_race: Make, metric: str, name: str) -> None:
+    assert make_race("", f"metric={metric}").section.metric == name
+
+
+@pytest.mark.parametrize("metric", ["bits_per_bite", "health.rank", "los", "1 - loss", "units"])
+def test_a_metric_whose_better_side_is_not_known_is_refused(make_race: Make, metric: str) -> None:
+    with pytest.raises(UserError, match=r"not known whether '.+' is better lower or higher"):
+        make_race("", f"metric={metric}")

@@ -10,9 +10,13 @@ import pytest
 
 from ingot.core.errors import UserError
 from ingot.race.claim import BETTER, NOT, PART, SEEN, card, cards_page, read_cards, renewed, write_card, write_cards_page
+from ingot.race.command_arm import told
 from ingot.race.course import survey_course
+from ingot.race.metric import metric_of
+from ingot.race.page import render
+from ingot.race.recommend import resolution_at
 from ingot.race.spec import Race
-from ingot.race.trials import Store, Trial, write_whole
+from ingot.race.trials import Store, Trial, note, write_whole
 from ingot.race.verdict import front, judge
 
 Make = Callable[..., Race]
@@ -208,3 +212,103 @@ def test_no_claim_and_no_race(make_race: Make, invented: Callable[..., dict[str,
     with pytest.raises(UserError, match="no finished race"):
         write_card(tmp_path / "nowhere", tmp_path)
     assert "0 methods" in cards_page([])
+
+
+def test_an_accuracy_is_judged_the_right_way_round(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """What the trials keep is the error, so tuning, words and verdict all read lower as better."""
+
+    def outcome(trial: Trial) -> dict[str, Any]:
+        accuracy = 0.9 - (0.05 + abs(NOISE[trial.seed % 6])) * (trial.arm == "other") - 0.01 * abs(trial.factor - 1)
+        return invented(metric_of({"a": {"accuracy": accuracy}}, race.section.metric)) | {"metric": race.section.metric}
+
+    race = make_race("seeds: 5\ntuning: {trials: 3}", "metric=accuracy")
+    verdict = judged(race, tmp_path, outcome)
+    assert verdict["arms"]["other"]["verdict"] == "worse" and verdict["arms"]["baseline"]["factor"] == 1.0
+    assert verdict["arms"]["baseline"]["mean"] == pytest.approx(0.1)
+    assert "higher error (1 − accuracy)" in verdict["sentence"]
+
+
+def test_a_program_is_read_in_the_baselines_metric(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """One that tells only its loss is not compared with bits per byte; of one that tells both, the baseline's is taken."""
+
+    def outcome(trial: Trial) -> dict[str, Any]:
+        if trial.arm not in ("nats", "both"):
+            return invented(2.0 + NOISE[trial.seed % 6]) | {"metric": "loss"} if losses else invented(2.0 + NOISE[trial.seed % 6])
+        given = {"loss": 1.4} | ({"bits_per_byte": 1.0} if trial.arm == "both" else {})
+        lines = [{"tokens": 5120, "flops": 1.0, "evaluation": {"a": given}, "at": 1.0}]
+        return told(lines, metric="auto", seconds=2.0, peak=7) | {"status": "done", "reason": ""}
+
+    more = "contenders: {nats: {command: a}, both: {command: b}}\ncontrol: false"
+    losses = False
+    arms = judged(make_race(more), tmp_path / "bits", outcome)["arms"]
+    assert arms["nats"]["verdict"] == "failed" and "gave no bits_per_byte" in arms["nats"]["failed"][0][1]
+    assert arms["both"]["verdict"] != "failed" and arms["both"]["mean"] == pytest.approx(1.0)
+    losses = True
+    verdict = judged(make_race(more), tmp_path / "nats", outcome)
+    assert verdict["metric"] == "loss" and verdict["arms"]["both"]["mean"] == verdict["arms"]["nats"]["mean"] == pytest.approx(1.4)
+    assert verdict["arms"]["both"]["curve"]["value"] == [pytest.approx(1.4)]
+
+
+def test_a_recipe_in_another_metric_fails_with_a_reason(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    verdict = judged(make_race(), tmp_path, lambda trial: invented(loss(trial)) | ({"metric": "loss"} if trial.arm == "other" else {}))
+    assert verdict["arms"]["other"]["verdict"] == "failed"
+    assert any("it is measured in loss, the baseline in bits_per_byte" in note for note in verdict["notes"])
+
+
+@pytest.mark.parametrize(("value", "said"), [(0.0, "only a number above 0"), (-1.0, "only a number above 0"), (None, "gave no loss")])
+def test_a_number_without_a_log_is_a_failure_and_no_crash(
+    make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path, value: float | None, said: str
+) -> None:
+    race = make_race("tuning: {trials: 3}\nearly_stopping: true", "metric=loss")
+    curve = [6.0, 5.0, 4.0]
+    verdict = judged(
+        race,
+        tmp_path,
+        lambda trial: invented(value if trial.arm == "other" else loss(trial), curve=curve) | {"metric": "loss"},
+    )
+    assert verdict["arms"]["other"]["verdict"] == "failed" and said in verdict["arms"]["other"]["failed"][0][1]
+
+
+def test_what_a_race_resolves_after_a_pilot_is_told_by_the_pilots_freedom(
+    make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    def outcome(trial: Trial) -> dict[str, Any]:
+        return invented(loss(trial) * (1 + 0.004 * (trial.arm == "other") * (trial.seed % 3)))
+
+    verdict = judged(make_race("seeds: auto"), tmp_path, outcome)
+    seeds, advice = verdict["seeds"], verdict["recommend"]
+    assert seeds > 3 and advice["resolves"] == pytest.approx(resolution_at(seeds, advice["sd"], 3))
+    assert advice["resolves"] > 1.2 * resolution_at(seeds, advice["sd"])
+    assert advice["resolves"] <= 0.01, "the seeds that were chosen for it resolve it"
+
+
+def test_a_budget_in_rows_is_told_as_spent(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    verdict = judged(make_race("budget: 160 rows"), tmp_path, lambda trial: invented(loss(trial)))
+    assert verdict["arms"]["other"]["spent"]["rows"] == 160 and "100.00 %" in render(verdict)
+
+
+@pytest.mark.parametrize(("target", "said"), [("", "which every baseline run reaches"), ("target: 2.0", "which no baseline run reaches")])
+def test_the_page_tells_who_reaches_the_target(
+    make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path, target: str, said: str
+) -> None:
+    assert said in render(judged(make_race(target), tmp_path, lambda trial: invented(loss(trial))))
+
+
+@pytest.mark.parametrize(("noise", "expected"), [(0.02, SEEN), (0.6, NOT)])
+def test_a_wall_clock_claim_is_judged_over_pairs(
+    make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path, noise: float, expected: str
+) -> None:
+    """Runs that take a tenth less on average, with little noise and with much."""
+    race = make_race(EQUAL.replace("what: loss, wants: equal, by: 0.01", "what: wall-clock, wants: lower") + "control: false")
+    store = Store(tmp_path)
+
+    def outcome(trial: Trial) -> dict[str, Any]:
+        note(store.place(trial), event="start", time=1.0, conduct="one")
+        note(store.place(trial), event="end", time=2.0)
+        swing = noise * (-1, 1, -1, 1, 0)[trial.seed % 5]
+        return invented(loss(trial), seconds=2.0 * ((0.9 + swing) if trial.arm == "other" else 1.0))
+
+    verdict = judged(race, tmp_path, outcome)
+    found = card(verdict)["parts"][0]
+    assert found["verdict"] == expected and " to " in found["found"]
+    assert verdict["arms"]["other"]["paired"]["seconds"]["by_seed"]["4"] == 1.8

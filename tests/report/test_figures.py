@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingot.report.figures import (
+    best_evaluations,
     curves,
     evaluations,
     events,
@@ -125,3 +126,17 @@ def test_stages_and_evaluations() -> None:
 def test_lines_with_anything_missing(lines: list[dict[str, Any]]) -> None:
     found = figures(lines)
     assert all(value is None for value in found["curves"]["loss"])
+
+
+def test_the_best_is_of_what_the_last_stage_measures() -> None:
+    """A masked loss and a causal one, or a loss and bits per byte, do not compare."""
+
+    def line(stage: int, **metrics: Any) -> dict[str, Any]:
+        return {"kind": "evaluation", "stage": stage, "step": 10 * stage + len(metrics), "results": {"a": metrics}}
+
+    lines = [line(0, loss=1.0), line(1, loss=3.0), line(1, loss=2.5), line(2, loss=2.7)]
+    assert best_evaluations(lines, ["causal_lm", "masked_lm", "masked_lm"])["a"]["best"] == 2.5
+    assert best_evaluations(lines, ["causal_lm"] * 3)["a"]["best"] == best_evaluations(lines)["a"]["best"] == 1.0
+    found = best_evaluations([*lines, line(2, loss=2.0, bits_per_byte=4.0)])["a"]
+    assert (found["best"], found["best_step"]) == (4.0, 22)
+    assert best_evaluations([line(0, loss=math.nan)])["a"]["best_step"] is None

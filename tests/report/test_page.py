@@ -211,3 +211,15 @@ def test_a_rate_that_was_measured_on_a_busy_machine_gives_no_share(tmp_path: Pat
         (folder / "ledger.jsonl").write_text(text.replace(*change))
         page = write_report(folder).read_text()
         assert "utilization in doubt" in page and "% utilization" not in page
+
+
+def test_the_best_validation_is_of_the_objective_in_force(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    with Ledger(folder) as ledger:
+        for step, (stage, loss) in enumerate([(0, 0.125), (1, 3.5), (1, 3.25)]):
+            ledger.write("evaluation", stage=stage, step=step, results={"a": {"loss": loss}, "broken": {"loss": None}})
+    (folder / "recipe.yaml").write_text("model: {objective: masked_lm}\nstages: [{objective: null}, {objective: causal_lm}]\n")
+    text = write_report(folder).read_text()
+    assert "<td>3.25</td><td>3.25</td><td>2</td>" in text and "None" not in text.split("<script")[0]
+    (folder / "recipe.yaml").write_text("model: {objective: [")
+    assert "<td>0.125</td><td>0</td>" in write_report(folder).read_text()

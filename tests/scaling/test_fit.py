@@ -14,6 +14,7 @@ from ingot.core.errors import UserError
 from ingot.scaling import Fit, compare, envelope, fit, isoflop, summary
 from ingot.scaling.backtest import past
 from ingot.scaling.coverage import coverage
+from ingot.scaling.held import held_rows
 from ingot.scaling.table import read, rename, take, where
 
 Simulate = Callable[..., dict[str, np.ndarray]]
@@ -158,6 +159,74 @@ def test_undetermined_coefficients_are_named() -> None:
     assert any(doubt.startswith("A is not determined") for doubt in found.doubts), found.doubts
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_exact_points_do_not_determine_is_not_given_to_the_last_digit() -> None:
+    """Eight identical runs; and exact runs of one size: no noise to go by, yet E, A and alpha cannot be told apart."""
+    same = fit("chinchilla", {"params": np.full(8, 1e7), "tokens": np.full(8, 1e9), "loss": np.full(8, 3.0)}, draws=20)
+    assert any(doubt.startswith("1 distinct setting of params, tokens cannot determine 5") for doubt in same.doubts), same.doubts
+    tokens = np.geomspace(1e9, 1e11, 12)
+    one = fit("chinchilla", {"params": np.full(12, 1e8), "tokens": tokens, "loss": 2.4 + 2000 * tokens**-0.37}, draws=20, backtest=False)
+    assert "every row has the same params: nothing tells what it does" in one.doubts
+    for found in (same, one):
+        assert np.ptp(found.intervals["alpha"]) > 1 and found.intervals["A"][1] > 100 * found.intervals["A"][0], found.intervals
+
+
+def test_a_blank_in_a_column_that_is_not_read_costs_nothing(simulate: Simulate, tmp_path: Path) -> None:
+    table = simulate("chinchilla", 0.003)
+    flop = 6 * table["params"] * table["tokens"]
+    blank = fit("chinchilla", table | {"flop": np.where(np.arange(len(flop)) == 3, np.nan, flop)}, draws=0, interval="none")
+    assert blank.backtest == fit("chinchilla", table, draws=0, interval="none").backtest != []
+    blank.save(tmp_path / "fit.json")
+    assert Fit.load(tmp_path / "fit.json").scale() == flop.max()
+
+
+def test_an_accuracy_of_nothing_is_an_accuracy() -> None:
+    """Errors of linear residuals are differences; relative ones of a 0 would be infinite."""
+    loss = np.linspace(1.9, 3.6, 30)
+    table = {"loss": loss, "accuracy": np.round(0.6 / (1 + np.exp(8 * (loss - 2.3))), 3)}
+    found = fit("downstream", take(table, loss < 3.4), draws=20)
+    assert found.table["accuracy"].min() == 0 and found.error["worst"] < 0.01
+    rows = held_rows(found, take(table, loss >= 3.4))
+    assert rows and all(abs(row["error"]) < 0.01 and row["seen"] == 0 for row in rows)
+
+
+def test_held_out_settings_are_told_by_what_was_chosen(simulate: Simulate) -> None:
+    """Of a law of learning rates and batches: how far the choices for the largest pair miss that pair's best; its loss cannot be told."""
+    table = simulate("batch_lr", 0.0002)
+    size = table["params"] * table["tokens"]
+    found = fit("batch_lr", take(table, size < size.max()), knobs={"within": 10.0}, draws=20, backtest=False)
+    rest = take(table, size == size.max())
+    rows = held_rows(found, rest)
+    assert [row["of"] for row in rows] == ["lr", "batch"] and all(abs(row["error"]) < 0.1 for row in rows)
+    N, D = rows[0]["at"]["params"], rows[0]["at"]["tokens"]
+    assert rows[0]["seen"] == pytest.approx(1.79 * N**-0.713 * D**0.307, rel=0.05)
+    with pytest.raises(UserError, match="was not fitted"):
+        found(rest)
+
+
+def test_known_coefficients_need_no_rows() -> None:
+    N, D = np.array([1e7, 1e7, 1e8, 1e8]), np.array([1e9, 2e9, 1e9, 2e9])
+    table = {"params": N, "tokens": D, "loss": 1.8 + 480 * N**-0.35 + 2100 * D**-0.37}
+    known = {"E": 1.8, "alpha": 0.35, "beta": 0.37}
+    found = fit("chinchilla", table, fixed=known, draws=0, backtest=False, interval="none")
+    assert found.estimates["A"] == pytest.approx(480, rel=1e-3)
+    with pytest.raises(UserError, match="too few for 4"):
+        fit("chinchilla", table, fixed={"E": 1.8})
+
+
+def test_a_grid_gives_a_frontier_or_says_that_it_does_not() -> None:
+    """Sizes times tokens: many runs share a budget, and windows of compute their edges."""
+    N, D = (column.ravel() for column in np.meshgrid(np.geomspace(1e6, 1e9, 7), np.geomspace(2e7, 2e10, 7)))
+    loss = 1.8 + 480 * N**-0.35 + 2100 * D**-0.37
+    for rows in (slice(None), np.isclose(N * D, 2e13, rtol=0.5) | np.isclose(N * D, 2e16, rtol=0.5)):
+        try:
+            found = envelope(N[rows], (6 * N * D)[rows], loss[rows])
+        except UserError as error:
+            assert "need at least 3 budgets" in str(error)
+        else:
+            assert np.isfinite(found.exponent) and len(np.unique(found.compute_m)) == len(found.compute_m) >= 3
+
+
 def test_coverage_of_a_fit_that_is_told_too_little_noise_is_low(designs: dict[str, Any]) -> None:
     """The counter itself can fail: 50 % intervals do not cover 90 %."""
     design = designs["power"]
@@ -175,6 +244,17 @@ def test_coverage_of_a_fit_that_is_told_too_little_noise_is_low(designs: dict[st
         ("power", {"tokens": np.geomspace(1, 9, 9), "loss": np.linspace(2, 1, 9)}, {"fixed": {"Q": 1.0}}, "no coefficient 'Q'"),
         ("power", {"tokens": np.geomspace(1, 9, 9), "loss": np.linspace(2, 1, 9)}, {"columns": {"flop": "6*size"}}, "no column 'size'"),
         ("power", {"tokens": ["a"] * 9, "loss": np.linspace(2, 1, 9)}, {}, "text"),
+        ("power", {"tokens": np.linspace(0, 9, 9), "loss": np.linspace(2, 1, 9)}, {}, "tokens must be above 0 in every row"),
+        ("power", {"tokens": np.geomspace(1, 9, 9), "loss": np.linspace(2, 1, 9)}, {"delta": 0.0}, "delta wants a number above 0"),
+        (
+            "power",
+            {"tokens": np.geomspace(1, 9, 9), "loss": np.linspace(2, 1, 9)},
+            {"fixed": {"alpha": 99.0}},
+            "alpha cannot be fixed at 99",
+        ),
+        ("power", {"tokens": np.geomspace(1, 9, 9), "loss": np.linspace(2, 1, 9)}, {"fixed": {"E": 0.0}}, "E cannot be fixed at 0"),
+        ("power", {"tokens": np.geomspace(1, 9, 9), "loss": np.linspace(2, 1, 9)}, {"prior": {"E": (1.0, 0.0)}}, "the prior of E"),
+        ("power", {"tokens": np.geomspace(1, 9, 9), "loss": np.linspace(2, 1, 9)}, {"interval": "bootstrap", "draws": 0}, "at least one"),
     ],
 )
 def test_refuses(form: str, table: dict[str, Any], options: dict[str, Any], message: str) -> None:

@@ -87,6 +87,34 @@ def test_refuses(chinchilla: Fit, options: dict[str, Any], message: str) -> None
         predict(chinchilla, **options)
 
 
+def test_names_that_a_law_does_not_read_are_refused(chinchilla: Fit) -> None:
+    for ask in (predict, optimum, sizes_for):
+        with pytest.raises(UserError, match="reads no 'unique_tokens'"):
+            ask(chinchilla, budget=1e19, unique_tokens=1e6)
+    with pytest.raises(UserError, match="Did you mean 'tokens'"):
+        predict(chinchilla, params=1e9, tokens=2e10, toknes=3.0)
+    with pytest.raises(UserError, match="reads no 'tokens'"):
+        crossing(chinchilla, chinchilla, tokens=1e9)
+    with pytest.raises(UserError, match="too often"):
+        predict(chinchilla, budget=1e19, params=1e9, tokens=2e10)
+
+
+def test_a_law_of_whole_curves_tells_nothing_of_a_point() -> None:
+    step = np.arange(100.0, 4001.0, 100.0)
+    area = 0.05 + 1e-3 * (step - 100)
+    one = fit(
+        "annealing", {"step": step, "lr": np.full(40, 1e-3), "loss": 2.5 + 0.8 * area**-0.5}, draws=0, interval="none", backtest=False
+    )
+    for ask in (lambda: predict(one, step=8000, lr=1e-3, untested=True), lambda: crossing(one, one, along="step", lr=1e-3)):
+        with pytest.raises(UserError, match=r"whole training curves.*--job"):
+            ask()
+
+
+def test_equal_laws_are_not_lower_than_each_other(chinchilla: Fit) -> None:
+    found = crossing(chinchilla, chinchilla)
+    assert found["at"] is None and found["lower_before"] is None
+
+
 def test_crossing_of_two_known_laws() -> None:
     """2 + 10 C^-0.1 and 2.8 + 9 C^-0.15, noise-free: the root of their difference."""
     flop = np.geomspace(1e3, 1e9, 30)
@@ -127,6 +155,13 @@ def test_best_mixture_of_two_domains() -> None:
     assert best_mixture(fits, [1.0, 0.0])["shares"]["mix_a"] == pytest.approx(1.0, abs=1e-2)
     with pytest.raises(UserError, match="less than 1"):
         best_mixture(fits, most={"a": 0.3, "b": 0.3})
+    with pytest.raises(UserError, match="Did you mean 'mix_a'"):
+        best_mixture(fits, most={"mix_aa": 0.3})
+    for weights in ([0.0, 0.0], [1.0], [2.0, -1.0]):
+        with pytest.raises(UserError, match="a weight of at least 0 for each fit"):
+            best_mixture(fits, weights)
+    assert found["past"]["n"] == sum(part["n"] for one in fits for part in one.backtest), "the rows that every domain held out"
+    assert found["past"]["worst"] == max(one.backtest[0]["worst"] for one in fits)
 
 
 def test_rate_and_batch(simulate: Simulate, chinchilla: Fit) -> None:

@@ -83,6 +83,8 @@ def test_a_plan_falls_in_a_straight_line() -> None:
     assert (planned(known(1000), 2000)["lr"] == 3e-4).all()
     with pytest.raises(UserError, match="after the last logged"):
         planned(known(1000), 900)
+    with pytest.raises(UserError, match="before the last step, 2000"):
+        planned(known(1000), 2000, anneal_from=3000)
 
 
 def test_too_short_a_curve_is_refused() -> None:

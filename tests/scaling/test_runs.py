@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,3 +60,34 @@ def test_refuses(tmp_path: Path) -> None:
         runs.table([tmp_path])
     with pytest.raises(UserError, match="no folder with a run"):
         runs.table([tmp_path / "none"])
+
+
+def test_totals_are_those_of_the_end_not_of_the_last_logged_step(tmp_path: Path) -> None:
+    """log.every 10: steps 10 and 20 are logged, the run ends at 25; without an end its last evaluation tells them."""
+    lines: list[dict[str, Any]] = [{"kind": "start", "parameters": 1000}]
+    lines += [{"kind": "step", "step": step, "tokens": 64 * step, "flops": 1e6 * step, "loss": 5.0, "lr": 0.01} for step in (10, 20)]
+    totals = {"step": 25, "tokens": 1600, "flops": 2.5e7, "seconds": 2.0}
+    lines += [{"kind": "evaluation", "results": {"a": {"loss": 2.0}}} | totals, {"kind": "end", "reason": "finished"} | totals]
+    for name, kept in (("ended", lines), ("cut", lines[:-1])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ledger.jsonl").write_text("\n".join(map(json.dumps, kept)))
+        table = runs.table([tmp_path / name])
+        assert (table["tokens"][0], table["flop"][0], table["steps"][0], table["seconds"][0]) == (1600, 2.5e7, 25, 2.0), name
+
+
+def test_a_grown_run_counts_with_the_size_at_its_end(tmp_path: Path) -> None:
+    path = write(tmp_path / "grown") / "ledger.jsonl"
+    event = {"kind": "event", "step": 2, "name": "transform", "transform": {"before": {"parameters": 1000}, "after": {"parameters": 4000}}}
+    path.write_text(path.read_text() + json.dumps(event) + "\n")
+    assert runs.table([path])["params"].tolist() == [4000.0]
+
+
+def test_the_last_step_follows_from_what_steps_spend_now(tmp_path: Path) -> None:
+    """The batch grew tenfold after 100 steps: of 41,000 tokens 11,000 are spent at step 200, and 100 go with each step."""
+    tokens = np.concatenate([10.0 * np.arange(1, 101), 1000 + 100.0 * np.arange(1, 101)])
+    sofar = {"step": np.arange(1.0, 201), "tokens": tokens, "flop": 1e6 * tokens, "loss": np.ones(200), "lr": np.ones(200)}
+    (tmp_path / "recipe.yaml").write_text("stages: [{budget: 11k tokens}, {budget: 30k tokens}]\n")
+    ledger = tmp_path / "ledger.jsonl"
+    assert runs.step_at(1.0, ledger, sofar) == pytest.approx(500)
+    assert runs.step_at(0.5, ledger, sofar) == pytest.approx(295)
+    assert runs.step_at(1000 / 41000, ledger, sofar) == pytest.approx(100), "a share that is behind it is read off"

@@ -253,6 +253,7 @@ while True:
         checkpoints.load(State(nn.Linear(700, 700)), latest)
         shutil.copytree(latest, tmp_path / f".{latest.name}.tmp-1")
     writer = Checkpoints(tmp_path)
+    shutil.rmtree(tmp_path / f".{latest.name}.old", ignore_errors=True)  # which the kill may have left
     latest.rename(tmp_path / f".{latest.name}.old")  # killed between the two renames of a replacement
     writer.save(state_at(10**6), **HASH)
     assert latest.name in names(tmp_path) and not [name for name in names(tmp_path) if name.startswith(".")]

@@ -64,3 +64,27 @@ def test_a_branch_of_another_make_is_refused(tiny_recipe: Any) -> None:
 def test_a_missing_branch_is_refused(tiny_recipe: Any) -> None:
     with pytest.raises(UserError, match="nothing to read at nowhere"):
         mixed(tiny_recipe, ["nowhere"]).train()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": {"encoder": {"norm": {"name": "rms", "eps": 0.5}}}}, r"encoder\.norm\.eps=0\.5"),
+        ({"model": {"objective": {"name": "causal_lm", "softcap": 3.0}}}, r"objective\.softcap=3\.0"),
+    ],
+)
+def test_a_branch_that_computes_something_else_is_refused(tiny_recipe: Any, change: dict[str, Any], said: str) -> None:
+    """Its weights have the same names and shapes, and would be averaged."""
+    stage = {"stages": {0: {"budget": "1 steps"}}}
+    ingot.build(tiny_recipe(change | stage, name="other")).train()
+    with pytest.raises(UserError, match=f"runs/other is not of the same make as the model at hand: it has .*{said}"):
+        mixed(tiny_recipe, ["runs/other"]).train()
+
+
+def test_a_branch_of_another_tokenizer_is_refused(tiny_recipe: Any) -> None:
+    other = tiny_recipe({"data": {"tokenizer": {"name": "bpe", "vocabulary": 300}}, "model": {"vocabulary": 400}}, name="other")
+    ingot.build(other).train()
+    run = mixed(tiny_recipe, ["runs/other"])
+    run.section.model.vocabulary = run.graph.vocabulary = 400
+    with pytest.raises(UserError, match="another tokenizer"):
+        run.train()

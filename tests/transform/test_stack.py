@@ -8,6 +8,7 @@ import pytest
 import torch
 from _growth import PLAIN
 
+from ingot.core.errors import UserError
 from ingot.core.resolve import spec
 
 
@@ -44,3 +45,18 @@ def test_state_that_is_not_carried_would_be_seen(growth: Any) -> None:
 def test_one_block_is_refused_to_stay_one(growth: Any) -> None:
     with pytest.raises(ValueError, match="no depth"):
         spec("transform", "stack").build().graph({"encoder": {"name": "x"}})
+
+
+def test_the_pattern_of_experts_is_kept_or_refused(growth: Any) -> None:
+    """Blocks of every second layer have experts: a copy cannot become one without them."""
+    experts = {"name": "moe", "experts": 2, "every": 2}
+    tree = {**PLAIN, "encoder": {**PLAIN["encoder"], "feedforward": experts}}
+    grown = growth(tree)
+    grown.grow("stack")
+    assert [block.feedforward.dense is None for block in grown.model.encoder.blocks] == [False, True, False, True]
+    for name, knobs in (("identity_depth", {}), ("identity_depth", {"place": "end"}), ("interpolate", {}), ("ligo", {})):
+        with pytest.raises(UserError, match="one of them has experts and the other has none"):
+            growth(tree).grow(spec("transform", name, **knobs))
+    first = {**PLAIN, "encoder": {**PLAIN["encoder"], "feedforward": experts | {"every": 1, "first_dense": 1}}}
+    with pytest.raises(UserError, match="block 2 would come from block 0"):
+        growth(first).grow("stack")

@@ -12,20 +12,21 @@ from ..core.parts import Spec
 from ..core.resolve import spec
 from ..ops.bf16 import multiplies_bf16
 
+ALONE = "alone"  # no recipe's layout: of a run beside the one that is trained, which each rank opens for itself
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 
 
 def choose_device(wanted: str) -> torch.device:
-    """``auto``: CUDA, then MPS, then CPU. Under torchrun each local rank takes its own GPU. UserError when what is wanted is missing."""
+    """``auto``: CUDA, then CPU; MPS, which has no float64 for what some parts draw and measure, only where it is named. Under torchrun
+    each local rank takes its own GPU. UserError when what is wanted is missing."""
+    from ..parallel.start import own_gpu
+
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
-        wanted = next(name for name in ("cuda", "mps", "cpu") if available[name])
+        wanted = "cuda" if available["cuda"] else "cpu"
     if not available[wanted]:
         raise UserError(f"device: this machine has no {wanted}; there is {', '.join(name for name, there in available.items() if there)}")
-    if wanted == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device(wanted)
+    return own_gpu() if wanted == "cuda" else torch.device(wanted)
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
@@ -49,8 +50,11 @@ def slow_precision(dtype: torch.dtype, device: torch.device) -> str:
 
 def choose_layout(wanted: Spec | str, device: torch.device) -> Any:
     """``auto``: one process alone, or under torchrun all-reduce. Starts the process group where ranks are several."""
+    from ..parallel.layout._processes import Alone
     from ..parallel.start import start
 
+    if wanted == ALONE:
+        return Alone()
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     chosen = wanted if isinstance(wanted, Spec) else spec("parallel.layout", "replicate" if ranks > 1 else "single")
     if chosen.name != "single":

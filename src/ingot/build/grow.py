@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,8 +93,9 @@ def converted(optimizer: Any, how: str, held: dict[str, Any], axes: Any, shape: 
     return getattr(optimizer, how)(held, axes, shape) if hasattr(optimizer, how) else held
 
 
-def target_of(run: Run, graph: Graph, model: Model, batches: Any = None) -> Target:
-    """What a transform is to fill, from a plain, freshly initialized model."""
+def target_of(run: Run, graph: Graph, model: Model, batches: Any = None, held: dict[str, Any] | None = None) -> Target:
+    """What a transform is to fill, from a plain, freshly initialized model. held: the model section before it, which other models that it
+    reads have to share."""
     tree = plain(graph) | {"objective": run.objective_spec.data()}
     weights = {name.removeprefix("model."): tensor.detach().clone() for name, tensor in model_tensors(model).items()}
     return Target(
@@ -104,14 +106,17 @@ def target_of(run: Run, graph: Graph, model: Model, batches: Any = None) -> Targ
         run.section.seed,
         model=lambda: fresh_model(run, graph),
         batches=batches,
-        read=read,
+        read=partial(read, run, held or plain(run.graph)),
     )
 
 
-def read(place: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and model section of a run's newest checkpoint, or of a checkpoint. Raises UserError where there is none."""
+def read(run: Run, held: dict[str, Any], place: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and model section of a run's newest checkpoint, or of a checkpoint. Raises UserError where there is none, or where it does
+    not compute as the section `held` does, on the token ids that the run reads."""
+    from ..convert._section import complete, differences
     from ..train.checkpoint import Checkpoints, read_tensors
-    from .check import resolve_run
+    from .check import longest_sequence, resolve_run
+    from .initial_weights import same_ids
 
     path = Path(place)
     if (path / "checkpoints").is_dir():
@@ -119,8 +124,13 @@ def read(place: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not (path / "manifest.json").is_file():
         raise UserError(f"nothing to read at {place}: it is neither a run with a checkpoint nor a checkpoint")
     manifest = Checkpoints(path.parent).manifest(path)
-    section = resolve_run(Recipe(manifest["recipe"]))
-    return read_tensors(path), plain(graph_of(section, manifest["progress"]["stage"]))
+    section, stage = resolve_run(Recipe(manifest["recipe"])), manifest["progress"]["stage"]
+    graph = graph_of(section, stage)
+    there = plain(graph) | {"objective": replace(section, model=graph).objective_at(stage)[1].data()}
+    if other := differences(complete(there, longest_sequence(section)), complete(held, run.sequence)):
+        raise UserError(f"{place} is not of the same make as the model at hand: it has {', '.join(other[:5])}")
+    same_ids(run, path.parent.parent, manifest["recipe"].get("data", {}).get("tokenizer"))
+    return read_tensors(path), there
 
 
 def fresh_model(run: Run, graph: Graph) -> Any:
@@ -146,7 +156,7 @@ def grown(run: Run, snapshot: Snapshot, transforms: list[Spec], batches: Any = N
         }
         if run.layout.rank == 0:
             noted = len(snapshot.notes)
-            snapshot = _applied(part, spec, snapshot, target_of(run, graph, model, batches))
+            snapshot = _applied(part, spec, snapshot, target_of(run, graph, model, batches, snapshot.tree))
             lines.append(
                 {
                     "kind": "transform",
@@ -300,6 +310,7 @@ def transform(source: Path, transforms: list[Spec], out: Path) -> dict[str, Any]
     path = source if (source / "manifest.json").is_file() else old.checkpoints.latest()
     assert path is not None
     state = old.state(path)
+    dropped = state.forget_hooks()
     index, manifest = state.progress.stage, old.checkpoints.manifest(path)
     graph, model, snapshot, lines = grown(
         old, snapshot_of(old, state), transforms, lambda: stage_batches(old, index, 0, old.batch_rows(index))
@@ -329,10 +340,14 @@ def transform(source: Path, transforms: list[Spec], out: Path) -> dict[str, Any]
         lineage=[*state.lineage, *(line | facts for line in lines)],
     )
     for line in result.lineage[-1:]:
-        line["notes"] = [*line["notes"], *put_state(new, result, snapshot)]
+        line["notes"] = [*line["notes"], *put_state(new, result, snapshot), *map(_dropped, dropped)]
     prepare_folder(new)
     if hasattr(old.tokenizer, "save"):
         old.tokenizer.save(out / "tokenizer")
     saved = new.program.save(result, manifest["metrics"])
     new.checkpoints.wait()
     return {"run": str(out), "checkpoint": str(saved), "lines": result.lineage[-len(lines) :]}
+
+
+def _dropped(hook: str) -> str:
+    return f"the hook {hook!r} starts afresh: what it held, such as an average of the weights, is of the model before"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,16 +110,18 @@ def _shared(run: Run, model: Any, manifest: dict[str, Any], path: Path) -> list[
     return found
 
 
-def _same_ids(run: Run, folder: Path, own: dict[str, Any] | None) -> None:
+def same_ids(run: Run, folder: Path, own: dict[str, Any] | None) -> None:
     """Raises UserError where the run at `folder`, whose recipe has this tokenizer, was trained on other token ids than this one reads."""
-    kept = folder / "tokenizer"
-    if run.tokenizer is None or not (kept / "tokenizer.json").is_file():
+    if run.tokenizer is None:
         return
-    theirs = {spec("data.tokenizer", "pretrained", path=str(kept.resolve())).build(folder=Path.cwd()).identity}
+    kept, theirs = folder / "tokenizer", set()
+    if (kept / "tokenizer.json").is_file():
+        theirs.add(spec("data.tokenizer", "pretrained", path=str(kept.resolve())).build(folder=Path.cwd()).identity)
     if own is not None and not signature((made := spec("data.tokenizer", **own)).target).wiring:
         theirs.add(made.build().identity)  # such as bytes, which need no file
-    if run.tokenizer.identity not in theirs:
-        raise UserError(f"{folder} reads the ids of another tokenizer; set data.tokenizer.name=pretrained data.tokenizer.path={kept}")
+    if theirs and run.tokenizer.identity not in theirs:
+        to_set = f"name=pretrained data.tokenizer.path={kept}" if kept.is_dir() else f"name={own and own['name']}"
+        raise UserError(f"{folder} reads the ids of another tokenizer; set data.tokenizer.{to_set}")
 
 
 def load_start(run: Run, model: Any, source: str) -> list[dict[str, Any]]:
@@ -138,16 +141,24 @@ def _from_hugging_face(run: Run, model: Any, folder: str) -> list[dict[str, Any]
     return [{"kind": "hugging_face", "path": str(folder)}]
 
 
-def _from_checkpoint(run: Run, model: Any, path: Path) -> list[dict[str, Any]]:
+def checkpoint_at(path: Path, say: Callable[[str], None] = lambda text: None) -> Path:
+    """The checkpoint that a path names: itself, or a run's newest whole one. Raises UserError where there is none."""
     from ..train.checkpoint import Checkpoints
 
     if (path / "checkpoints").is_dir():
-        found = Checkpoints(path / "checkpoints", say=run.messages.append).latest()
+        found = Checkpoints(path / "checkpoints", say=say).latest()
         if found is None:
             raise UserError(f"the run {path} has no whole checkpoint")
-        path = found
+        return found
     if not (path / "manifest.json").is_file():
         raise UserError(f"nothing to start from at {path}: it is neither a run, nor a checkpoint, nor hf:FOLDER")
+    return path
+
+
+def _from_checkpoint(run: Run, model: Any, path: Path) -> list[dict[str, Any]]:
+    from ..train.checkpoint import Checkpoints
+
+    path = checkpoint_at(path, run.messages.append)
     store = Checkpoints(path.parent)
     try:
         store.load_model(model, path)
@@ -156,7 +167,7 @@ def _from_checkpoint(run: Run, model: Any, path: Path) -> list[dict[str, Any]]:
             raise
         store.load_model(model, path, children)
     manifest = store.manifest(path)
-    _same_ids(run, path.parent.parent, manifest["recipe"].get("data", {}).get("tokenizer"))
+    same_ids(run, path.parent.parent, manifest["recipe"].get("data", {}).get("tokenizer"))
     if hasattr(model.objective, "output_scale"):
         model.objective.output_scale = run.initializer.output_scale(run.graph.width)
     return [

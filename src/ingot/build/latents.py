@@ -8,7 +8,6 @@ The encoders do not change, so what is missing is found again whenever it is nee
 from __future__ import annotations
 
 import copy
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ import torch
 from ..core.errors import UserError
 from ..core.evaluating import evaluating
 from ..core.parts import Spec, plain
+from ..core.patience import until
 from ..core.recipe import Recipe
 from ..core.resolve import resolve, spec
 from ..data.source._fingerprint import digest
@@ -58,9 +58,9 @@ def find_latents(run: Run, chosen: Spec, index: int) -> str:
 
 
 def await_first(run: Run, folders: list[Path]) -> None:
-    """Until the first rank has made them. The others look at the disk meanwhile: in a collective their patience would end."""
-    while run.layout.rank and not all(folder.is_dir() for folder in folders):
-        time.sleep(0.2)
+    """Until the first rank has made them."""
+    if run.layout.rank:
+        until(lambda: all(folder.is_dir() for folder in folders))
     run.layout.barrier()
 
 
@@ -146,7 +146,7 @@ def _hugging_face(run: Run, index: int, folder: str) -> Any:
 
 
 def _of_run(run: Run, path: str) -> Any:
-    other, checkpoint = run_at(run, path, "an encoder", "single")
+    other, checkpoint = run_at(run, path, "an encoder")
     if other.load_weights(checkpoint) is None:
         raise UserError(f"the run {path!r} has no whole checkpoint to take an encoder from")
     if other.has_text and "tokens" in other.model.embedding.reads and other.tokenizer.identity != run.tokenizer.identity:

@@ -51,7 +51,12 @@ def available_bytes(run: Run) -> int:
     else:
         free = psutil.virtual_memory().available // run.layout.ranks
     cap = run.section.memory
-    return min(int(free * 0.9), int(cap.value * CERTAIN)) if cap is not None else int(free * 0.8)
+    return min(int(free * 0.9), promised(cap.value)) if cap is not None else int(free * 0.8)
+
+
+def promised(cap: float) -> int:
+    """What a forecast may take of so many bytes that a rank must not go beyond."""
+    return int(cap * CERTAIN)
 
 
 def stacks(model: Any) -> list[Any]:

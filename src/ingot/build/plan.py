@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from ..core.parts import Spec, signature
-from ..ledger.forecast import Forecast, forecast, sharded
+from ..ledger.forecast import Forecast, forecast, pretended_model, sharded
 from ..ledger.machine import matmul_doubt, matmul_rate
 from ..train.fused_backward import FusedBackward
 from .graph import build_model
 from .groups import parameter_groups
 from .grow import graph_of
 from .memory_fit import settle, settle_naively, stacks
+from .reference_model import run_at
 from .remedies import Remedies
 from .rows import example_batch, steps_in
 
@@ -64,6 +67,7 @@ def forecast_stage(
     per_rank = -(-run.batch_rows(index) // run.layout.ranks)
     chosen = optimizer or section.optimizer
     fusing = section.fused_backward is True if fused is None else fused
+    hooks = [spec.build(open_model=lambda path: _reference(run, path)) for spec in section.hooks]
     found = forecast(
         model,
         batch,
@@ -72,10 +76,21 @@ def forecast_stage(
         device="cpu",
         compiled=run.section.compile is True or bool(run.choices.get("compile", False)),
         last_backward=(lambda optimizer, phase: FusedBackward(optimizer, phase).updating) if fusing else None,
-        copies=sum(getattr(spec.build(), "copies", 0) for spec in section.hooks),
+        copies=sum(getattr(hook, "copies", 0) for hook in hooks),
+        selecting=[hook for hook in hooks if hasattr(hook, "reads")],
     )
     found = replace(found, recomputed=0.0) if checkpointing == "offload" else found
     return sharded(found, run.layout.ranks) if run.layout_name == "fsdp" else found
+
+
+def _reference(run: Run, path: str) -> Any:
+    """The model of the run at `path`, pretended as the one that it judges rows for: asked for inside the forecast."""
+    mode = detect_fake_mode()
+    assert mode is not None
+    with unset_fake_temporarily():
+        other, _ = run_at(run, path, "the reference")
+        model = meta_model(other, len(other.section.stages) - 1, run.dtype)
+    return pretended_model(model, mode, "cpu").eval()
 
 
 def meta_model(run: Run, index: int, dtype: torch.dtype) -> Any:

@@ -60,7 +60,8 @@ class Program:
         self.fused_backward: dict[str, bool] = {}
         self._state: State | None = None
         self._scheduled: dict[str, Any] = {}  # knobs of the objective in force that a stage schedules, with the recipe's values
-        self.say: Callable[[dict[str, Any]], None] = lambda line: None  # a line for the ledger
+        self.say: Callable[[dict[str, Any]], None] = lambda line: None  # a line for the ledger, of rank 0 alone
+        self.heard: list[dict[str, Any]] = []  # of the data, by this rank
 
     @property
     def step(self) -> int:
@@ -113,6 +114,7 @@ class Program:
                 data.train, start=before + start, rows=size, micro_rows=micro_rows, data=run.data_index(index)
             ),
             prepare=lambda micro: counted(run.model, objective.prepare(micro)),
+            sources=list(data.train.source_names),
             first=before,
             last=None if data.train.end is None else data.train.end - before,
             seconds_per_row=data.train.seconds_per_row,
@@ -217,7 +219,19 @@ class Program:
         if path is None:
             return None
         self.run.checkpoints.load(state, path)
+        self.pass_on(state)
         return state.progress.total_steps
+
+    def pass_on(self, state: State) -> None:
+        """Into the ledger with what came to be said since the last time."""
+        messages, self.run.messages[:] = list(self.run.messages), []
+        for message in messages:
+            self.say(event(state.progress.total_steps, "notice", message))
+
+    def notices(self) -> list[dict[str, Any]]:
+        """Events of this rank's data since the last call, such as rows that were passed over."""
+        heard, self.heard = self.heard, []
+        return heard
 
 
 def counted(model: Any, batch: Micro) -> Micro:

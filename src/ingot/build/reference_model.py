@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError
 from ..core.recipe import load
-from ..core.resolve import spec
 from .check import resolve_run
+from .device import ALONE
 
 if TYPE_CHECKING:
     from .run import Run
 
 
-def run_at(run: Run, path: str, wanted: str, layout: str) -> tuple[Run, Path | None]:
-    """The run at `path`, on this run's device and in a layout, and the checkpoint that `path` names, if it names one. Raises UserError."""
+def run_at(run: Run, path: str, wanted: str) -> tuple[Run, Path | None]:
+    """The run at `path`, on this run's device and whole, and the checkpoint that `path` names, if it names one. Raises UserError.
+
+    Not collective: any rank may open it, alone.
+    """
     from .run import Run
 
     folder, checkpoint = Path(path), None
@@ -24,13 +27,13 @@ def run_at(run: Run, path: str, wanted: str, layout: str) -> tuple[Run, Path | N
     if not (folder / "recipe.yaml").is_file():
         raise UserError(f"no run at {path!r} to take {wanted} from")
     section = resolve_run(load(folder / "recipe.yaml"))
-    section.device, section.precision, section.layout = run.section.device, run.section.precision, spec("parallel.layout", layout)
+    section.device, section.precision, section.layout = run.section.device, run.section.precision, ALONE
     return Run(section, folder), checkpoint
 
 
 def reference_model(run: Run, path: str) -> Any:
     """The model of the run or checkpoint at `path`, in evaluation mode. Raises UserError where it cannot judge this run's rows."""
-    other, checkpoint = run_at(run, path, "the reference", "replicate" if run.layout.ranks > 1 else "single")
+    other, checkpoint = run_at(run, path, "the reference")
     if other.tokenizer.identity != run.tokenizer.identity:
         raise UserError(f"the reference {path!r} has another tokenizer: its losses are not of the same tokens")
     if other.section.model.objective.name != run.objective_spec.name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,13 +112,14 @@ def steps_in(run: Run, index: int, *, flops: float, seconds: float) -> float:
     """Optimizer steps that a stage's budget buys at so many FLOPs and seconds each; not before the first, so at least one."""
     budget = run.section.stages[index].budget
     rows = run.batch_rows(index)
+    read = rows * math.prod(getattr(spec.build(), "reads", 1.0) for spec in run.section.stages[index].hooks)
     per_step = {
         "steps": lambda: 1.0,
-        "rows": lambda: rows,
+        "rows": lambda: read,
         "tokens": lambda: rows * positions_per_row(run, index),
         "flops": lambda: flops,
         "seconds": lambda: seconds,
-        "epochs": lambda: rows / run.data_of(index).train.rows_per_epoch,
+        "epochs": lambda: read / run.data_of(index).train.rows_per_epoch,
         "audio_seconds": lambda: rows * seconds_per_row(run, index),
     }[budget.unit]()
     return max(1.0, budget.value / per_step)

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from ..core.errors import Problem, RunError, UserError, one_line
-from ..core.framing import opened
 from ..core.frozen import Frozen
 from ..core.parts import Spec, plain, signature
 from ..core.progress import Progress
@@ -29,13 +28,14 @@ from ..train.lines import event
 from ..train.state import State
 from .annotate import annotate, annotated_fields
 from .check import batch_rows, longest_sequence, resolve_run
-from .device import choose_device, choose_layout, choose_precision, slow_precision
+from .device import ALONE, choose_device, choose_layout, choose_precision, slow_precision
 from .evaluation import evaluate_streams
 from .graph import build_model, without_weights
 from .grow import graph_of
 from .initial_weights import adopt, adopt_tokenizer, load_start
 from .latents import frozen
 from .program import DeviceWindows, Program, make_optimizer
+from .prompt import prompt_ids
 from .rows import fields_of, gives_text, seconds_per_row
 from .schema import Data, Graph, RunSection
 from .session import train
@@ -194,8 +194,7 @@ class Run:
         self.program.say(event(self.program.step, name, message, **more))
 
     def _pass_on(self, stream: Any) -> None:
-        for notice in stream.notices():
-            self.note(**notice)
+        self.program.heard += [event(self.program.step, **notice) for notice in stream.notices()]
 
     # -- model --------------------------------------------------------------------------------------------------------------
 
@@ -272,6 +271,7 @@ class Run:
         return Checkpoints(
             self.folder / "checkpoints",
             layout=self.layout_name,
+            alone=self.layout_name == ALONE,
             say=self.messages.append,
             keep_last=settings.keep_last,
             keep_best=settings.keep_best,
@@ -315,6 +315,7 @@ class Run:
         if path is not None:
             manifest = self.checkpoints.manifest(path)
             self._extra = manifest["plain"].get("extra", {})
+            self.parents = self.parents or manifest["parents"]
             self._has_stage(manifest["progress"]["stage"], path)
             self.stand_at(manifest["progress"]["stage"])
             self.checkpoints.load_model(self.model, path)
@@ -357,12 +358,13 @@ class Run:
         seed: int = 0,
         passes: int | None = None,
     ) -> Iterator[str]:
-        """Stream text that continues the prompt, in the way of the objective (model/write.py). Raises UserError where it has none."""
+        """Stream text that continues the prompt, in the way of the objective (model/write.py). Raises UserError where it has none, and for an
+        empty prompt where nothing opens documents."""
         from ..model.write import Manner, write
 
         if self.tokenizer is None:
             raise UserError("a run without text writes none")
-        ids = [*opened(self.tokenizer), *self.tokenizer.encode([prompt])[0].tolist()] or [self.tokenizer.end]
+        ids = prompt_ids(self, prompt)
         written = ids[-1:]  # with the prompt's last token: what is decoded alone loses the space before it
         shown = self.tokenizer.decode(written)
         manner = Manner(tokens, temperature, top_k, 1.0 if top_p is None else top_p, seed, self.tokenizer.end, passes)

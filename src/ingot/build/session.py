@@ -102,7 +102,6 @@ def _train(run: Run, reporter: Any) -> dict[str, Any]:
             evaluate_every=run.section.evaluate.every,
             save_every=run.section.checkpoint.every,
             log_every=run.section.log.every,
-            sources=list(run.data_of(0).train.source_names),
             lines=lambda: scribe.ledger.count if scribe.ledger is not None else 0,
         )
         if path is not None:
@@ -241,8 +240,7 @@ def _open(run: Run, scribe: Scribe, state: State, path: Path | None, machine: di
             **facts,
         }
     )
-    for message in run.messages:
-        scribe.emit(event(state.progress.total_steps, "notice", message))
+    run.program.pass_on(state)
     if path is not None:
         scribe.emit(event(state.progress.total_steps, "resume", f"resumed from {path.name}: weights, optimizer, progress, data position"))
 

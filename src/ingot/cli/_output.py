@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,10 @@ class Output:
             print(json.dumps(self.answer if self.answer is not None else {}, default=str), flush=True)
 
     def problems(self, problems: Sequence[Problem], *, starts: bool) -> None:
-        """Every problem on a line of its own, then their number."""
+        """Every problem on a line of its own, then their number; of a rank that is otherwise silent the first, which it may have alone."""
+        if not self.speaks:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            return self.failure(f"{problems[0]}{more}".replace("\n", " "), rank=int(os.environ.get("RANK", "0")))
         count = f"{len(problems)} error{'s' * (len(problems) != 1)}"
         self.note(*map(str, problems), f"{count}; nothing was started." if starts else f"{count}.")
         if self.json:

@@ -34,10 +34,14 @@ def configure_start(parser: argparse.ArgumentParser) -> None:
 
 
 def continued(arguments: argparse.Namespace) -> Recipe:
-    """As read; with ``--from hf:FOLDER`` the folder's model and tokenizer take the place of the recipe's own. Raises UserError."""
+    """As read; with ``--from hf:FOLDER`` the folder's model and tokenizer take the place of the recipe's own. Raises UserError, also where
+    there is nothing to start from."""
     recipe = read(arguments)
-    if (arguments.start_from or "").startswith("hf:"):
-        from ..build.initial_weights import adopt
+    if arguments.start_from:
+        from ..build.initial_weights import adopt, checkpoint_at
 
-        adopt(recipe, arguments.start_from)
+        if arguments.start_from.startswith("hf:"):
+            adopt(recipe, arguments.start_from)
+        else:
+            checkpoint_at(Path(arguments.start_from))
     return recipe

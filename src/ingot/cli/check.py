@@ -19,7 +19,7 @@ from ._output import Output
 
 def configure(parser: argparse.ArgumentParser) -> None:
     _recipe.configure(parser)
-    parser.add_argument("--from", dest="start_from", metavar="hf:FOLDER", help="check it as a continuation of this model")
+    _recipe.configure_start(parser)
     parser.add_argument("--static", action="store_true", help="only what can be known without building anything")
 
 
@@ -27,11 +27,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     from ..build.check import check
     from ..core.errors import UserError
 
-    recipe = _recipe.read(arguments)
-    if (arguments.start_from or "").startswith("hf:"):
-        from ..build.initial_weights import adopt
-
-        adopt(recipe, arguments.start_from)
+    recipe = _recipe.continued(arguments)
     _, problems = check(recipe, Path.cwd())
     if problems:
         raise UserError(problems)

@@ -31,14 +31,6 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
     made = extend(arguments.run, arguments.budget, out=arguments.out, rewarm=arguments.rewarm)
     output.print(*made["lines"])
-    output.print(f"next:  ingot train {shlex.quote(made['run'] + '/recipe.yaml')}" + _runs(made["run"]))
+    output.print(f"next:  ingot train {shlex.quote(made['run'] + '/recipe.yaml')}")
     output.result(made)
     return 0
-
-
-def _runs(folder: str) -> str:
-    """The option that finds a run folder which does not lie under runs/."""
-    from pathlib import Path
-
-    parent = Path(folder).parent
-    return "" if parent == Path("runs") else f" --runs {shlex.quote(str(parent))}"

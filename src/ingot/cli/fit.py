@@ -70,10 +70,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     from ..core.errors import UserError
-    from ..scaling.table import take, where
+    from ..scaling.table import rename, take, where
 
     _check(arguments)
-    table = where(_read(arguments), arguments.where)
+    table = where(rename(_read(arguments), pairs(arguments.columns, "--columns")), arguments.where)
     if arguments.without_highest:
         loss = table.get("loss")
         if loss is None or loss.dtype.kind != "f":
@@ -184,19 +184,18 @@ def _read(arguments: argparse.Namespace) -> Any:
 
 
 def _hold_out(table: Any, arguments: argparse.Namespace) -> tuple[Any, Any]:
-    """Rows to fit, and those to predict (None without --hold-out); columns are named as the law wants them."""
+    """Rows to fit, and those to predict (None without --hold-out)."""
     import numpy as np
 
     from ..core.errors import UserError
-    from ..scaling.table import rename, size, take, where
+    from ..scaling.table import size, take, where
 
     if not arguments.hold_out:
         return table, None
-    table = rename(table, pairs(arguments.columns, "--columns")) | {"row": np.arange(float(size(table)))}
-    out = np.isin(table["row"], where(table, arguments.hold_out)["row"])
+    number = np.arange(size(table))
+    out = np.isin(number, where(table | {"number of the row": number}, arguments.hold_out)["number of the row"])
     if out.all():
         raise UserError(f"--hold-out {' '.join(arguments.hold_out)} leaves nothing to fit")
-    table = {name: column for name, column in table.items() if name != "row"}
     return take(table, ~out), take(table, out)
 
 
@@ -211,14 +210,12 @@ def _tell_held(one: Any, found: list[dict[str, Any]], output: Output) -> None:
             )
         )
         return
-    output.print(
-        *(
-            f"held out at {row['x']:.3g}: predicted {row['predicted']:.4f} ({row['low']:.4f} to {row['high']:.4f}), measured {row['seen']:.4f}, {row['error']:+.2%}"
-            if row["x"]
-            else f"held out: predicted {row['predicted']:.4f}, measured {row['seen']:.4f}, {row['error']:+.2%}"
-            for row in found[:12]
-        )
-    )
+    for row in found[:12]:
+        only = next(iter(row["at"].values()))
+        where = f" at {only:.4g}" if len(row["at"]) == 1 else f" at {row['x']:.3g}" if row["x"] else ""
+        what, number = (f"best {row['of']} ", ".4g") if "of" in row else ("", ".4f")
+        said, low, high, seen = (format(row[key], number) for key in ("predicted", "low", "high", "seen"))
+        output.print(f"held out{where}: {what}predicted {said} ({low} to {high}), measured {seen}, {row['error']:+.2%}")
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -228,6 +225,25 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--level wants a number between 0 and 1, got {arguments.level:g}")
     if arguments.draws < 0 or arguments.without_highest < 0:
         raise UserError("--draws and --without-highest want numbers of at least 0")
+    if arguments.interval == "bootstrap" and not arguments.draws:
+        raise UserError("--interval bootstrap wants --draws of at least 1")
+    if arguments.delta is not None and not arguments.delta > 0:
+        raise UserError(f"--delta wants a number above 0, got {arguments.delta:g}")
+    for flag, path in (("--save", arguments.save), ("--report", arguments.report)):
+        if path is not None:
+            _place(flag, path)
+
+
+def _place(flag: str, path: Path) -> None:
+    """Make the folder of a file that is written at the end. Raises UserError before anything is fitted."""
+    from ..core.errors import UserError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{flag}: cannot make {path.parent}: {error.strerror or error}") from None
+    if path.is_dir():
+        raise UserError(f"{flag} wants a file, {path} is a folder")
 
 
 def pairs(words: list[str], flag: str) -> dict[str, str]:
@@ -263,7 +279,6 @@ def _fit(arguments: argparse.Namespace, form: str, knobs: dict[str, Any], table:
     return fit(
         form,
         table,
-        columns=pairs(arguments.columns, "--columns"),
         knobs=knobs,
         fixed={name: number(value, "--fixed") for name, value in pairs(arguments.fixed, "--fixed").items()},
         prior=prior,

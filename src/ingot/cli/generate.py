@@ -22,7 +22,11 @@ from ._output import Output
 def configure(parser: argparse.ArgumentParser) -> None:
     _run.configure(parser)
     parser.add_argument(
-        "prompt", nargs="?", default="", metavar="PROMPT", help="text to continue; - reads standard input; nothing starts a document"
+        "prompt",
+        nargs="?",
+        default="",
+        metavar="PROMPT",
+        help="text to continue; - reads standard input; nothing starts a document, where the tokenizer has a token that opens one",
     )
     parser.add_argument("--tokens", type=int, default=100, metavar="N", help="at most so many tokens (default: 100)")
     parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0 always takes the likeliest token (default: 1)")

@@ -40,41 +40,74 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     section, weights, tokenizer, extra = read_folder(folder)
     if tokenizer is None and extra["vocabulary"]:
         raise UserError(f"{folder}: holds no tokenizer.json")
-    tree = recipe_tree(out.name, section | {"vocabulary": extra["vocabulary"]}, folder, int(extra["sequence"]))
-    if not extra["vocabulary"]:
-        tree = tree | {"data": drawn_data(section), "stages": [tree["stages"][0] | {"batch": "32 rows"}]}
+    tree = recipe_tree(out.name, section, folder, extra)
     found = build(Recipe(tree), runs=out.parent)
-    found.model.load_state_dict(weights)
+    fresh = [name for name in found.model.state_dict() if name not in weights]
+    if missing := [name for name in fresh if not name.startswith("objective.")]:
+        raise UserError(f"{folder}: holds nothing for {missing[0]}")
+    found.model.load_state_dict(weights, strict=False)
     found.parents = [{"kind": "hugging_face", "path": arguments.source.removeprefix("hf:")}]
     prepare_folder(found)
     checkpoint = found.program.save(found.state(), {})
     found.checkpoints.wait()
     output.print(f"{out}: {extra['family']}, {count(found.parameters())} parameters")
+    if fresh:
+        output.print(
+            f"{arguments.source} has no {', '.join(fresh[:3])}{' …' * (len(fresh) > 3)}: what it lacks starts afresh, to be trained"
+        )
     output.result({"run": str(out), "family": extra["family"], "parameters": found.parameters(), "checkpoint": str(checkpoint)})
     return 0
 
 
-def drawn_data(section: dict[str, Any]) -> dict[str, Any]:
-    """Pictures drawn from a seed, of the size and with the classes that the model knows."""
-    embedding, classes = section["embedding"], section["objective"].get("classes")
-    source = {"name": "synthetic_images", "size": embedding["image"], "channels": embedding["channels"]} | (
-        {"classes": classes} if classes else {}
-    )
-    return {"train": source, "validation": source | {"count": 64, "seed": 1}}
-
-
-def recipe_tree(name: str, section: dict[str, Any], folder: Path, sequence: int) -> dict[str, Any]:
-    """A complete recipe around the model: its tokenizer, data that every machine has, a modest stage."""
+def recipe_tree(name: str, section: dict[str, Any], folder: Path, extra: dict[str, Any]) -> dict[str, Any]:
+    """A complete recipe around the model: data that every machine has, its tokenizer, a modest stage."""
+    data = drawn_data(section)
+    if extra["tokenizer"] is not None:
+        data |= {"tokenizer": {"name": "pretrained", "path": str(folder.resolve())}, "sequence": min(int(extra["sequence"]), 1024)}
+    texts = "holdout" in data
     return {
         "name": name,
-        "data": {
-            "train": {"name": "python_library", "packages": ["json"]},
-            "holdout": 0.3,
-            "tokenizer": {"name": "pretrained", "path": str(folder.resolve())},
-            "sequence": min(sequence, 1024),
-        },
-        "model": section,
+        "data": data,
+        "model": section | {"vocabulary": extra["vocabulary"]},
         "stages": [
-            {"budget": "1M tokens", "batch": "16k tokens", "optimizer": {"name": "adamw", "lr": 1e-4}, "schedule": {"lr": "cosine"}}
+            {
+                "budget": "1M tokens",
+                "batch": "16k tokens" if texts else "32 rows",
+                "optimizer": {"name": "adamw", "lr": 1e-4},
+                "schedule": {"lr": "cosine"},
+            }
         ],
     }
+
+
+def drawn_data(section: dict[str, Any]) -> dict[str, Any]:
+    """The Python library's texts, or rows drawn from a seed, of what the embedding reads and of its sizes. Raises UserError where there
+    are none."""
+    from ..core.errors import UserError
+    from ..core.parts import load
+
+    embedding, objective = section["embedding"], section["objective"]
+    reads = load("nn.embedding", embedding["name"]).reads[0]
+    if reads == "tokens":
+        return {"train": {"name": "python_library", "packages": ["json"]}, "holdout": 0.3}
+    classes = {"classes": objective["classes"]} if objective.get("classes") else {}
+    drawn: dict[str, dict[str, Any]] = {
+        "image": {
+            "name": "synthetic_images",
+            "size": embedding.get("image"),
+            "channels": embedding.get("channels"),
+            "captions": bool(section.get("towers")),
+        }
+        | classes,
+        "series": {
+            "name": "synthetic_series",
+            "look_back": embedding.get("length"),
+            "channels": embedding.get("channels"),
+            "horizon": objective.get("horizon", 0),
+        },
+        "waveform": {"name": "synthetic_audio", "rate": 16000, "seconds": 1.0, "transcripts": objective["name"] == "ctc"},
+    }
+    if reads not in drawn:
+        raise UserError(f"there is no drawn data of {reads}; train a recipe of yours with --from this folder")
+    source = drawn[reads]
+    return {"train": source, "validation": source | {"count": 64, "seed": 1}}

@@ -12,6 +12,7 @@ $ ingot plan recipes/text/gpt_tiny.yaml --budget 1e17flops --fit fit.json
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 from typing import Any
 
@@ -43,19 +44,25 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         return _buy.run(arguments, output)
     from ..build.check import resolve_run
     from ..build.device import slow_precision
-    from ..build.memory_fit import available_bytes
+    from ..build.memory_fit import available_bytes, promised
     from ..build.plan import plan
     from ..build.run import Run
+    from ..core.errors import Problem, UserError
 
+    if arguments.untested:
+        raise UserError("--untested goes with --budget and --fit")
+    if arguments.price is not None and not 0 <= arguments.price < math.inf:
+        raise UserError([Problem("--price", f"wants a price of at least 0, got {arguments.price:g}")])
     section = resolve_run(_recipe.continued(arguments))
     if arguments.price is not None:
         section.price_per_hour = arguments.price
     found = Run(section, _recipe.NOWHERE)
-    available = _memory(arguments.memory) if arguments.memory else available_bytes(found)
+    given = _memory(arguments.memory) if arguments.memory is not None else None
+    available = available_bytes(found) if given is None else promised(given)
     answer = plan(found, available)
     active = f", {count(answer['active_parameters'])} active" if answer["active_parameters"] < answer["parameters"] else ""
     output.print(
-        f"{arguments.recipe}: {count(answer['parameters'])} parameters{active}; {size(available)} {'given' if arguments.memory else 'available'}; "
+        f"{arguments.recipe}: {count(answer['parameters'])} parameters{active}; {size(available)} {'available' if given is None else f'of the {size(given)} given may be planned for'}; "
         f"{count(answer['matmul_flops_per_second'], 'FLOP/s')} measured in matrix products"
     )
     for doubt in filter(None, (slow_precision(found.dtype, found.device), answer["matmul_doubt"])):

@@ -23,6 +23,16 @@ from ..core.amounts import count
 from ._output import Output
 from .fit import number, pairs
 
+# What each question hears, by the option that asks it; POINT: a fit at a budget or a point.
+POINT = ("fit", "budget", "at", "sizes", "through", "level", "untested")
+ASKED: dict[str, tuple[str, ...]] = {
+    "run": ("at", "past", "level"),
+    "job": ("fit", "until", "anneal_from", "plan", "law", "level", "untested"),
+    "mixture": ("fit", "most", "weights"),
+    "against": ("fit", "at", "along", "untested"),
+}
+OPTIONS = {*POINT, *ASKED, *(name for names in ASKED.values() for name in names)}
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("fit", nargs="?", metavar="FIT.json", type=Path, help="what 'ingot fit --save' wrote")
@@ -44,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="with a fit that reads a loss (downstream, average_error): the fit that tells the loss at --budget or --at",
     )
     parser.add_argument("--against", metavar="OTHER.json", type=Path, help="where this law and another cross")
-    parser.add_argument("--along", default="budget", metavar="NAME", help="with --against: the input along which they cross (budget)")
+    parser.add_argument("--along", metavar="NAME", help="with --against: the input along which they cross (budget)")
     parser.add_argument(
         "--mixture", action="store_true", help="the shares that make the loss lowest (fits of data_mixing or additive_mixing)"
     )
@@ -69,7 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", metavar="STEP", type=int, help="with --job: its last step")
     parser.add_argument("--anneal-from", metavar="STEP", type=int, help="with --job: where the rate starts to fall linearly to zero")
     parser.add_argument("--plan", metavar="CSV", type=Path, help="with --job: columns step, lr of what is to come")
-    parser.add_argument("--law", default="multi_power", help="with --job: a law of whole curves (multi_power)")
+    parser.add_argument("--law", help="with --job: a law of whole curves (multi_power)")
     parser.add_argument("--level", type=float, help="of the intervals; by default that of the fit")
     parser.add_argument(
         "--untested", action="store_true", help="answer even where no past prediction reached as far, so that nothing tells the error"
@@ -81,6 +91,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
     if arguments.level is not None and not 0 < arguments.level < 1:
         raise UserError(f"--level wants a number between 0 and 1, got {arguments.level:g}")
+    _together(arguments)
     if arguments.run is not None:
         return ending(arguments, output)
     if arguments.job is not None:
@@ -95,6 +106,26 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     if arguments.against is not None:
         return against(arguments, fits[""], output)
     return point(arguments, fits[""], output)
+
+
+def _together(arguments: argparse.Namespace) -> None:
+    """Raise UserError for options that the question asked would pass over in silence."""
+    from ..core.errors import UserError
+
+    asked = [name for name in ASKED if getattr(arguments, name) not in (None, False)]
+    if len(asked) > 1:
+        raise UserError(f"{' and '.join(f'--{name}' for name in asked)} are different questions; ask one")
+    mode = asked[0] if asked else ""
+    heard = {*ASKED.get(mode, POINT), mode}
+    given = [name for name, value in vars(arguments).items() if name in OPTIONS and value not in (None, False, [])]
+    if lost := [name for name in given if name not in heard]:
+        name = lost[0]
+        flag = "FIT.json" if name == "fit" else f"--{name.replace('_', '-')}"
+        partners = " or ".join(f"--{other}" for other, names in ASKED.items() if name in names)
+        raise UserError(f"{flag} says nothing with --{mode}" if mode else f"{flag} says nothing of a fit alone; it goes with {partners}")
+    for name, partner in (("anneal_from", "until"), ("sizes", "budget")):
+        if name in given and partner not in given:
+            raise UserError(f"--{name.replace('_', '-')} wants --{partner} too")
 
 
 def _load(path: Path) -> tuple[dict[str, Any], str]:
@@ -133,6 +164,8 @@ def point(arguments: argparse.Namespace, fit: Any, output: Output) -> int:
     if not inputs and arguments.budget is None:
         raise UserError(f"wants --budget or --at with {', '.join(fit.law.inputs)}")
     through = _one(arguments.through, "--through") if arguments.through is not None else None
+    if arguments.sizes is not None and not fit.law.chooses:
+        raise UserError(f"--sizes is for a fit of batch_lr; {fit.form} finds the best sizes itself")
     if fit.law.chooses and through is not None:
         raise UserError("--through is for a fit that reads a loss; for the best learning rate, --sizes tells the best sizes")
     if fit.law.chooses:
@@ -152,7 +185,7 @@ def point(arguments: argparse.Namespace, fit: Any, output: Output) -> int:
         output.print(f"best {name} {show(value)}   ({answer.level:.0%}: {show(low)} to {show(high)})")
     if answer.reach is not None:
         output.print(f"reach: {answer.reach:.3g} times the largest fitted scale")
-    output.print(answer.past["note"])
+    output.print(answer.past["note"], *(f"doubt: {doubt}" for doubt in fit.doubts if "determine" in doubt))
     output.result(answer.as_dict())
     return 0
 
@@ -162,9 +195,11 @@ def against(arguments: argparse.Namespace, fit: Any, output: Output) -> int:
     from ..scaling import crossing
 
     other = _one(arguments.against, "--against")
-    answer = crossing(fit, other, along=arguments.along, untested=arguments.untested, **_inputs(arguments))
+    answer = crossing(fit, other, along=arguments.along or "budget", untested=arguments.untested, **_inputs(arguments))
     first, second = ("the first", "the second") if answer["lower_before"] == "first" else ("the second", "the first")
-    if answer["at"] is None:
+    if answer["at"] is None and answer["lower_before"] is None:
+        output.print(f"they are the same up to {answer['along']} {answer['up_to']:.3g}, as far as this was looked for")
+    elif answer["at"] is None:
         output.print(
             f"they do not cross up to {answer['along']} {answer['up_to']:.3g}, as far as this was looked for; {first} is lower throughout"
         )
@@ -180,6 +215,7 @@ def mixture(arguments: argparse.Namespace, fits: dict[str, Any], by: str, output
     """The best shares."""
     from ..core.errors import UserError
     from ..scaling import best_mixture
+    from ..scaling.predict import refuse_unknown
     from ..scaling.table import read
 
     if not all(one.law.mixture for one in fits.values()):
@@ -189,8 +225,11 @@ def mixture(arguments: argparse.Namespace, fits: dict[str, Any], by: str, output
         table = read(arguments.weights)
         if not {"valid_domain", "weight"} <= set(table):
             raise UserError(f"{arguments.weights} wants the columns valid_domain, weight")
-        known = dict(zip(table["valid_domain"].tolist(), table["weight"].tolist()))
+        known = {str(name): weight for name, weight in zip(table["valid_domain"].tolist(), table["weight"].tolist())}
+        refuse_unknown(str(arguments.fit), known, fits)
         weights = [known.get(name, 0.0) for name in fits]
+        if table["weight"].dtype.kind != "f":
+            raise UserError(f"{arguments.weights}: the column weight holds text, not numbers")
     answer = best_mixture(
         list(fits.values()), weights, most={name: number(value, "--most") for name, value in pairs(arguments.most, "--most").items()}
     )
@@ -241,7 +280,9 @@ def job(arguments: argparse.Namespace, output: Output) -> int:
     else:
         raise UserError(f"wants --until STEP after the last logged step, {sofar['step'][-1]:g}, or --plan CSV")
     like = _one(arguments.fit, "--job") if arguments.fit is not None else None
-    answer = continued(sofar, plan, law=arguments.law, like=like, level=arguments.level or 0.9, untested=arguments.untested)
+    answer = continued(
+        sofar, plan, law=arguments.law or "multi_power", like=like, level=arguments.level or 0.9, untested=arguments.untested
+    )
     output.table(
         ("step", "loss", "low", "high"),
         [

@@ -9,6 +9,7 @@ $ ingot report runs/gpt_tiny --json
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from ..core.amounts import count, duration
 from . import _run
@@ -20,15 +21,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
-    from ..ledger.ledger import read
+    from ..core.errors import UserError
+    from ..ledger.ledger import FILE, read
     from ..report.page import write_report
 
     folder, _ = _run.place(arguments.run)
+    if folder.is_dir() and not any((folder / name).exists() for name in ("recipe.yaml", FILE)):
+        raise UserError(f"{folder} is no run: it holds neither a recipe.yaml nor a {FILE}")
     page = write_report(folder)
-    steps = [line for line in read(folder) if line["kind"] == "step"]
-    answer = {"page": str(page)} | ({key: steps[-1].get(key) for key in ("step", "tokens", "flops", "seconds", "loss")} if steps else {})
-    if steps:
-        last = steps[-1]
+    lines = read(folder)
+    steps = [line for line in lines if line["kind"] == "step"]
+    # Not every step is logged; the totals are those of the end, or of whatever was noted last.
+    told = [line for line in lines if line["kind"] in ("step", "evaluation", "end") and line["step"] and "tokens" in line]
+    answer: dict[str, Any] = {"page": str(page)}
+    if told:
+        last = max(reversed(told), key=lambda line: (line["kind"] == "end", line["step"]))
+        answer |= {key: last.get(key) for key in ("step", "tokens", "flops", "seconds")} | {
+            "loss": steps[-1].get("loss") if steps else None
+        }
         output.print(f"{last['step']} steps, {count(last['tokens'])} tokens, {count(last['flops'], 'FLOP')}, {duration(last['seconds'])}")
     output.print(f"report: {page}")
     output.result(answer)

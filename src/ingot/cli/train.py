@@ -1,7 +1,7 @@
 """Train a recipe, or resume it where it stopped.
 
 The run lies in runs/NAME: resolved recipe, ledger, checkpoints, report. Training on an existing run resumes it from its last whole
-checkpoint; a recipe that was changed since is refused. Ctrl-C saves a checkpoint first; a second Ctrl-C stops at once.
+checkpoint, as does the recipe.yaml in its folder, wherever that lies; a recipe that was changed since is refused. Ctrl-C saves a checkpoint first; a second Ctrl-C stops at once.
 Several processes: torchrun --nproc-per-node 2 -m ingot train RECIPE.
 
 $ ingot train recipes/text/gpt_tiny.yaml --tiny
@@ -14,9 +14,14 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import _recipe
 from ._output import Output
+
+if TYPE_CHECKING:
+    from ..core.recipe import Recipe
 
 STARTS = True
 
@@ -26,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from", dest="start_from", metavar="CHECKPOINT", help="start from existing weights: a run, a checkpoint, or hf:FOLDER"
     )
-    parser.add_argument("--runs", default="runs", metavar="DIR", help="where run folders lie (default: runs)")
+    parser.add_argument("--runs", metavar="DIR", help="where run folders lie (default: runs)")
     parser.add_argument("--price", type=float, metavar="PER_HOUR", help="price of an hour of this machine, to show what the run costs")
 
 
@@ -35,7 +40,9 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     from ._progress import reporter
 
     recipe = _recipe.read(arguments)
-    found = build(recipe, runs=arguments.runs, start_from=arguments.start_from, echo=output.note if not output.json else None)
+    found = build(
+        recipe, runs=arguments.runs or runs_of(recipe), start_from=arguments.start_from, echo=output.note if not output.json else None
+    )
     follower = reporter(json=output.json, speaks=output.speaks, price_per_hour=arguments.price)
     try:
         summary = found.train(follower)
@@ -47,3 +54,11 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         return 130
     output.print(f"next:  ingot report {found.folder}     (or evaluate, generate, export)")
     return 0
+
+
+def runs_of(recipe: Recipe) -> Path:
+    """Where run folders lie when nothing is said: beside the run whose own recipe this is, else runs."""
+    place = recipe.path or Path()
+    folder = place.parent
+    own = place.name == "recipe.yaml" and (folder / "checkpoints").is_dir() and recipe.tree.get("name") == folder.name
+    return folder.parent if own else Path("runs")

@@ -45,7 +45,9 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     made = transform(Path(arguments.run), parsed(arguments.transforms), Path(arguments.out))
     for line in made["lines"]:
         output.print(described(line))
-    output.print(f"next:  ingot train {shlex.quote(made['run'])}/recipe.yaml     (or evaluate, generate, train another recipe --from it)")
+    output.print(
+        f"next:  ingot train {shlex.quote(made['run'] + '/recipe.yaml')}     (or evaluate, generate, train another recipe --from it)"
+    )
     output.result({"run": made["run"], "checkpoint": made["checkpoint"], "transforms": made["lines"]})
     return 0
 

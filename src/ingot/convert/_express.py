@@ -15,6 +15,7 @@ from typing import Any
 from ..core.errors import UserError
 from ..core.parts import load, signature
 from ..core.resolve import spec
+from ._image import normalized
 from ._mapping import Family, Section
 from ._section import complete, differences
 
@@ -137,6 +138,8 @@ def _inexpressible(family: Family, wanted: Section, sequence: int) -> list[str]:
         return other_parts
     try:
         back, _ = family.read(family.write(wanted, sequence, 1))
+        if family.preprocessor is not None:
+            back = normalized(back, family.preprocessor(wanted))
     except UserError as error:
         named = re.search(r" with (.+?) cannot be read", str(error))
         return [named[1] if named else str(error)]

@@ -91,6 +91,21 @@ def image_processor(section: Section) -> dict[str, Any]:
     }
 
 
+def normalized(section: Section, processor: Mapping[str, Any]) -> Section:
+    """The section whose embedding brings bytes to what preprocessor_config.json says; what it leaves open is the family's own."""
+    if not processor.get("do_normalize", True):
+        levels: dict[str, Any] = {"image_mean": [0.0], "image_std": [1.0]}
+    else:
+        levels = {name: processor[name] for name in ("image_mean", "image_std") if processor.get(name) is not None}
+    scale = 255 * float(processor.get("rescale_factor", 1 / 255)) if processor.get("do_rescale", True) else 255.0
+    scale = 1.0 if abs(scale - 1) < 1e-6 else scale  # ours divides by 255 first
+    found = {
+        name.removeprefix("image_"): [float(item) / scale for item in (value if isinstance(value, list) else [value])]
+        for name, value in levels.items()
+    }
+    return section | {"embedding": section["embedding"] | found}
+
+
 def vit_config(section: Section, hidden_act: str) -> dict[str, Any]:
     """What ViT's config.json and its relatives' say about images and encoder."""
     encoder, embedding = section["encoder"], section["embedding"]

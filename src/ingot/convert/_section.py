@@ -10,7 +10,7 @@ from ._mapping import Section
 
 # What changes training but not the function that the weights compute, so no config has to hold it.
 TRAINING = {
-    "embedding": {"dropout", "mean", "std", "normalize", "gradient", "stem_dropout"},
+    "embedding": {"dropout", "normalize", "gradient", "stem_dropout"},
     "encoder": {"dropout", "layer_drop", "checkpointing"},
     "target_embedding": {"dropout"},
     "decoder": {"dropout", "checkpointing"},
@@ -52,6 +52,7 @@ def complete(section: Any, sequence: int) -> Section:
     parts: Section = {name: specs(data, name).data() for name in SLOTS}
     parts["width"] = width = int(data["width"])
     _positions(parts["embedding"], specs(data, "embedding"), sequence)
+    _levels(parts["embedding"])
     _stack(parts["encoder"], specs(data, "encoder"), width)
     for name in BEHIND:
         if data.get(name) is not None:
@@ -74,6 +75,13 @@ def _positions(embedding: Section, chosen: Spec, sequence: int) -> None:
     position, own = embedding.get("position"), getattr(chosen.target, "positions", None)
     if isinstance(position, dict) and "size" in position:
         position["size"] = position["size"] or (own(chosen.knobs) if own else None) or sequence
+
+
+def _levels(embedding: Section) -> None:
+    """The same number for all channels as the one number."""
+    for name in ("mean", "std"):
+        if isinstance(value := embedding.get(name), list) and len(set(value)) == 1:
+            embedding[name] = value[0]
 
 
 def _stack(stack: Section, chosen: Spec, width: int) -> None:

@@ -27,7 +27,7 @@ IMAGE = {
 
 
 def read(config: Mapping[str, Any]) -> tuple[Section, int]:
-    """Recipe model section and length of a text. Pixels are taken to be brought to the family's own means and deviations."""
+    """Recipe model section and length of a text. Pixels are brought to the family's own means and deviations where the folder does not say others."""
     text, image = config.get("text_config") or {}, config.get("vision_config") or {}
     encoder, other = tower("clip", image, **IMAGE), tower("clip", text, **TEXT)
     embedding = patches("clip", image, (224, 32)) | {"class_token": True, "bias": False, "norm": encoder["norm"]}

@@ -15,7 +15,7 @@ def read(config: Mapping[str, Any]) -> tuple[Section, int]:
     section, sequence = electra.stem(config, "electra_generator")
     objective = {
         "name": "masked_lm",
-        "transform": section["encoder"]["norm"] | {"eps": 1e-12},
+        "transform": section["encoder"]["norm"],
         "tied": config.get("tie_word_embeddings", True),
         "bias": True,
     }

@@ -14,14 +14,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..core.errors import UserError, missing_extra
+from ..core.errors import UserError, missing_extra, shown
 from ..core.parts import plain
 from ._express import Form, families, form_for
 from ._express import said as said_of
+from ._image import normalized
 from ._mapping import Family, Section, gather, scatter
 from ._section import BEHIND, SLOTS, complete, differences, specs
 
 SHARD_BYTES = 5 * 10**9
+PROCESSOR = "preprocessor_config.json"
 SPECIALS = {"mask": 0, "sentinel_0": 0}  # stand in where a model is built that will not be trained
 
 
@@ -56,10 +58,14 @@ def read_section(folder: str | Path) -> tuple[Section, dict[str, Any]]:
         raise UserError(f"{folder}: a model of type {config.get('model_type')!r} cannot be read; known are {known}")
     try:
         section, sequence = family.read(config)
+        if family.preprocessor is not None and (folder / PROCESSOR).is_file():
+            section = normalized(section, _json(folder / PROCESSOR))
         told = config if "vocab_size" in config else config.get("text_config") or {}
         vocabulary = int(told["vocab_size"]) if "vocab_size" in told else None
     except KeyError as error:
         raise UserError(f"{folder}/config.json: {family.name} needs {error.args[0]!r}") from None
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise UserError(f"{folder}: its configuration is not one of {family.name}: {error}") from None
     tokenizer = folder / "tokenizer.json"
     extra = {"sequence": sequence, "vocabulary": vocabulary, "family": family.name, "config": config}
     return section, extra | {"tokenizer": tokenizer if tokenizer.is_file() else None}
@@ -85,6 +91,8 @@ def load_into(model: nn.Module, section: Any, folder: str | Path) -> list[str]:
     """
     held, state, _, extra = read_folder(folder)
     wanted, held = complete(section, extra["sequence"]), complete(held, extra["sequence"])
+    if not (Path(folder) / PROCESSOR).is_file():  # then the section alone says how bytes are normalized
+        held["embedding"] |= {name: wanted["embedding"][name] for name in ("mean", "std") if name in wanted["embedding"]}
     components = [name for name in ("embedding", "encoder", *BEHIND, "towers", "width") if name in wanted or name in held]
     if other := differences({key: wanted.get(key) for key in components}, {key: held.get(key) for key in components}):
         raise UserError(f"the model is not the one in {folder}, which has no {', '.join(other[:5])}")
@@ -143,7 +151,7 @@ def write_folder(
             json.dumps({name: config[name] for name in ("bos_token_id", "eos_token_id")}, indent=2) + "\n", encoding="utf-8"
         )
     if family.preprocessor is not None:
-        (folder / "preprocessor_config.json").write_text(json.dumps(family.preprocessor(form.section), indent=2) + "\n", encoding="utf-8")
+        (folder / PROCESSOR).write_text(json.dumps(family.preprocessor(form.section), indent=2) + "\n", encoding="utf-8")
     _save_tensors(theirs, folder)
     if tokenizer is not None:
         _save_tokenizer(tokenizer, folder, sequence)
@@ -247,17 +255,27 @@ def _config(folder: Path) -> Mapping[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: holds no config.json")
+    return _json(path)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The object that a file holds. UserError where it holds something else."""
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not JSON: {error}") from None
-    return config
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: wants a JSON object, and holds {shown(found)}")
+    return found
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        held = _json(index).get("weight_map")
+        if not isinstance(held, dict) or not held or not all(isinstance(name, str) for name in held.values()):
+            raise UserError(f"{index}: wants a weight_map that says which file holds each tensor")
+        files = sorted(set(held.values()))
     elif (folder / "model.safetensors").is_file():
         files = ["model.safetensors"]
     elif pickled := sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)):

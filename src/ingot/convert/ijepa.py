@@ -12,7 +12,7 @@ from ._mapping import Family, Held, Section
 
 
 def read(config: Mapping[str, Any]) -> tuple[Section, int]:
-    """Recipe model section and number of positions. Pixels are taken to be brought to mean 0.5, deviation 0.5."""
+    """Recipe model section and number of positions. Pixels are brought to mean 0.5, deviation 0.5 where the folder does not say."""
     section, positions = vit.read(config)
     section["embedding"]["class_token"] = False
     section["objective"]["pooling"] = "mean"

@@ -10,7 +10,7 @@ from ._mapping import Family, Held, Section, activation_of
 
 
 def read(config: Mapping[str, Any]) -> tuple[Section, int]:
-    """Recipe model section and number of positions. Pixels are taken to be brought to mean 0.5, deviation 0.5, as the family's own are."""
+    """Recipe model section and number of positions. Pixels are brought to mean 0.5, deviation 0.5 where the folder does not say (``normalized``)."""
     embedding = patches("vit", config, (224, 16)) | {"class_token": True}
     classes = len(config.get("id2label") or {}) or config.get("num_labels", 2)
     encoder = stack(

@@ -168,8 +168,9 @@ class Objective(Protocol):
     prepare: corrupts a batch (random draws through ops.random keyed by batch["rows"], batch["key"]) and adds units.
     __call__: {name: (B,) loss sums per row}; the loop alone divides by units.
     Optional: logits(model, h) · features(model, batch) -> (B, D), what probes and neighbors compare; pooled positions otherwise ·
-    scores(model, batch) -> {metric: (B,)}, per row of a prepared batch, averaged in evaluations · vitals(model, batch) and bands(means),
-    what ``health`` watches for a collapse ·
+    scores(model, batch) -> {metric: (B,)}, per row of a prepared batch, averaged in evaluations, or (sums, counts), (B,) each, which are
+    added up and divided · measured(model, batch) -> (name, sums, units), the loss that evaluations report, where the first one is weighed
+    (core/measured.py) · vitals(model, batch) and bands(means), what ``health`` watches for a collapse ·
     stepped(state, log), called after each update, begin(model), on entering a stage afresh · reads: the batch keys it needs beside its
     embedding's · writer: how text is written with its models, one of model/write.py (token by token where causal and not named).
     """

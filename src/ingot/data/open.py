@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ import numpy as np
 from ..core.atomic import whole_folder
 from ..core.errors import Problem, UserError
 from ..core.parts import Spec, load, signature
+from ..core.patience import until
 from ..core.seams import Document, Shard, Tokenizer
 from .lengths import known_lengths
 from .mix import Mixture
@@ -169,13 +169,17 @@ def _tokenizer(spec: Spec | None, plan: _Plan, holdout: float, cache: Path, fold
 
     identities = [[shard.identity for shard in shards] for shards in plan.shards.values()] + [source.identity for source in plan.captioned]
     final = cache / "tokenizers" / digest("tokenizer", 1, spec.data(), identities, holdout)
-    while not (final / "tokenizer.json").is_file():
-        if only_prepared:
-            raise UserError(f"the tokenizer is not trained yet under {cache / 'tokenizers'}: run 'ingot prepare' first")
+    kept = final / "tokenizer.json"
+    if only_prepared and not kept.is_file():
+        raise UserError(f"the tokenizer is not trained yet under {cache / 'tokenizers'}: run 'ingot prepare' first")
+
+    def trained() -> bool:
         with ExitStack() as stack:
-            if writes and stack.enter_context(lock(final)) and not (final / "tokenizer.json").is_file():
+            if writes and not kept.is_file() and stack.enter_context(lock(final)) and not kept.is_file():
                 _train(spec, plan, holdout, final, folder)
-        time.sleep(0 if writes and final.is_dir() else 0.2)
+        return kept.is_file()
+
+    until(trained)
     return FastTokenizer.load(final)
 
 

@@ -11,7 +11,6 @@ import hashlib
 import os
 import shutil
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -24,6 +23,7 @@ import numpy as np
 from ..core.atomic import one_line_of
 from ..core.errors import RunError
 from ..core.framing import opened
+from ..core.patience import until
 from ..core.seams import Document, Shard, Tokenizer
 from .source._fingerprint import digest
 from .store.locks import lock
@@ -32,7 +32,6 @@ from .store.writer import FORMAT, ShardWriter, token_dtype
 
 BATCH_BYTES = 2 << 20
 _AHEAD = 3  # batches of one shard in flight: one encoding, one turning into arrays, one waiting
-_POLL = 0.2
 
 ProgressCallback = Callable[[int, int], None]
 
@@ -96,17 +95,19 @@ def prepare(
         else:
             meter.finish(index)
     jobs = [(shards[index], final, index, shares[index]) for final, index in todo.items()]
-    while jobs:
-        if may_write:
+
+    def done() -> bool:
+        """One round. What is left is worked on by another process; should it die, its locks are free on the next."""
+        if jobs and may_write:
             with one_line_of(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             _run(jobs, tokenizer, workers or max(2, (os.cpu_count() or 2) // 2), meter)
-        done = {index for _, final, index, _ in jobs if read_meta(final) is not None}
-        for index in done:
-            meter.finish(index)
-        jobs = [job for job in jobs if job[2] not in done]
-        if jobs:  # another process works on these; should it die, its locks are free on the next round
-            time.sleep(_POLL)
+        for job in [job for job in jobs if read_meta(job[1]) is not None]:
+            meter.finish(job[2])
+            jobs.remove(job)
+        return not jobs
+
+    until(done)
     for index in range(len(shards)):
         meter.finish(index)
     metas = [read_meta(final) for final in finals]

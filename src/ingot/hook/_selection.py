@@ -1,8 +1,8 @@
 """What hooks that train on a part of what they read share: scoring rows without gradients, choosing over all ranks, splitting anew.
 
 The choice is over every row of the step, whatever the micro-batches and ranks: scores are gathered, all ranks sort them alike, and
-the kept rows are dealt out again in the order of the window, contiguously, in micro-batches of the same size as before. Rows that
-fill up the last ones have row -1, no segment, no target and no unit.
+the kept rows are dealt out again in the order of the window, contiguously, in micro-batches of the same size as before. What fills up
+the last ones is a copy of a kept row, so that an objective meets nothing strange in it, with row -1, no segment, no target and no unit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..core.seams import Layout
 
 Micro = dict[str, Tensor]
-FILLING = {"rows": -1, "targets": -100}
+FILLING = {"rows": -1, "targets": -100, "segments": 0, "spent": 0}
 
 
 @contextmanager
@@ -67,24 +67,24 @@ def deal(window: Sequence[Micro], mine: Sequence[int], layout: Layout | None) ->
         for name, value in window[0].items()
         if value.dim()
     }
-    if layout is not None and layout.ranks > 1:
+    ranks, rank = (layout.ranks, layout.rank) if layout is not None else (1, 0)
+    if layout is not None and ranks > 1:
         parts = layout.gather({name: value.cpu() for name, value in rows.items()})
-        total = sum(len(part["rows"]) for part in parts)
-        each, more = divmod(total, layout.ranks)
-        start = layout.rank * each + min(layout.rank, more)
-        here = slice(start, start + each + (layout.rank < more))
-        rows = {name: torch.cat([part[name] for part in parts])[here].to(value.device) for name, value in rows.items()}
-        micros = -(-(each + (more > 0)) // size)
-    else:
-        micros = -(-len(mine) // size)
-    filled = {name: _filled(name, value, micros * size) for name, value in rows.items()}
+        rows = {name: torch.cat([part[name] for part in parts]).to(value.device) for name, value in rows.items()}
+    each, more = divmod(len(rows["rows"]), ranks)
+    start = rank * each + min(rank, more)
+    here, micros = slice(start, start + each + (rank < more)), -(-(each + (more > 0)) // size)
+    filled = {name: _filled(name, value, here, micros * size) for name, value in rows.items()}
     plain = {name: value for name, value in window[0].items() if not value.dim()}
     return [{name: value[at * size : (at + 1) * size] for name, value in filled.items()} | plain for at in range(micros)]
 
 
-def _filled(name: str, value: Tensor, rows: int) -> Tensor:
-    filling = value.new_full((rows - value.shape[0], *value.shape[1:]), FILLING.get(name, 0))
-    return torch.cat([value, filling])
+def _filled(name: str, value: Tensor, here: slice, rows: int) -> Tensor:
+    """Some of the rows, then as many copies of the first of all as are wanted, under a key that one of several objectives may own."""
+    mine, own = value[here], name.split("/")
+    filling = value[:1].expand(rows - len(mine), *value.shape[1:])
+    known = 0 if "units" in own else FILLING.get(own[-1])
+    return torch.cat([mine, filling if known is None else torch.full_like(filling, known)])
 
 
 def refusals(context: dict[str, Any]) -> Iterator[str]:

@@ -26,11 +26,13 @@ def put_back_shards(model: nn.Module) -> None:
 
 
 def fit(kept: dict[str, Tensor], weights: Mapping[str, Tensor], what: str) -> None:
-    """Check that the copies are of these weights, and cut loaded ones as these are cut. Raises RunError where they are of others."""
+    """Check that the copies are of these weights, and put loaded ones where these are, cut alike. Raises RunError where they are of others."""
     for name, weight in weights.items():
         copy = kept.get(name)
         if copy is None or copy.shape != weight.shape:
             raise RunError(f"the {what} holds no weight {name!r} of shape {tuple(weight.shape)}: the model has changed since it began")
+        if copy.device != weight.device:
+            copy = kept[name] = copy.to(weight.device)
         if isinstance(weight, DTensor) and not isinstance(copy, DTensor):
             copies = DTensor.from_local(copy, weight.device_mesh, [Replicate()] * weight.device_mesh.ndim, run_check=False)
             kept[name] = copies.redistribute(placements=weight.placements)

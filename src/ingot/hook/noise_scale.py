@@ -15,7 +15,8 @@ A batch well below noise_rows still buys speed almost in proportion; well above,
 step with an endless batch (equation 2.8 of the paper).
 
 Needs two parts or more: ranks, or micro-batches below the batch (with ``micro_rows: auto`` they are made so). Norms are of whole
-gradients, so it is refused under fsdp, whose ranks hold slices.
+gradients, so it is refused under fsdp, whose ranks hold slices; so are losses that compare the rows of a step, whose parts are no
+samples of one gradient.
 
 State: two numbers.   Cost: a pass over the gradients a micro-batch, no matmul FLOPs.
 """
@@ -32,6 +33,7 @@ from torch.distributed.tensor import DTensor
 
 from ..core.errors import RunError, UserError
 from ..core.parts import Fraction, part
+from ..core.sums import wide
 from .clip import total_norm
 
 if TYPE_CHECKING:
@@ -63,6 +65,10 @@ class NoiseScale:
         run = context.get("run")
         if run is None:
             return
+        for index, stage in enumerate(run.stages):
+            objective = run.objective_at(index)[1]
+            if any(hook.name == "noise_scale" for hook in stage.hooks) and getattr(objective.target, "couples_batch", False):
+                yield f"objective {objective.name!r} couples the rows of a step: its micro-batches are no samples of one gradient"
         layout = getattr(run.layout, "name", run.layout)
         if layout == "fsdp":
             yield "under fsdp a rank holds slices of the gradient, whose parts have no norm to compare; use replicate"
@@ -92,13 +98,13 @@ class NoiseScale:
             if self._units and batch["rows"] is self._first:  # the optimizer asks for the window's gradient again
                 self._forget()
             self._first = self._first if self._units else batch["rows"]
-            self._squares.append(torch.zeros((), dtype=torch.float64, device=batch["rows"].device))
-            self._units.append(batch["units"].sum().double())
-            self._rows.append((batch["rows"] >= 0).sum().double())
+            self._squares.append(wide(torch.zeros((), device=batch["rows"].device)))
+            self._units.append(wide(batch["units"].sum()))
+            self._rows.append(wide((batch["rows"] >= 0).sum()))
 
     @torch.no_grad()
     def _hear(self, gradient: Tensor) -> None:
-        self._squares[-1] += torch.linalg.vector_norm(gradient).double().square()
+        self._squares[-1] += wide(torch.linalg.vector_norm(gradient)).square()
 
     def _forget(self) -> None:
         self._squares.clear()
@@ -116,7 +122,7 @@ class NoiseScale:
         units, squares = torch.stack(self._units), torch.stack(self._squares)
         there = units > 0
         # Each part's gradient is a sum over its units divided by those of the step: n_i |G_i|^2 = N^2 / n_i of its square.
-        local = torch.stack([units.sum(), (squares[there] / units[there]).sum(), there.sum().double(), torch.stack(self._rows).sum()])
+        local = torch.stack([units.sum(), (squares[there] / units[there]).sum(), wide(there.sum()), torch.stack(self._rows).sum()])
         total, scaled, parts, rows = (local if self.layout is None else self.layout.total(local)).tolist()
         if parts < self.parts:
             raise UserError(

@@ -15,14 +15,17 @@ the tokenizer) is not part of the figure.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from .flops import OTHER, FlopCount
 from .live import LiveBytes, storage_bytes, tensors_in
@@ -92,15 +95,17 @@ def forecast(
     compiled: bool = False,
     last_backward: Surround | None = None,
     copies: int = 0,
+    selecting: Iterable[Any] = (),
 ) -> Forecast:
     """Pretend two optimizer steps of `micro_batches` micro-batches each; nothing is allocated and `model` is left as it is.
 
     model: on the meta device or real; called as ``model(batch)``, giving losses by name. batch: one prepared micro-batch, of any
     device. make_optimizer: builds the optimizer of a model. last_backward: what surrounds the last backward. The second step is the
-    dearer one: the optimizer's state exists. copies: tensors as large as the weights that hooks keep.
+    dearer one: the optimizer's state exists. copies: tensors as large as the weights that hooks keep. selecting: hooks that choose what
+    is trained on among `reads` times as many rows; what they compute is filed under ``hooks``.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    twin = _pretended_model(model, mode, device)
+    twin = pretended_model(model, mode, device)
     with mode:
         # Scalars (the seed of row-wise randomness) are read by value and stay what they are.
         inputs = {
@@ -118,12 +123,14 @@ def forecast(
             with FlopCount(twin, lambda: phases[-1], frozenset({"optimizer"})) as count:
                 held.optimizer.step(_closure(held, inputs, micro_batches > 1, phases, last_backward))
         kinds = live.at_peak
+        scored = _scored(list(selecting), twin, inputs, micro_batches)
     kind = torch.device(device).type
     activations = max(0, live.peak - sum(kinds.values()))
     kept_by_hooks = copies * sum(parameter.nbytes for parameter in model.parameters())
     slack = FIXED.get(kind, 0) + int(SHARE.get(kind, 0.1) * activations) + (COMPILED if compiled else 0)
     kinds |= {"activations": activations, "workspace": slack} | ({"hooks": kept_by_hooks} if copies else {})
     components = {name: flops * (1.0 if name == "optimizer" else float(micro_batches)) for name, flops in count.by_component.items()}
+    components |= {"hooks": components.get("hooks", 0.0) + scored} if scored else {}
     return Forecast(
         peak=live.peak + slack + kept_by_hooks,
         by_kind=kinds,
@@ -138,7 +145,21 @@ def forecast(
     )
 
 
-def _pretended_model(model: nn.Module, mode: FakeTensorMode, device: str) -> nn.Module:
+def _scored(hooks: list[Any], model: nn.Module, micro: dict[str, Tensor], micro_batches: int) -> float:
+    """FLOPs with which these hooks score what they read, in pieces of the micro-batch's size; the first reads what all of them need.
+
+    A hook goes as far as it can be pretended: until it looks at the scores, which have no values. All that is dear comes before that.
+    """
+    total, reads = 0.0, math.prod(hook.reads for hook in hooks)
+    for hook in hooks:
+        with FlopCount(model) as count, torch.compiler.set_stance("force_eager"), suppress(DataDependentOutputException):
+            hook.select(SimpleNamespace(model=model), [micro])
+        total += count.total * math.ceil(reads * micro_batches - 1e-9)
+        reads /= hook.reads
+    return total
+
+
+def pretended_model(model: nn.Module, mode: FakeTensorMode, device: str) -> nn.Module:
     """A copy whose parameters and buffers have shapes but no contents; a shared parameter stays shared."""
     replaced: dict[int, Any] = {}
     with mode:

@@ -156,6 +156,10 @@ class Meter:
         """Whether a block with this key need not be run eagerly any more."""
         return str(key) in self._cache
 
+    def forget(self, key: Hashable) -> None:
+        """Let the next block with this key be counted anew."""
+        self._cache.pop(str(key), None)
+
     def _phase(self) -> str:
         return self._stack[-1] if self._stack else OTHER
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -28,6 +28,7 @@ class Denoising(VocabularyObjective):
         width: int,
         vocabulary: int,
         specials: Mapping[str, int],
+        decoder_width: int = 0,
         *,
         form: Form,
         sentinels: list[int] | None,
@@ -38,6 +39,7 @@ class Denoising(VocabularyObjective):
         softcap: float | None,
         z_loss: float,
     ):
+        width = (decoder_width or width) if form == "encoder_decoder" else width  # of what the head reads
         super().__init__(width, vocabulary, tied=tied, bias=bias, softcap=softcap, z_loss=z_loss)
         self.form, self.causal = form, form == "causal"
         self.factor = width**-0.5 if scaled else 1.0
@@ -127,8 +129,8 @@ def room(length: int, rate: float, mean: float) -> tuple[int, int]:
     return length - hidden + spans + spare, hidden + spans + spare
 
 
-def refusals(knobs: dict[str, Any], context: dict[str, Any], spans: int) -> Iterable[str]:
-    """Why the run's model or tokenizer does not go with the objective. spans: the most of a row."""
+def refusals(knobs: dict[str, Any], context: dict[str, Any], spans: int, rooms: Sequence[tuple[int, int]]) -> Iterable[str]:
+    """Why the run's model or tokenizer does not go with the objective. spans: the most of a row. rooms: what rows may need, see room."""
     run = context.get("run")
     if run is None:
         return
@@ -136,6 +138,17 @@ def refusals(knobs: dict[str, Any], context: dict[str, Any], spans: int) -> Iter
         yield "the form encoder_decoder needs model.decoder, with a mixer over the encoder as cross; or set form: causal"
     if knobs["form"] == "causal" and run.model.decoder is not None:
         yield "the form causal puts everything into one stack and leaves model.decoder idle; remove it, or set form: encoder_decoder"
+    inner = None if run.model.decoder is None else run.model.decoder.knobs.get("inner")
+    if knobs["form"] == "encoder_decoder" and knobs["tied"] and inner not in (None, run.model.width):
+        yield f"the tied head is as wide as the model, {run.model.width}, but the decoder ends at {inner}; set objective.tied to false"
+    read, asked = (max(most) for most in zip(*rooms, strict=True))
+    need = read + asked if knobs["form"] == "causal" else max(read, asked)
+    for name in ("embedding", "target_embedding"):
+        embedding = getattr(run.model, name)
+        position = None if embedding is None else embedding.knobs.get("position")
+        size = None if position is None or "size" not in position.knobs else position.knobs["size"] or context["sequence"]
+        if size is not None and size < need:
+            yield f"rows of the form {knobs['form']} have up to {need} positions, but {name} ends at {size}; set its position.size to at least {need}"
     tokenizer = run.data.tokenizer
     held = (
         len(knobs["sentinels"]) if knobs["sentinels"] is not None else tokenizer.knobs.get("sentinels") if tokenizer is not None else None

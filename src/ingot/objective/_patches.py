@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..core.errors import UserError
 from ..core.parts import Spec
 from ..nn.context import Context
+from ..nn.position.relative import by_place
 from ..nn.vector import Vector
 
 
@@ -60,6 +61,9 @@ def unfit_decoder(name: str, context: dict[str, Any]) -> Iterable[str]:
         yield f"{name} needs a light decoder; set model.decoder, such as {{name: transformer, depth: 4, inner: 256, cross: null, mixer: ...}}"
     elif graph.decoder.knobs.get("cross") is not None:
         yield f"{name} hands the decoder what the encoder saw as its input; set model.decoder.cross to null"
+    for place, stack in (("encoder", graph.encoder), ("decoder", graph.decoder)):
+        if stack is not None and by_place(stack.knobs.get("mixer")):
+            yield f"relative positions count places, and {name} gives the {place} a part of them; use another position there"
 
 
 def refuse_padding(name: str, embedding: Any) -> None:

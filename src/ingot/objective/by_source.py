@@ -2,7 +2,8 @@ r"""Every source of a mixture with an objective of its own, in one run: each row
 
     loss = sum_k loss_k        each divided by what it scores itself, so that rare sources count as much as common ones
 
-Rows of one batch come from all sources; each objective is given its own rows and no other. The loss y of the source x is called x/y.
+Rows of one batch come from all sources; each objective is given its own rows and no other, and so are the layers that it runs. The loss
+y of the source x is called x/y.
 
 State: that of the objectives.   Cost: every row costs what its own objective does.
 
@@ -18,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from ..core.measured import measured
 from ..core.parts import Slot, Spec, part
+from ..nn.side import Gathered
 from ._several import Batch, Several, refused, wiring_of
 
 
@@ -72,14 +75,26 @@ class BySource(Several):
         return found | {"units": torch.stack([found[f"units/{name}"] for name in self.objectives]).sum(dim=0)}
 
     def forward(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        losses, first = {}, []
+        if not self.training:
+            return {"own": self.measured(model, batch)[1]}
+        losses, sides, count = {}, Gathered(model), len(batch["rows"])
         for name, item in self.objectives.items():
             own, index_R = self._rows(self.of(name, batch))
-            for number, (loss, value) in enumerate(item(model, own).items()):
-                whole = value.new_zeros(len(batch["rows"])).index_copy(0, index_R, value)
-                losses[f"{name}/{loss}"] = whole
-                first += [whole] if not number else []
-        return losses if self.training else {"own": torch.stack(first).sum(dim=0)}
+            for loss, value in item(model, own).items():
+                losses[f"{name}/{loss}"] = value.new_zeros(count).index_copy(0, index_R, value)
+            sides.take(index_R, own["rows"] >= 0, count)
+        sides.leave()
+        return losses
+
+    def measured(self, model: nn.Module, batch: Batch) -> tuple[str, Tensor, Tensor]:
+        """Every row's by its own objective."""
+        losses, units, count = [], [], len(batch["rows"])
+        for name, item in self.objectives.items():
+            own, index_R = self._rows(self.of(name, batch))
+            _, value, scored = measured(item, model, own)
+            losses.append(value.new_zeros(count).index_copy(0, index_R, value))
+            units.append(scored.new_zeros(count).index_copy(0, index_R, scored))
+        return "own", torch.stack(losses).sum(dim=0), torch.stack(units).sum(dim=0)
 
     def _rows(self, own: Batch) -> tuple[Batch, Tensor]:
         """Only the rows that are the objective's, and their places. At least one, which then counts for nothing: all ranks run all blocks."""

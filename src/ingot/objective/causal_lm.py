@@ -7,6 +7,9 @@ Softcap on the scores: Gemma 2, arXiv:2408.00118.   Cost: 2 D V operations per s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +34,11 @@ class CausalLM(VocabularyObjective):
         z_loss: NonNegative[float] = 0.0,
     ):
         super().__init__(width, vocabulary, tied=tied, bias=bias, softcap=softcap, z_loss=z_loss)
+
+    @staticmethod
+    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
+        if context.get("sequence", 2) < 2:
+            yield "a row of one token has no next one to predict; set data.sequence to 2 or more"
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds targets (B, T), the next token within the segment or -100, and units (B,)."""

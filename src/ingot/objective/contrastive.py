@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..core.parts import Positive, Slot, Spec, part
 from ..nn.pooling import Pooling, pooled
+from ..nn.side import Gathered
 from ._projection import Projection, one_each, picked, real_rows, unit
 from ._views import count, looks, refuse_one_view
 
@@ -62,6 +63,9 @@ class Contrastive(nn.Module):
     def represent(self, model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """z of both looks, (B, outputs) each."""
         h_BTD, context = model.encoded(looks(batch, (0, 1 if count(batch) > 1 else 0)), causal=False)
+        sides, rows = Gathered(model.encoder), batch["rows"]
+        sides.take(torch.arange(len(rows), device=rows.device).repeat(2), rows=len(rows))
+        sides.leave()
         z = unit(self.head(pooled(h_BTD, context, self.pooling, int(getattr(model.embedding, "leading", 0)))))
         one, other = z.chunk(2)
         return {"one": one, "other": other}

@@ -67,6 +67,7 @@ class FillInTheMiddle(CausalLM):
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
+        yield from CausalLM.check(knobs, context)
         run = context.get("run")
         known = run.data.tokenizer.knobs.get("specials") if run is not None and run.data.tokenizer is not None else None
         if known is not None and (missing := [name for name in MARKERS if knobs[name] is None and name not in known]):

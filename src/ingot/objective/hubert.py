@@ -21,6 +21,7 @@ from ..core.axes import label
 from ..core.errors import UserError
 from ..core.parts import Fraction, NonNegative, Positive, Spec, part
 from ..nn.dropout import Dropout
+from ..nn.objectives import inside
 from ._masking import Hidden, places, stretches, unit
 
 
@@ -61,7 +62,8 @@ class HuBERT(nn.Module):
         dropout: Fraction = 0.0,
     ):
         super().__init__()
-        self.clusters, self.share, self.span, self.temperature, self.weights = clusters, share, span, temperature, (masked, unmasked)
+        self.clusters, self.share, self.span, self.temperature = clusters, share, span, temperature
+        self.weights = {"masked": masked, "unmasked": unmasked}
         self.embedding = embedding
         self.hidden, self.dropout = Hidden(width), Dropout(dropout)
         self.head = linear.build(inputs=width, outputs=units, bias=True, axes=("units", "width"), role="matrix")
@@ -76,7 +78,7 @@ class HuBERT(nn.Module):
         for index, stage in enumerate(getattr(run, "stages", ())):
             current = stage.annotate or current
             _, chosen = run.objective_at(index)  # type: ignore[union-attr]
-            if chosen.name != "hubert" or chosen.knobs is not knobs:
+            if not any(one.knobs is knobs for one in inside(chosen)):
                 continue
             if current is None:
                 yield f"needs units to predict: set stages.{index}.annotate, such as kmeans"
@@ -95,10 +97,10 @@ class HuBERT(nn.Module):
             max=codes_BC.shape[1] - 1
         )
         found_BT = torch.where(place_T < length_B[:, None], codes_BC[:, index_T], -100)
-        if self.weights[0] and self.weights[1]:
+        if self.weights["masked"] and self.weights["unmasked"]:
             scored_BT = found_BT >= 0
         else:
-            scored_BT = (found_BT >= 0) & (masked_BT if self.weights[0] else ~masked_BT)
+            scored_BT = (found_BT >= 0) & (masked_BT if self.weights["masked"] else ~masked_BT)
         units = {
             "units": scored_BT.sum(dim=1),
             "units/masked": (scored_BT & masked_BT).sum(dim=1),
@@ -112,12 +114,21 @@ class HuBERT(nn.Module):
         return (cosines / self.temperature).log_softmax(dim=-1)
 
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self.weights[name] * loss for name, loss in self.losses(model, batch).items()}
+
+    def measured(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[str, Tensor, Tensor]:
+        """The first loss before its weight."""
+        name, loss = next(iter(self.losses(model, batch).items()))
+        return name, loss, batch[f"units/{name}"]
+
+    def losses(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Those that count, without weights."""
         h_BTD, context = model.encoded(batch, causal=False, hide=self.hidden.weight)  # type: ignore[operator]
         targets_BT, masked_BT = batch["targets"], batch["masked"]
         log_BTC = self.scored(self.dropout(h_BTD, context))
         loss_BT = -log_BTC.gather(2, targets_BT.clamp(min=0)[..., None])[..., 0] * (targets_BT >= 0)
-        losses = {"masked": self.weights[0] * (loss_BT * masked_BT).sum(dim=1)} if self.weights[0] else {}
-        return losses | ({"unmasked": self.weights[1] * (loss_BT * ~masked_BT).sum(dim=1)} if self.weights[1] else {})
+        where = {"masked": masked_BT, "unmasked": ~masked_BT}
+        return {name: (loss_BT * where[name]).sum(dim=1) for name, weight in self.weights.items() if weight}
 
     def scores(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per row: share of the scored positions whose likeliest unit is right."""

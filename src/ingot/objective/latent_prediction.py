@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from ..core.errors import UserError
 from ..core.parts import Fraction, Positive, Slot, Spec, part
+from ..nn.side import Gathered
 from ..ops.random import hash_uniform, salt_of
 from ._collapse import deviation, moments
 from ._patches import Filler, entered, positions_of, refuse_padding, unfit_decoder
@@ -101,6 +102,9 @@ class LatentPrediction(nn.Module):
         y, place = (value.repeat_interleave(blocks, dim=0) for value in (entered(model, h_BKD), context.positions_BT))
         rows = {"rows": batch["rows"].repeat_interleave(blocks), "key": batch["key"]}
         p = self.head(self.fill.through(model, rows, y, place, batch["hidden"].flatten(0, 1) + self.fill.leading))
+        sides = Gathered(model.decoder)
+        sides.take(torch.arange(B, device=p.device).repeat_interleave(blocks), rows=B)
+        sides.leave()
         p = p.to(torch.promote_types(p.dtype, torch.float32)).view(B, blocks * area, -1)
         error_BU = F.smooth_l1_loss(p, self.targets(model, batch).to(p.dtype), reduction="none").mean(dim=-1)
         return {"latent": error_BU.sum(dim=1) * (batch["units"] > 0)}

@@ -71,26 +71,34 @@ class MaskedColumns(nn.Module):
         return numbers, scores
 
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self.weights[name] * loss for name, loss in self.losses(model, batch).items()}
+
+    def measured(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[str, Tensor, Tensor]:
+        """The first loss that counts, before its weight."""
+        losses = self.losses(model, batch)
+        name = next((name for name in losses if self.weights[name]), next(iter(losses)))
+        return name, losses[name], batch[f"units/{name}"]
+
+    def losses(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Without weights."""
         numbers_BK, scores_BJV = self.predictions(model, batch)
         masked_BT, losses = batch["masked"], {}
         if numbers_BK is not None:
             squared = (numbers_BK - batch["numbers"].to(numbers_BK.dtype)) ** 2
-            losses["numbers"] = self.weights["numbers"] * (squared * masked_BT[:, : self.K]).sum(dim=1)
+            losses["numbers"] = (squared * masked_BT[:, : self.K]).sum(dim=1)
         if scores_BJV is not None:
             nll = F.cross_entropy(scores_BJV.mT, batch["categories"], reduction="none")
-            losses["categories"] = self.weights["categories"] * (nll * masked_BT[:, self.K :]).sum(dim=1)
+            losses["categories"] = (nll * masked_BT[:, self.K :]).sum(dim=1)
         return losses
 
-    def scores(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Per row, for evaluation: mean squared error of hidden numbers, share of hidden categories that is right."""
+    def scores(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """For evaluation, sums by row and hidden cells of the kind: squared errors of numbers, categories that are right."""
         numbers_BK, scores_BJV = self.predictions(model, batch)
         masked_BT, found = batch["masked"], {}
         if numbers_BK is not None:
-            hidden = masked_BT[:, : self.K]
-            found["numbers_mse"] = (((numbers_BK - batch["numbers"]).double() ** 2) * hidden).sum(dim=1) / hidden.sum(dim=1).clamp(min=1)
+            squared = ((numbers_BK - batch["numbers"]).double() ** 2) * masked_BT[:, : self.K]
+            found["numbers_mse"] = (squared.sum(dim=1), batch["units/numbers"])
         if scores_BJV is not None:
-            hidden = masked_BT[:, self.K :]
-            found["categories_accuracy"] = ((scores_BJV.argmax(dim=2) == batch["categories"]) & hidden).sum(dim=1).double() / hidden.sum(
-                dim=1
-            ).clamp(min=1)
+            right = (scores_BJV.argmax(dim=2) == batch["categories"]) & masked_BT[:, self.K :]
+            found["categories_accuracy"] = (right.sum(dim=1), batch["units/categories"])
         return found

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from ..core.errors import UserError
 from ..core.parts import Fraction, NonNegative, Positive, Slot, Spec, part
+from ..nn.position.relative import by_place
 from ..ops.random import hash_uniform, salt_of
 from ._head import VocabularyObjective
 
@@ -92,6 +93,13 @@ class MaskedLM(VocabularyObjective):
             yield f"late masks need an encoder that can run a part of its blocks; {encoder.name!r} cannot"
         elif knobs["late"] >= encoder.knobs["depth"]:
             yield f"mask tokens skip {knobs['late']} blocks, but the encoder has {encoder.knobs['depth']}; late must be less"
+        if by_place(encoder.knobs.get("mixer")):
+            yield "relative positions count places, and without mask tokens these are others; use rotary, or set late to 0"
+
+    @staticmethod
+    def splits(knobs: dict[str, Any], depth: int) -> Iterable[int]:
+        """After which block mask tokens join."""
+        return [knobs["late"]]
 
     def transformed(self, h: Tensor) -> Tensor:
         return super().transformed(h if self.transform is None else self.transform(h))

@@ -51,6 +51,7 @@ class MixtureOfDenoisers(Denoising):
         width: int,
         vocabulary: int,
         specials: dict[str, int],
+        decoder_width: int = 0,
         *,
         shares: dict[str, NonNegative[float]] | None = None,
         modes: dict[str, NonNegative[int]] | None = None,
@@ -67,6 +68,7 @@ class MixtureOfDenoisers(Denoising):
             width,
             vocabulary,
             specials,
+            decoder_width,
             form=form,
             sentinels=sentinels,
             start=start,
@@ -92,7 +94,7 @@ class MixtureOfDenoisers(Denoising):
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
         yield from _problems(knobs["shares"], knobs["modes"])
         length = context.get("sequence", 0)
-        yield from refusals(knobs, context, max(1, round(round(length * 0.5) / 3)))
+        yield from refusals(knobs, context, max(1, round(round(length * 0.5) / 3)), rooms(length))
 
     def draw(self, batch: dict[str, Tensor]) -> Tensor:
         """(B,) which denoiser each row gets."""
@@ -107,11 +109,14 @@ class MixtureOfDenoisers(Denoising):
         rate_B = torch.tensor([rate for _, rate, _ in DENOISERS], dtype=torch.float64, device=device)[choice_B]
         mean_B = torch.tensor([mean or 1e9 for _, _, mean in DENOISERS], dtype=torch.float64, device=device)[choice_B]
         hidden_BT = span_mask(real_B, length, rate_B, mean_B, batch["rows"], batch["key"], "mixture_of_denoisers")
-        rooms = [room(length, rate, mean or 1e9) for _, rate, mean in DENOISERS]
+        reads, asks = zip(*rooms(length), strict=True)
         mode_B1 = None if self.modes is None else torch.tensor(self.modes, device=device)[choice_B][:, None]
-        return self.corrupted(batch, hidden_BT, (max(read for read, _ in rooms), max(asked for _, asked in rooms)), mode_B1) | {
-            "denoiser": choice_B
-        }
+        return self.corrupted(batch, hidden_BT, (max(reads), max(asks)), mode_B1) | {"denoiser": choice_B}
+
+
+def rooms(length: int) -> list[tuple[int, int]]:
+    """What a row needs under each denoiser."""
+    return [room(length, rate, mean or 1e9) for _, rate, mean in DENOISERS]
 
 
 def _problems(shares: Mapping[str, float] | None, modes: Mapping[str, int] | None) -> Iterable[str]:

@@ -55,15 +55,23 @@ class MultiToken(CausalLM):
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
+        yield from CausalLM.check(knobs, context)
         encoder = getattr(getattr(context.get("run"), "model", None), "encoder", None)
         if knobs["heads"] < 2:
             yield "one head is causal_lm; set heads to 2 or more"
+        if 2 <= context.get("sequence", 0) <= knobs["heads"]:
+            yield f"rows of {context['sequence']} tokens have none {knobs['heads']} ahead of any; set heads below data.sequence"
         if encoder is None:
             return
         if not hasattr(encoder.target, "run"):
             yield f"the heads need an encoder that can run a part of its blocks; {encoder.name!r} cannot"
         elif encoder.knobs["depth"] < 2:
             yield "the encoder's last block is the first head, so that the trunk of an encoder of 1 block is empty; make it deeper"
+
+    @staticmethod
+    def splits(knobs: dict[str, Any], depth: int) -> Iterable[int]:
+        """After which blocks of so many the encoder is run in parts."""
+        return [depth - 1]
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """As ``causal_lm``; further targets_i (B, T), the i-th token ahead in the same document, and units/ahead_i."""

@@ -16,6 +16,7 @@ State: none.   Cost: a row that leaves early does not run the later blocks; hidd
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,8 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import RunError
+from ..core.measured import measured
 from ..core.parts import Positive, Slot, Spec, part
 from ..nn.context import Context
+from ..nn.objectives import inside
+from ..nn.side import Gathered
 from ..ops.random import hash_uniform, salt_of
 from ._several import wiring_of
 
@@ -84,14 +88,21 @@ class Nested(nn.Module):
         inner, graph = knobs["objective"], getattr(run, "model", None)
         if getattr(inner.target, "couples_batch", False):
             yield f"{inner.name} compares rows, which would come from different sub-networks"
-        if inner.knobs.get("late"):
-            yield "mask tokens that join late and rows that leave early do not go together; set late to 0"
+        for each in inside(inner):
+            if each.knobs.get("late"):
+                yield "mask tokens that join late and rows that leave early do not go together; set late to 0"
+            if getattr(each.target, "splits_encoder", False):
+                yield f"{each.name} runs the encoder's blocks by itself, past any sub-network; nest another objective"
         if any(share > 1 for share in knobs["shares"]):
             yield "shares are parts of the hidden layer, at most 1"
         if not knobs["depths"] and not knobs["shares"]:
             yield "no sub-network is named; set depths or shares"
         if graph is None:
             return
+        if knobs["shares"] and not any(
+            one is not None and one.knobs is knobs for one in (graph.objective, *(s.objective for s in run.stages))
+        ):
+            yield "shares of hidden layers want nested as the outermost objective; leave shares out, or put the others inside of it"
         if not hasattr(graph.encoder.target, "through"):
             yield f"nested sub-networks need an encoder whose blocks can be run in part; {graph.encoder.name!r} cannot"
         elif knobs["depths"] and max(knobs["depths"]) >= graph.encoder.knobs["depth"]:
@@ -102,11 +113,16 @@ class Nested(nn.Module):
         if knobs["shares"] and run is not None and run.compile is True:
             yield "shares of hidden layers are not followed by compiled blocks; set compile: false, or leave shares out"
 
+    @staticmethod
+    def splits(knobs: dict[str, Any], depth: int) -> Iterable[int]:
+        """After which blocks rows may leave."""
+        return list(knobs["depths"])
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "objective":
+            if name in ("objective", "side"):  # side: the inner module leaves it itself
                 raise
             return getattr(self.objective, name)
 
@@ -136,7 +152,7 @@ class Nested(nn.Module):
 
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The inner losses; in training each row's are those of the sub-network it draws."""
-        losses: dict[str, Tensor] = self.objective(_Part(model, self, self._draw(batch)), batch)
+        losses: dict[str, Tensor] = self.objective(_Part(model, self), batch)
         return losses
 
     def logits(self, model: nn.Module, h: Tensor) -> Tensor:
@@ -144,19 +160,23 @@ class Nested(nn.Module):
         return found
 
     def token_losses(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        found: Tensor = self.objective.token_losses(_Part(model, self, self._draw(batch)), batch)
+        found: Tensor = self.objective.token_losses(_Part(model, self), batch)
         return found
 
-    def scores(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Loss per unit of every smaller sub-network, (B,) each, under ``loss_depth_2_share_0.5`` and the like."""
+    def scores(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Loss and units of every smaller sub-network, (B,) each, under ``loss_depth_2_share_0.5`` and the like."""
         found = {}
         for depth, share in self.subnetworks:
             if depth is None and share == 1.0:
                 continue
             name = "loss" + (f"_depth_{depth}" if depth is not None else "") + (f"_share_{share:g}" if share < 1 else "")
             with self.only(depth, share):
-                found[name] = next(iter(self.forward(model, batch).values())) / batch["units"].clamp(min=1)
+                found[name] = self.measured(model, batch)[1:]
         return found
+
+    def measured(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[str, Tensor, Tensor]:
+        """The inner objective's."""
+        return measured(self.objective, _Part(model, self), batch)
 
     def _draw(self, batch: dict[str, Tensor]) -> Tensor | None:
         """(B,) index into subnetworks, from the row's number alone; None for the whole network."""
@@ -168,19 +188,21 @@ class Nested(nn.Module):
         drawn = hash_uniform(rows, 1, batch["key"], SALT)[:, 0].to(rows.device)
         return (drawn.double() * len(self.subnetworks)).long().clamp(max=len(self.subnetworks) - 1)
 
-    def encoded(self, model: Any, choice_B: Tensor | None, batch: dict[str, Tensor], causal: bool) -> tuple[Tensor, Context]:
+    def encoded(self, model: Any, batch: dict[str, Tensor], causal: bool, hide: Tensor | None = None) -> tuple[Tensor, Context]:
         """Encoder outputs, every row's after as many blocks as it drew."""
+        choice_B = self._draw(batch)
         if choice_B is None:
-            found: tuple[Tensor, Context] = model.encoded(batch, causal)
+            found: tuple[Tensor, Context] = model.encoded(batch, causal, hide=hide)
             return found
-        x_BTD, context = model.embed(batch, causal)
+        x_BTD, context = model.embed(batch, causal, hide=hide)
         whole, stack, made = context, model.encoder, self.subnetworks
         depth_B = torch.tensor([stack.depth if depth is None else depth for depth, _ in made], device=x_BTD.device)[choice_B]
-        share_B = torch.tensor([share for _, share in made], device=x_BTD.device)[choice_B]
         left_B, h_BTD, done = torch.arange(len(depth_B), device=x_BTD.device), torch.zeros_like(x_BTD), 0
+        sides = Gathered(stack)
         for depth in (*self.depths, stack.depth):
-            self._cut(model, done, depth, share_B[left_B])
+            self._cut(model, done, depth, choice_B[left_B])
             x_BTD = stack.through(x_BTD, context, done, depth)
+            sides.take(left_B, None if context.rows_B is None else context.rows_B >= 0, len(depth_B))
             ends = depth_B[left_B] == depth
             rows, stays = left_B[ends], (~ends).nonzero()[:, 0]
             normed = x_BTD[ends] if stack.norm is None else stack.norm(x_BTD[ends])
@@ -191,9 +213,10 @@ class Nested(nn.Module):
                 stays, depth_B = torch.zeros(1, dtype=torch.int64, device=x_BTD.device), torch.zeros_like(depth_B)
                 context = replace(context, rows_B=None if context.rows_B is None else torch.full_like(context.rows_B, -1))
             left_B, x_BTD, context, done = left_B[stays], x_BTD[stays], _rows(context, stays), depth
+        sides.leave()
         return h_BTD + 0 * x_BTD.sum(), whole
 
-    def _cut(self, model: Any, start: int, end: int, share_B: Tensor) -> None:
+    def _cut(self, model: Any, start: int, end: int, choice_B: Tensor) -> None:
         """Tell the feed-forwards of some blocks how many hidden units each row has."""
         if self.shares == [1.0]:
             return
@@ -211,20 +234,25 @@ class Nested(nn.Module):
             if prefix is None:
                 prefix = Prefix()
                 down.register_forward_pre_hook(prefix)
-            prefix.active, prefix.counts_B = active, (share_B * down.inputs).ceil().long()
+            # A hair below, so that an exact multiple that floating point puts above itself is not rounded up.
+            counts = [math.ceil(share * down.inputs - 1e-9) for _, share in self.subnetworks]
+            prefix.active, prefix.counts_B = active, torch.tensor(counts, device=choice_B.device)[choice_B]
 
 
 class _Part:
-    """The model as the inner objective sees it: its encoder is that of the rows' sub-networks."""
+    """The model as the inner objective sees it: its encoder is that of the rows' sub-networks; a further tower is whole."""
 
-    def __init__(self, model: Any, nested: Nested, choice_B: Tensor | None):
-        self._model, self._nested, self._choice_B = model, nested, choice_B
+    def __init__(self, model: Any, nested: Nested):
+        self._model, self._nested = model, nested
 
-    def encoded(self, batch: dict[str, Tensor], causal: bool) -> tuple[Tensor, Context]:
-        return self._nested.encoded(self._model, self._choice_B, batch, causal)
+    def encoded(self, batch: dict[str, Tensor], causal: bool, *, tower: Any = None, hide: Tensor | None = None) -> tuple[Tensor, Context]:
+        if tower is not None:
+            found: tuple[Tensor, Context] = self._model.encoded(batch, causal, tower=tower, hide=hide)
+            return found
+        return self._nested.encoded(self._model, batch, causal, hide)
 
-    def encode(self, batch: dict[str, Tensor], causal: bool) -> Tensor:
-        return self.encoded(batch, causal)[0]
+    def encode(self, batch: dict[str, Tensor], causal: bool, *, tower: Any = None, hide: Tensor | None = None) -> Tensor:
+        return self.encoded(batch, causal, tower=tower, hide=hide)[0]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)

@@ -125,10 +125,15 @@ class ReplacedToken(nn.Module):
         }
 
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self._losses(model, batch)[0]
+        losses = self._losses(model, batch)[0]
+        return losses | {"detection": self.weight * losses["detection"]}
+
+    def measured(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[str, Tensor, Tensor]:
+        """The detection's loss before its weight."""
+        return "detection", self._losses(model, batch)[0]["detection"], batch["units"]
 
     def _losses(self, model: Any, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Losses, scores (B, T), and which tokens are replaced (B, T)."""
+        """Losses without weights, scores (B, T), and which tokens are replaced (B, T)."""
         further: dict[str, Tensor] = {}
         if self.generator is None:
             guessed_BK = self._from_table(batch)
@@ -142,7 +147,7 @@ class ReplacedToken(nn.Module):
         score_BT = self.logits(model, model.encode(batch | {"inputs": inputs_BT}, causal=False))
         loss_BT = F.binary_cross_entropy_with_logits(score_BT, replaced_BT.to(score_BT.dtype), reduction="none")
         real_BT = batch["segments"] > 0 if "segments" in batch else (batch["rows"] >= 0)[:, None]
-        return {"detection": self.weight * (loss_BT * real_BT).sum(dim=1)} | further, score_BT, replaced_BT
+        return {"detection": (loss_BT * real_BT).sum(dim=1)} | further, score_BT, replaced_BT
 
     def generated(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
         """What the generator's scores are made of, (B, K, D), at the chosen positions."""

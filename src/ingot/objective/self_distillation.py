@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from ..core.axes import label
 from ..core.parts import Fraction, Positive, Spec, part
 from ..nn.pooling import Pooling, pooled
+from ..nn.side import Gathered
 from ._projection import Projection, one_each, unit
 from ._teacher import Teacher
 from ._views import alike, count, looks, refuse_one_view
@@ -110,8 +111,11 @@ class SelfDistillation(nn.Module):
         whole, real = min(self.whole, views), batch["units"] > 0
         taught = self._teach(model, batch, order[:whole], real)
         learned: list[Tensor] = []
+        sides, row_B = Gathered(model.encoder), torch.arange(len(real), device=real.device)
         for some in alike(batch, order):
             learned += (self.outputs_of(model, looks(batch, some), None, self.head) / self.temperature).log_softmax(dim=-1).chunk(len(some))
+            sides.take(row_B.repeat(len(some)), rows=len(real))
+        sides.leave()
         pairs = [-(p * log).sum(dim=-1) for at, p in enumerate(taught) for view, log in enumerate(learned) if view != at]
         return {"distillation": torch.where(real, torch.stack(pairs).mean(dim=0), 0)}
 

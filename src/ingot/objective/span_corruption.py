@@ -38,6 +38,7 @@ class SpanCorruption(Denoising):
         width: int,
         vocabulary: int,
         specials: dict[str, int],
+        decoder_width: int = 0,
         *,
         rate: Fraction = 0.15,
         mean: Positive[float] = 3.0,
@@ -54,6 +55,7 @@ class SpanCorruption(Denoising):
             width,
             vocabulary,
             specials,
+            decoder_width,
             form=form,
             sentinels=sentinels,
             start=start,
@@ -67,8 +69,9 @@ class SpanCorruption(Denoising):
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
-        hidden = max(1, round(context.get("sequence", 0) * knobs["rate"]))
-        yield from refusals(knobs, context, max(1, round(hidden / knobs["mean"])))
+        length = context.get("sequence", 0)
+        hidden = max(1, round(length * knobs["rate"]))
+        yield from refusals(knobs, context, max(1, round(hidden / knobs["mean"])), [room(length, knobs["rate"], knobs["mean"])])
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Replaces tokens, segments and positions by the corrupted row's; adds decoder_tokens and so on, targets and units."""

@@ -2,8 +2,9 @@ r"""Several objectives on the same rows, with weights.   As in UNIMO, arXiv:2012
 
     loss = sum_k w_k loss_k        each divided by what it scores itself
 
-The loss y of the objective x is called x/y. Each prepares the rows by itself, and the encoder runs once for each. The first one's units
-stand for the row, and its first loss is what evaluations report.
+The loss y of the objective x is called x/y. Each prepares the rows by itself, and the encoder runs once for each; what its layers leave
+beside (side losses, loads of experts) is added up over these runs. The first one's units stand for the row, and its first loss, before
+any weight, is what evaluations report.
 
 State: that of the objectives.   Cost: the sum of theirs.
 """
@@ -16,7 +17,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from ..core.measured import measured
 from ..core.parts import NonNegative, Slot, Spec, part
+from ..nn.side import Gathered
 from ._several import Several, refused, wiring_of
 
 
@@ -62,22 +65,30 @@ class Weighted(Several):
         return found | {"units": found[f"units/{next(iter(self.objectives))}"]}
 
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {
-            f"{name}/{loss}": self.weights[name] * value
-            for name, item in self.objectives.items()
-            for loss, value in item(model, self.of(name, batch)).items()
-        }
+        losses, sides = {}, Gathered(model)
+        for name, item in self.objectives.items():
+            for loss, value in item(model, self.of(name, batch)).items():
+                losses[f"{name}/{loss}"] = self.weights[name] * value
+            sides.take()
+        sides.leave()
+        return losses
 
-    def scores(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Every objective's own, under its name, and the further objectives' first losses per unit."""
-        found = {}
+    def measured(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[str, Tensor, Tensor]:
+        """The first objective's."""
+        name, item = next(iter(self.objectives.items()))
+        loss, value, units = measured(item, model, self.of(name, batch))
+        return f"{name}/{loss}", value, units
+
+    def scores(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor | tuple[Tensor, Tensor]]:
+        """Every objective's own, under its name, and the losses of the further ones, as evaluations would report each by itself."""
+        found: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
         for index, (name, item) in enumerate(self.objectives.items()):
             own = self.of(name, batch)
             if hasattr(item, "scores"):
                 found |= {f"{name}/{score}": value for score, value in item.scores(model, own).items()}
             if index:
-                loss, value = next(iter(item(model, own).items()))
-                found[f"{name}/{loss}"] = value.double() / own.get(f"units/{loss}", own["units"]).clamp(min=1)
+                loss, value, units = measured(item, model, own)
+                found[f"{name}/{loss}"] = (value, units)
         return found
 
     def vitals(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:

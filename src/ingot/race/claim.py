@@ -31,6 +31,7 @@ from .words import budget_words, metric_words, percent, span
 SEEN, PART, NOT = "holds", "holds in part", "not seen at this scale"
 BETTER = "better than claimed"  # of a part that claims to be equal
 TO_TARGET = {"flops to target": "flops", "tokens to target": "tokens", "reference seconds to target": "reference_seconds"}
+VARYING = {"wall-clock": "seconds", "peak memory": "peak_memory"}  # from run to run: judged over pairs of seeds
 
 
 def card(verdict: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +108,12 @@ def judge_part(part: dict[str, Any], arm: dict[str, Any], base: dict[str, Any], 
         return _ratio(part, found["ratio"], found["low"], found["high"])
     if part["what"] == "wall-clock" and not arm.get("side_by_side"):
         return {"verdict": NOT, "found": "not comparable: the trials did not run beside the baseline's, under the same load"}
-    ours, theirs = (_cost(side, part["what"]) for side in (base, arm))
+    if part["what"] in VARYING:
+        found = arm.get("paired", {}).get(VARYING[part["what"]], {})
+        if found.get("ratio") is None:
+            return {"verdict": NOT, "found": "not known of two pairs of runs or more"}
+        return _ratio(part, found["ratio"], found["low"], found["high"])
+    ours, theirs = (side["memory"].get("optimizer_state") for side in (base, arm))
     if not ours or theirs is None:
         return {"verdict": NOT, "found": "not measured"}
     return _ratio(part, theirs / ours, theirs / ours, theirs / ours)
@@ -133,24 +139,16 @@ def _loss(part: dict[str, Any], arm: dict[str, Any], verdict: dict[str, Any]) ->
 
 
 def _ratio(part: dict[str, Any], ratio: float, low: float, high: float) -> dict[str, Any]:
-    """A cost next to the baseline's. An interval that is a point is a measure that does not vary between seeds."""
+    """A cost next to the baseline's; equal, as of the loss, means that the whole interval lies within. An interval that is a point is a
+    measure that does not vary between seeds."""
     by, wants = part["by"], part["wants"]
     found = f"{ratio:.3g} times the baseline's" + (f" ({low:.3g} to {high:.3g})" if low != high else "")
     if wants == "equal":
-        inside = abs(ratio - 1) <= (by or 0.05) and low <= 1 + (by or 0.05) and high >= 1 - (by or 0.05)
+        inside = 1 - (by or 0.05) <= low and high <= 1 + (by or 0.05)
         return {"verdict": SEEN if inside else BETTER if high < 1 and ratio < 1 else NOT, "found": found}
     seen = high < 1 if wants == "lower" else low > 1
     enough = ratio <= 1 - by if wants == "lower" else ratio >= 1 + by
     return {"verdict": NOT if not seen else SEEN if enough else PART, "found": found}
-
-
-def _cost(arm: dict[str, Any], what: str) -> float | None:
-    value = {
-        "optimizer state": arm["memory"].get("optimizer_state"),
-        "peak memory": arm["peak_memory"],
-        "wall-clock": arm["spent"].get("seconds"),
-    }[what]
-    return None if value is None else float(value)
 
 
 def file_name(method: str) -> str:
@@ -206,8 +204,10 @@ def cards_page(cards: list[dict[str, Any]]) -> str:
     cards = sorted(cards, key=lambda one: (order.index(one["verdict"]) if one["verdict"] in order else 3, one["method"]))
     tally = " · ".join(f"{sum(one['verdict'] == word for one in cards)} {word}" for word in order)
     header = (
-        f'<header><p class="brand">Ingot · claims</p><h1>What papers say, and what was seen</h1><p class="facts">{len(cards)} methods: {tally}</p>'
-        "<p>Each method was raced against its baseline under one budget, at a scale that two processor cores reach. A claim about large models that is not seen here is not refuted.</p>"
+        '<header><p class="brand">Ingot · claims</p><h1>What papers say, and what was seen</h1>'
+        f'<p class="facts">{len(cards)} methods: {tally}</p>'
+        "<p>Each method was raced against its baseline under one budget, at a scale that two processor cores reach. A claim about large models "
+        "that is not seen here is not refuted.</p>"
         f"<p>{controls_words(cards)}</p></header>"
     )
     return page("Claims", header + "".join(map(_card, cards)) or header)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import re
 import shlex
@@ -26,7 +25,8 @@ from ..core.amounts import size
 from ..core.errors import UserError
 from ..core.quantities import parse_quantity
 from .clock import processor_seconds
-from .curves import COSTS, metric_name, metric_of
+from .curves import COSTS
+from .metric import metric_name, metric_of, unusable
 from .trials import write_whole
 
 PROTOCOL = 1
@@ -61,8 +61,7 @@ def run_command(folder: Path, trial: dict[str, Any], threads: int) -> None:
         raise UserError(f"the command of {trial['arm']} printed no evaluation: see docs/race.md for the protocol")
     result = told(lines, metric=trial["metric"], seconds=seconds, peak=peak, processor=processor_seconds() - before)
     failure = ended_badly(status, peak)
-    if not failure and result["final"] is not None and not math.isfinite(result["final"]):
-        failure = "the evaluation is not finite"
+    failure = failure or unusable(result["final"], result["results"], result["metric"])
     write_whole(folder / "result.json", result | {"status": "failed" if failure else "done", "reason": failure})
 
 
@@ -142,19 +141,21 @@ def told(lines: list[dict[str, Any]], *, metric: str, seconds: float, peak: int,
     """The program's lines as a trial's result. seconds: on the clock of the race, which counts whatever the program says of its own."""
     curve: dict[str, list[Any]] = {name: [] for name in ("step", *COSTS, "value")}
     known: dict[str, float] = dict.fromkeys(COUNTS, 0.0)
-    results: dict[str, Any] = {}
+    evaluations: list[dict[str, Any]] = []
     for line in lines:
         known |= {name: float(line[name]) for name in COUNTS if isinstance(line.get(name), int | float)}
         if isinstance(line.get("evaluation"), dict):
-            results = line["evaluation"]
-            place = known | {"seconds": line["at"], "reference_seconds": None, "value": metric_of(results, metric)}
+            evaluations.append({name: found for name, found in line["evaluation"].items() if isinstance(found, dict)})
+            place = known | {"seconds": line["at"], "reference_seconds": None, "value": metric_of(evaluations[-1], metric)}
             for name in curve:
                 curve[name].append(place.get(name))
+    results = evaluations[-1] if evaluations else {}
     spent = known | {"seconds": seconds, "cpu_seconds": processor, "reference_seconds": None}
     return {
         "final": metric_of(results, metric) if results else None,
         "metric": metric_name(results, metric) if results else metric,
         "results": results,
+        "evaluations": evaluations,
         "curve": curve,
         "training": {},
         "spent": spent,

@@ -42,8 +42,10 @@ def survey_course(race: Race, store: Store, identities: Mapping[str, Any]) -> Co
     """Everything that is done and everything that can be run now. identities: of the arms' data, which enter the trials' keys."""
     course = Course()
     make = _maker(race, identities)
-    for arm in race.entrants:
+    for arm in race.entrants:  # the baseline first
         _tuning(race, store, course, arm, make)
+        if arm == BASELINE:
+            store.metric = _settled(race, store, course, make)
     metric: Callable[[Trial], float | None] = lambda trial: final(store.result(trial))  # noqa: E731
     course.seeds = _seeds(race, course, make, metric)
     count = course.seeds or race.section.pilot
@@ -60,7 +62,7 @@ def final(result: dict[str, Any] | None) -> float | None:
     if result is None:
         return None
     value = result["final"]
-    return math.inf if result["status"] != "done" or value is None or not math.isfinite(value) else float(value)
+    return math.inf if result["status"] != "done" or value is None or not 0 < value < math.inf else float(value)
 
 
 Maker = Callable[..., Trial]
@@ -114,6 +116,20 @@ def _tuning(race: Race, store: Store, course: Course, arm: str, make: Maker) -> 
     course.factors[arm] = best_factor(tried) if tried else 1.0
 
 
+def _settled(race: Race, store: Store, course: Course, make: Maker) -> str | None:
+    """The metric that all arms are held to: the race file's, or the one that the baseline's trials have; None before one is done."""
+    section = race.section
+    if section.metric != "auto":
+        return section.metric
+    trials = list(course.tuning_trials[BASELINE])
+    if BASELINE in course.factors:
+        seeds = section.pilot if section.seeds == "auto" else int(section.seeds)
+        trials += [make(BASELINE, "race", section.first_seed + index, course.factors[BASELINE]) for index in range(seeds)]
+    store.metric = None
+    found = (store.result(trial) for trial in trials)
+    return next((result["metric"] for result in found if result is not None and result["status"] == "done"), None)
+
+
 def _seeds(race: Race, course: Course, make: Maker, metric: Callable[[Trial], float | None]) -> int | None:
     """The number of seeds: stated, or what the pilot recommends once it is complete (the pilot's own number where more than 12 would be
     needed, or an arm failed); None before."""
@@ -148,7 +164,7 @@ def _final(race: Race, store: Store, course: Course, arm: str, index: int, make:
         values = [(metric(ours), metric(theirs)) for ours, theirs in zip(*known) if ours is not None and theirs is not None]
         if len(values) == index and all(a is not None and b is not None and math.isfinite(a + b) for a, b in values):
             at = stopped(
-                [math.log(b) - math.log(a) for a, b in values if a and b],
+                [math.log(b) - math.log(a) for a, b in values],
                 course.seeds or section.pilot,
                 contenders=len(race.contenders),
                 level=LEVEL / section.looks,

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..report.figures import flops_by_component, memory_by_kind, number, thinned, time_by_phase
+from .metric import metric_name, metric_of
 from .reference import REFERENCE, update_bytes
 
 Line = dict[str, Any]
 COSTS = ("tokens", "flops", "reference_seconds", "seconds")
-PREFERRED = ("bits_per_byte", "loss")
 POINTS = 120  # of a training curve
-
-
-def metric_of(results: Mapping[str, Mapping[str, Any]], metric: str) -> float | None:
-    """One number from an evaluation: the mean of the metric over its sources; ``auto`` is bits per byte where all have it, else loss."""
-    names = PREFERRED if metric == "auto" else (metric,)
-    for name in names:
-        values = [number(result.get(name)) for result in results.values()]
-        if values and all(value is not None for value in values):
-            return sum(value for value in values if value is not None) / len(values)
-        if any(name in result for result in results.values()):
-            return math.nan  # it was measured, and is not a number
-    return None
-
-
-def metric_name(results: Mapping[str, Mapping[str, Any]], metric: str) -> str:
-    """Which metric `auto` stands for."""
-    return next((name for name in PREFERRED if all(name in result for result in results.values())), "loss") if metric == "auto" else metric
 
 
 def summarize(lines: Sequence[Line], *, metric: str) -> dict[str, Any]:

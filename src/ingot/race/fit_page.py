@@ -63,10 +63,8 @@ def _one(name: str, fit: Fit, held: Any) -> str:
             (
                 "",
                 (
-                    count(row["x"]),
-                    f"{row['predicted']:.4f}",
-                    f"{row['low']:.4f} to {row['high']:.4f}",
-                    f"{row['seen']:.4f}",
+                    " ".join(filter(None, (row.get("of", ""), count(row["x"])))),
+                    *(_value(row, text) for text in ("{predicted}", "{low} to {high}", "{seen}")),
                     f"{row['error']:+.2%}",
                     f"{row['reach']:.3g}×" if row["reach"] else "–",
                     "inside" if row["inside"] else "outside",
@@ -87,6 +85,11 @@ def _one(name: str, fit: Fit, held: Any) -> str:
     if fit.doubts:
         parts.append(section("Doubts", "<ul class=notes>" + "".join(f"<li>{safe(doubt)}</li>" for doubt in fit.doubts) + "</ul>"))
     return "\n".join(parts)
+
+
+def _value(row: Mapping[str, Any], text: str) -> str:
+    """Numbers of a held-out row; of a choice (a rate, a batch) as many digits as it has, of a loss four places."""
+    return text.format(**{key: format(row[key], ".4g" if "of" in row else ".4f") for key in ("predicted", "low", "high", "seen")})
 
 
 def _coefficients(fit: Fit) -> str:
@@ -159,16 +162,17 @@ def _dot(plane: Plane, x: float, y: float, color: str, hint: str, *, open_: bool
     return hinted(f'<circle cx="{plane.x(x):.1f}" cy="{plane.y(y):.1f}" r="4" fill="{fill}" stroke="{color}" stroke-width="1.6"/>', hint)
 
 
-def _held_marks(plane: Plane, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _held_marks(plane: Plane, rows: Sequence[Mapping[str, Any]], places: Sequence[float | None]) -> list[str]:
+    """Held-out rows at their places along the axis."""
     marks = []
-    for row in rows:
-        if row["x"] is not None:
-            x = plane.x(row["x"])
+    for row, place in zip(rows, places):
+        if place is not None:
+            x = plane.x(place)
             marks += [
                 line(x, plane.y(row["low"]), x, plane.y(row["high"]), "var(--accent)", ' stroke-width="1.6"'),
                 _dot(
                     plane,
-                    row["x"],
+                    place,
                     row["seen"],
                     "var(--accent)",
                     f"held out: measured {row['seen']:.4f}, predicted {row['predicted']:.4f}",
@@ -182,21 +186,27 @@ def _band(fit: Fit, name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     seen, loss = np.asarray(fit.table[name], float), np.asarray(fit.table[fit.law.output], float)
     if seen.min() <= 0:
         return _agreement(fit)
-    end = max([seen.max() * 3, *(row["x"] * 1.1 for row in rows if row["x"])])
-    x = np.geomspace(seen.min(), end, 120)
+    places = [row["at"][name] for row in rows]
+    start, end = _ends(fit, name, seen, places)
+    x = np.geomspace(start, end, 120)
     middle, sample = fit({name: x}), fit.sample({name: x})
     low, high = np.nanquantile(sample, [0.5 - fit.level / 2, 0.5 + fit.level / 2], axis=0) if len(sample) else (middle, middle)
-    inside = (x >= seen.min()) & (x <= end)
     plane = _plane([*x], [*middle, *loss, *(value for row in rows for value in (row["low"], row["high"], row["seen"]))], logarithmic=True)
     floor, ceiling = plane.ys
-    edge = [
-        f"{plane.x(a):.1f},{plane.y(float(np.clip(b, floor, ceiling))):.1f}"
-        for a, b in [*zip(x[inside], high[inside]), *zip(x[inside][::-1], low[inside][::-1])]
-    ]
+    edge = [f"{plane.x(a):.1f},{plane.y(float(np.clip(b, floor, ceiling))):.1f}" for a, b in [*zip(x, high), *zip(x[::-1], low[::-1])]]
     parts = plane.axes(name, count, lambda value: f"{value:.3g}", fit.law.output)
     parts += [f'<path d="M{"L".join(edge)}Z" fill="var(--c0)" fill-opacity=".15"/>', _path(plane, x, middle, "var(--c0)")]
     parts += [_dot(plane, a, b, "var(--c0)", f"{count(a)}: {b:.4f}") for a, b in zip(seen, loss)]
-    return svg(plane.width, plane.height, f"{fit.law.output} against {name}", [*parts, *_held_marks(plane, rows)])
+    return svg(plane.width, plane.height, f"{fit.law.output} against {name}", [*parts, *_held_marks(plane, rows, places)])
+
+
+def _ends(fit: Fit, name: str, seen: np.ndarray, held: Sequence[float]) -> tuple[float, float]:
+    """How far a law of one input is drawn: over all rows, and to where it is asked; a law that reads a loss reaches to lower ones."""
+    low, high = min([float(seen.min()), *held]), max([float(seen.max()), *held])
+    scale = fit.law.scale({name: np.array([seen.min(), seen.max()])})
+    if scale is not None and scale[1] < scale[0]:
+        return low / 1.1 if low > 0 else float(seen.min()), high * 1.02
+    return low if low > 0 else float(seen.min()), max(float(seen.max()) * 3, high * 1.1)
 
 
 def _sizes(fit: Fit, rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
@@ -224,9 +234,9 @@ def _sizes(fit: Fit, rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
             for d, a, b in zip(D[rows_], C[rows_], loss[rows_])
         ]
         colors[f"{count(size)} parameters"] = color
-    return svg(plane.width, plane.height, f"{fit.law.output} against FLOPs", [*parts, *_held_marks(plane, rows)]), legend(
-        colors, list(colors)
-    )
+    return svg(
+        plane.width, plane.height, f"{fit.law.output} against FLOPs", [*parts, *_held_marks(plane, rows, [row["x"] for row in rows])]
+    ), legend(colors, list(colors))
 
 
 def _curves(fit: Fit) -> tuple[str, str]:

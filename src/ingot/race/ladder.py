@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..scaling import Fit
 
 NOWHERE = Path("nowhere")
-LEAST = 5  # points that a law of three constants is fitted to
+COLUMNS = ("params", "params_non_embedding", "tokens", "flop", "steps", "loss")  # what a law may be fitted to
 
 
 @section
@@ -113,6 +113,7 @@ def read_ladder(path: str | Path, overrides: list[str] | tuple[str, ...] = (), *
     recipe = load(path, overrides, tiny=tiny)
     given: LadderSection = resolve(recipe, LadderSection)
     rungs = _lengths(given, recipe)
+    _law_fits(given, len(next(iter(rungs.values()))), recipe)
     base = merge_keys(load(path.parent / given.recipe, tiny=tiny).tree, copy.deepcopy(given.set))
     trees = [
         _sized(base, {name: values[index] for name, values in rungs.items()}, given) for index in range(len(next(iter(rungs.values()))))
@@ -120,7 +121,7 @@ def read_ladder(path: str | Path, overrides: list[str] | tuple[str, ...] = (), *
     problems = [
         Problem(f"rung {index}: {one.where}", one.message, one.origin, one.hint)
         for index, tree in enumerate(trees)
-        for one in check(Recipe(tree))[1]
+        for one in check(Recipe(tree), Path.cwd())[1]
     ]
     if problems:
         raise UserError(problems)
@@ -151,20 +152,23 @@ def _lengths(given: LadderSection, recipe: Recipe) -> dict[str, list[Any]]:
             ]
         )
     rungs = len(next(iter(lists.values())))
-    points = (
-        (rungs - given.held_out) * (len(given.tokens_per_parameter) if isinstance(given.tokens_per_parameter, list) else 1) * given.seeds
-    )
-    if points < LEAST - 1 or given.held_out >= rungs:
-        raise UserError(
-            [
-                Problem(
-                    "sizes",
-                    f"leaves {max(points, 0)} points to fit, at least {LEAST - 1} are needed: more sizes, or seeds",
-                    recipe.origin(("sizes",)),
-                )
-            ]
-        )
     return {path: value if isinstance(value, list) else [value] * rungs for path, value in given.sizes.items()}
+
+
+def _law_fits(given: LadderSection, rungs: int, recipe: Recipe) -> None:
+    """Raise UserError where the law cannot be, or the runs are too few for it: before anything is trained, not after."""
+    from ..scaling.fit import law_for
+
+    name, knobs = law_of(given)
+    try:
+        law = law_for(name, _columns([dict.fromkeys(COLUMNS, 1.0)]), knobs)
+    except UserError as error:
+        raise UserError([Problem("law", str(error), recipe.origin(("law",)))]) from None
+    ratios = len(given.tokens_per_parameter) if isinstance(given.tokens_per_parameter, list) else 1
+    points, least = (rungs - given.held_out) * ratios * given.seeds, len(law.coefficients) + 1
+    if points < least or given.held_out >= rungs:
+        message = f"leaves {max(points, 0)} points to fit, at least {least} are needed for {name}: more sizes, or seeds"
+        raise UserError([Problem("sizes", message, recipe.origin(("sizes",)))])
 
 
 def _nested(path: str, value: Any) -> dict[Any, Any]:
@@ -205,19 +209,21 @@ def _spending(tree: dict[str, Any], tokens: float) -> tuple[dict[str, Any], floa
 
 
 def parameters(tree: dict[str, Any]) -> tuple[int, int]:
-    """Of the recipe's model: all parameters, and those that are no embedding (nothing with a vocabulary axis, no positions)."""
+    """Of the recipe's model: all parameters that compute a position, on average (not all of them where a router chooses), and those of them
+    that are no embedding (nothing with a vocabulary axis, no positions)."""
     import torch
 
     from ..build.plan import meta_model
     from ..core.axes import axes_of
 
-    model = meta_model(Run(resolve_run(Recipe(copy.deepcopy(tree)), Path.cwd()), NOWHERE), 0, torch.float32)
-    axes, total, inner = axes_of(model), 0, 0
+    model = meta_model(Run(resolve_run(Recipe(copy.deepcopy(tree))), NOWHERE), 0, torch.float32)
+    axes, total, inner = axes_of(model), 0.0, 0.0
     for name, weight in model.named_parameters():
-        total += weight.numel()
+        active = weight.numel() * float(getattr(model.get_submodule(name.rpartition(".")[0]), "active_share", 1.0))
+        total += active
         if not name.startswith(("embedding.", "target_embedding.")) and "vocabulary" not in axes[name].names:
-            inner += weight.numel()
-    return total, inner
+            inner += active
+    return round(total), round(inner)
 
 
 def trials(ladder: Ladder, identity: Any) -> list[tuple[Rung, Trial]]:
@@ -251,7 +257,10 @@ def climb(
             pool.close()
     rows = [_point(rung, trial, store.result(trial) or {}, rung.index in ladder.held) for rung, trial in reversed(every)]
     write_points(rows, place / "points.csv")
-    answer = fitted(ladder, rows, place)
+    try:
+        answer = fitted(ladder, rows, place)
+    except UserError as error:
+        raise RunError(f"every run is there, in {place / 'points.csv'}, but the law does not fit: {error}") from error
     answer |= {
         "rows": rows,
         "seconds": time.monotonic() - began,
@@ -301,7 +310,7 @@ def _point(rung: Rung, trial: Trial, result: dict[str, Any], held: bool) -> dict
     return {
         **{path.rpartition(".")[2]: value for path, value in rung.sizes.items()},
         "seed": trial.seed,
-        "params": result["parameters"] or rung.params,
+        "params": rung.params,
         "params_non_embedding": rung.params_non_embedding,
         "tokens": spent["tokens"],
         "flop": spent["flops"],
@@ -321,19 +330,19 @@ def write_points(rows: list[dict[str, Any]], path: Path) -> None:
         writer.writerows(rows)
 
 
-def law_of(ladder: Ladder) -> tuple[str, dict[str, Any]]:
+def law_of(given: LadderSection) -> tuple[str, dict[str, Any]]:
     """Name and knobs of the law to fit."""
-    several = isinstance(ladder.section.tokens_per_parameter, list) and len(ladder.section.tokens_per_parameter) > 1
-    if ladder.section.law == "auto":
+    several = isinstance(given.tokens_per_parameter, list) and len(given.tokens_per_parameter) > 1
+    if given.law == "auto":
         return ("chinchilla", {}) if several else ("power", {"over": "flop"})
-    return ladder.section.law, {"over": "flop"} if ladder.section.law == "power" else {}
+    return given.law, {"over": "flop"} if given.law == "power" else {}
 
 
 def fitted(ladder: Ladder, rows: list[dict[str, Any]], place: Path) -> dict[str, Any]:
     """Fit to the smaller rungs, predict the held-out ones, then fit to all for what comes: fit.json, with the reach that was tested."""
     from ..scaling import fit, predict
 
-    name, knobs = law_of(ladder)
+    name, knobs = law_of(ladder.section)
     level, held = ladder.section.level, [row for row in rows if row["held_out"]]
     smaller = fit(name, _columns([row for row in rows if not row["held_out"]]), knobs=knobs, level=level)
     predictions = []
@@ -376,9 +385,7 @@ def fitted(ladder: Ladder, rows: list[dict[str, Any]], place: Path) -> dict[str,
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
     import numpy as np
 
-    return {
-        name: np.array([float(row[name]) for row in rows]) for name in ("params", "params_non_embedding", "tokens", "flop", "steps", "loss")
-    }
+    return {name: np.array([float(row[name]) for row in rows]) for name in COLUMNS}
 
 
 def _decades(rows: list[dict[str, Any]]) -> float:

@@ -118,7 +118,10 @@ def _header(verdict: dict[str, Any]) -> str:
         "tiny twins: shows only that the race runs" if verdict["tiny"] else "",
     ]
     question = f"<p>{safe(verdict['question'])}</p>" if verdict["question"] else ""
-    return f'<header><p class="brand">Ingot · race report</p><h1>{safe(verdict["race"])}</h1><p class="facts">{" · ".join(filter(None, facts))}</p>{question}<p class="lead">{safe(verdict["sentence"])}</p></header>'
+    return (
+        f'<header><p class="brand">Ingot · race report</p><h1>{safe(verdict["race"])}</h1><p class="facts">{" · ".join(filter(None, facts))}</p>'
+        f'{question}<p class="lead">{safe(verdict["sentence"])}</p></header>'
+    )
 
 
 def _tiles(verdict: dict[str, Any]) -> str:
@@ -308,9 +311,17 @@ def _target(verdict: dict[str, Any], colors: Mapping[str, str]) -> str:
     return section(
         "Cost to target",
         body,
-        f"to {digits(verdict['target'])} {metric_words(verdict['metric'])}, which every baseline run reaches. Arrows are runs that ended above it: they cost more than they spent."
-        + _untimed(verdict),
+        f"to {digits(verdict['target'])} {metric_words(verdict['metric'])}, which {_reaching(verdict)}. Arrows are runs that ended above it: "
+        "they cost more than they spent." + _untimed(verdict),
     )
+
+
+def _reaching(verdict: dict[str, Any]) -> str:
+    """How many of the baseline's runs get to the target, which a race file may state."""
+    found = verdict["arms"][BASELINE]["to_target"]["tokens"]
+    if found["reached"] == found["runs"]:
+        return "every baseline run reaches"
+    return f"{found['reached']} of {found['runs']} baseline runs reach" if found["reached"] else "no baseline run reaches"
 
 
 def _where(verdict: dict[str, Any]) -> str:
@@ -371,7 +382,7 @@ def _spending(verdict: dict[str, Any]) -> str:
     rows = []
     for name, arm in verdict["arms"].items():
         spent = arm["spent"]
-        share = (spent.get(verdict["unit"]) or 0.0) / verdict["budget_value"]
+        share = spent.get(verdict["unit"])
         tuning = arm["tuning"]
         apart = f"{tuning['trials']} trials: {count(tuning['flops'], 'FLOP')}, {duration(tuning['seconds'])}" if tuning["trials"] else "–"
         rows.append(
@@ -379,7 +390,7 @@ def _spending(verdict: dict[str, Any]) -> str:
                 "control" if name == CONTROL else "",
                 [
                     f"<b>{safe(name)}</b>{' (the program’s word)' if arm['declared'] else ''}",
-                    f"{100 * share:.2f} %",
+                    "–" if share is None else f"{100 * share / verdict['budget_value']:.2f} %",
                     count(spent["tokens"]),
                     count(spent["flops"], "FLOP") if spent["flops"] else "–",
                     duration(spent["reference_seconds"]) if spent["reference_seconds"] else "–",
@@ -432,9 +443,10 @@ def _notes(verdict: dict[str, Any]) -> str:
 def _method(verdict: dict[str, Any]) -> str:
     arms = len(_judged(verdict)) - (CONTROL in verdict["arms"])
     text = (
-        f"Effects are means of differences of log {metric_words(verdict['metric'])} between runs with the same seed. Intervals are Student's, for {arms} contender{'s' * (arms != 1)} together (Bonferroni), "
-        f"verdicts by p-values adjusted by Holm at {100 * verdict['level']:.3g} %. <b>better</b>, <b>worse</b>: lower, higher. <b>no difference</b>: two one-sided tests put the effect within {percent(verdict['margin'])}. "
-        "<b>not resolved</b>: neither. The control is the baseline with other seeds against itself; it should not differ."
+        f"Effects are means of differences of log {metric_words(verdict['metric'])} between runs with the same seed. Intervals are Student's, "
+        f"for {arms} contender{'s' * (arms != 1)} together (Bonferroni), verdicts by p-values adjusted by Holm at {100 * verdict['level']:.3g} %. "
+        "<b>better</b>, <b>worse</b>: lower, higher. <b>no difference</b>: two one-sided tests put the effect within "
+        f"{percent(verdict['margin'])}. <b>not resolved</b>: neither. The control is the baseline with other seeds against itself; it should not differ."
         + _looked(verdict)
         + (" Losing arms stop early; a tenth of the error is kept for that." if verdict["early_stopping"] else "")
         + (" The number of seeds was chosen after a pilot, whose noise is the one used." if verdict["chosen"] else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from ..core.recipe import Recipe
 from ..ledger.ledger import read
 from .clock import processor_seconds
 from .curves import summarize
+from .metric import lacking, metric_of, unusable
 from .trials import note, write_whole
 
 NOWHERE = Path("nowhere")
@@ -31,6 +31,7 @@ def run_recipe(folder: Path, trial: dict[str, Any], threads: int) -> None:
     os.chdir(trial["cwd"])
     run = open_trial(folder / "run", trial["what"]["recipe"])
     share_evaluation(run, trial["what"]["shared"])
+    refuse_unmeasured(run, trial["metric"])
     at = run.checkpoints.latest()
     if at is not None:
         note(folder, event="resumed", checkpoint=at.name)
@@ -52,8 +53,7 @@ def finish(folder: Path, run: Run, trial: dict[str, Any], failure: str, processo
     threads, evaluation included."""
     result = summarize(read(run.folder), metric=trial["metric"])
     result["spent"]["cpu_seconds"] = processor
-    if result["final"] is not None and not math.isfinite(result["final"]):
-        failure = failure or "the evaluation is not finite"
+    failure = failure or unusable(result["final"], result["results"], result["metric"])
     write_whole(folder / "result.json", result | {"status": "failed" if failure else "done", "reason": failure})
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
 
@@ -95,6 +95,19 @@ def share_evaluation(run: Run, shared: dict[str, Any]) -> None:
             return own(streams or given, *arguments, **more)
 
     run.evaluate_streams = evaluate  # type: ignore[method-assign, assignment]
+
+
+def refuse_unmeasured(run: Run, metric: str) -> None:
+    """Let the run's first evaluation tell a metric that it does not give: UserError then, not after the whole race."""
+    own = run.evaluate_streams
+
+    def evaluate(*arguments: Any, **more: Any) -> dict[str, dict[str, float]]:
+        found = own(*arguments, **more)
+        if metric_of(found, metric) is None:
+            raise UserError(f"metric: {lacking(found, metric)}")
+        return found
+
+    run.evaluate_streams = evaluate  # type: ignore[method-assign]
 
 
 def objectives(run: Run) -> list[Any]:

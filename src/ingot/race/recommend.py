@@ -27,8 +27,12 @@ def seeds_for(
     return wanted if wanted <= most else None
 
 
-def resolution_at(seeds: int, sd: float, *, contenders: int = 1, level: float = LEVEL, power: float = 0.8) -> float:
-    """The effect that so many pairs find with the power, as a share: 0.01 is 1 %."""
-    if seeds < 2 or not math.isfinite(sd):
+def resolution_at(
+    seeds: int, sd: float, pilot: int | None = None, *, contenders: int = 1, level: float = LEVEL, power: float = 0.8
+) -> float:
+    """The effect that so many pairs find with the power, as a share: 0.01 is 1 %. pilot: the pairs that sd comes from, all when not
+    given."""
+    known = min(seeds, pilot or seeds)
+    if known < 2 or not math.isfinite(sd):
         return math.inf
-    return math.expm1((quantile(1 - level / (2 * contenders), seeds - 1) + quantile(power, seeds - 1)) * sd / math.sqrt(seeds))
+    return math.expm1((quantile(1 - level / (2 * contenders), known - 1) + quantile(power, known - 1)) * sd / math.sqrt(seeds))

@@ -22,6 +22,7 @@ from ..core.parts import Fraction, NonNegative, Positive, section
 from ..core.quantities import Budget, Bytes, Quantity
 from ..core.recipe import Recipe, digest, load, merge_keys
 from ..core.resolve import resolve
+from .metric import raced
 
 UNITS = ("tokens", "flops", "seconds", "rows")
 
@@ -92,9 +93,10 @@ class RaceSection:
     by every arm. memory: a cap on the peak that micro-batches are fitted to; an arm that goes over it is out. seeds: pairs, or
     ``auto``: a pilot, then as many as it shows are needed to resolve `resolution`, at most 12. looks: how often you mean to look at it,
     with more seeds each time; they share the error allowed evenly, and what is looked at beyond them is judged far more strictly. metric:
-    of the evaluation; ``auto`` is bits per byte where there is one, else loss. margin: effects smaller than this are no difference. target:
-    metric for time and cost to target; the value that every baseline run reaches when not given. evaluations: in a run. parallel: trials at
-    once.
+    of the evaluation; ``auto`` is bits per byte where the baseline has them, else loss; a share that is better higher, such as
+    knn.accuracy, is raced as its error, and so is its target. margin: effects smaller than this are no difference. target:
+    metric for time and cost to target; the value that every baseline run reaches when not given. evaluations: in a run.
+    parallel: trials at once.
     """
 
     name: str
@@ -178,6 +180,7 @@ def read_race(path: str | Path, overrides: list[str] | tuple[str, ...] = (), *, 
             entrants[name] = Entrant(name, arm, own)
     if problems:
         raise UserError(problems)
+    section.metric = raced(section.metric)
     return Race(section, entrants, recipe.tree, tiny, path)
 
 
@@ -213,6 +216,10 @@ def _wrong(recipe: Recipe, race: RaceSection) -> Iterator[Problem]:
         yield problem("tuning", "wants a step above 1 and a share of the budget above 0")
     if race.tuning.search == "optuna" and race.tuning.trials == 1:
         yield problem("tuning.trials", "wants more than 1 for a search")
+    try:
+        raced(race.metric)
+    except ValueError as error:
+        yield problem("metric", str(error))
     if race.claim is not None and race.claim.contender not in race.contenders:
         yield problem("claim.contender", f"no contender is named {shown(race.claim.contender)}; there are {', '.join(race.contenders)}")
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from ..core.atomic import write_text
 from ..core.recipe import digest
+from .metric import held_to
 
 FORMAT = 1  # of result.json; a change makes old results unknown
 
@@ -52,6 +53,7 @@ class Store:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder) / "trials"
         self._known: dict[str, dict[str, Any]] = {}
+        self.metric: str | None = None  # that results are held to, once a race's baseline has settled it
 
     def place(self, trial: Trial) -> Path:
         return self.folder / trial.key
@@ -81,7 +83,7 @@ class Store:
             if found is None:
                 return None
             self._known[trial.key] = found
-        return self._known[trial.key]
+        return held_to(self._known[trial.key], self.metric)
 
     def attempts(self, trial: Trial) -> list[dict[str, Any]]:
         """Starts and ends so far, for tests and for the curious."""

@@ -22,7 +22,7 @@ from .trials import Store
 from .tune import at_the_edge
 from .words import counted, sentence
 
-COLUMNS = ("tokens", "flops", "seconds", "reference_seconds", "cpu_seconds")
+COLUMNS = ("tokens", "rows", "flops", "seconds", "reference_seconds", "cpu_seconds")
 Results = dict[str, dict[int, dict[str, Any]]]
 
 
@@ -45,6 +45,7 @@ def judge(race: Race, store: Store, course: Course, *, notes: list[str], standin
         arms[arm] |= {"verdict": found_word, "effect": None if effect is None else _shown(effect)}
     target = section.target or max((value for value in values[BASELINE].values()), default=math.nan)
     _targets(race, results, arms, target, level)
+    _paired(race, results, arms, level)
     metric = next((found["metric"] for runs in results.values() for found in runs.values() if found["status"] == "done"), section.metric)
     machine: dict[str, Any] = next((found["machine"] for runs in results.values() for found in runs.values() if found.get("machine")), {})
     verdict: dict[str, Any] = {
@@ -250,6 +251,24 @@ def _targets(race: Race, results: Results, arms: dict[str, dict[str, Any]], targ
             )
 
 
+def _paired(race: Race, results: Results, arms: dict[str, dict[str, Any]], level: float) -> None:
+    """What a run costs in ways that vary from run to run: by seed, and its ratio to the baseline's with the interval over pairs."""
+    for cost in ("seconds", "peak_memory"):
+        known = {
+            arm: {
+                index: (float(value), True)
+                for index, found in runs.items()
+                if found["status"] == "done" and (value := found["spent"].get(cost) if cost == "seconds" else found["peak_memory"])
+            }
+            for arm, runs in results.items()
+        }
+        for arm, found in arms.items():
+            ratio = cost_to_target(known[BASELINE], known[arm], level, max(1, len(race.contenders)))
+            found.setdefault("paired", {})[cost] = {key: ratio[key] for key in ("ratio", "low", "high")} | {
+                "by_seed": {str(race.section.first_seed + index): value for index, (value, _) in known[arm].items()}
+            }
+
+
 def _recommend(race: Race, judged: Mapping[str, tuple[str, Effect | None]], seeds: int, standing: Standing) -> dict[str, Any]:
     """Seeds for the wanted resolution, from the noisiest contender; what the seeds there are resolve; and the level at which the wanted
     seeds would be judged, if they are more: that would be another look."""
@@ -261,7 +280,7 @@ def _recommend(race: Race, judged: Mapping[str, tuple[str, Effect | None]], seed
     sd, count = max(noise)
     pilot = race.section.pilot if race.section.seeds == "auto" else count
     contenders, level = len(race.contenders), standing.now.level
-    resolves = resolution_at(seeds, sd, contenders=contenders, level=level)
+    resolves = resolution_at(seeds, sd, pilot, contenders=contenders, level=level)
     wanted = seeds_for(race.section.resolution, sd, pilot, contenders=contenders, level=level)
     if wanted is None or wanted > seeds:
         level = following([*standing.earlier, standing.now], wanted or MOST, planned=race.section.looks, contenders=contenders).level

@@ -7,12 +7,15 @@ from typing import Any
 
 from ..core.amounts import count, duration
 from ..core.quantities import parse_quantity
+from .metric import ERROR
 from .spec import BASELINE, CONTROL
 
 METRICS = {"bits_per_byte": "bits per byte", "loss": "loss"}
 
 
 def metric_words(metric: str) -> str:
+    if metric.startswith(ERROR):
+        return f"error (1 − {metric.removeprefix(ERROR)})"
     return METRICS.get(metric, metric.replace("_", " "))
 
 

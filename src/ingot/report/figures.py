@@ -17,8 +17,8 @@ COLUMNS = ("step", "tokens", "flops", "seconds", "loss", "lr", "grad_norm", "tok
 SMOOTHED = ("loss", "grad_norm", "tokens_per_second", "utilization")
 
 
-def figures(lines: Sequence[Line]) -> dict[str, Any]:
-    """Everything that a page draws, as plain data; any kind of line, and any key of a line, may be missing."""
+def figures(lines: Sequence[Line], objectives: Sequence[Any] = ()) -> dict[str, Any]:
+    """Everything that a page draws, as plain data; any kind of line, and any key of a line, may be missing. objectives: of the stages."""
     steps = [line for line in lines if line["kind"] == "step"]
     last_start = _last(lines, "start")
     return {
@@ -34,7 +34,7 @@ def figures(lines: Sequence[Line]) -> dict[str, Any]:
         "starts": sum(line["kind"] == "start" for line in lines),
         "end": _last(lines, "end"),
         "last": steps[-1] if steps else {},
-        "best": best_evaluations(lines),
+        "best": best_evaluations(lines, objectives),
     }
 
 
@@ -128,17 +128,23 @@ def evaluations(lines: Iterable[Line]) -> dict[str, Any]:
     return curves_by_source
 
 
-def best_evaluations(lines: Iterable[Line]) -> dict[str, dict[str, Any]]:
-    """Per source its last results, and the lowest bits per byte (else loss) with the step it was reached at."""
+def best_evaluations(lines: Iterable[Line], objectives: Sequence[Any] = ()) -> dict[str, dict[str, Any]]:
+    """Per source its last results, and the lowest bits per byte (else loss) with the step it was reached at, of the stages that have the
+    last one's objective and metric: others measure something else."""
     best: dict[str, dict[str, Any]] = {}
     for line in lines:
         if line["kind"] != "evaluation":
             continue
+        stage = line.get("stage")
+        objective = objectives[stage] if isinstance(stage, int) and 0 <= stage < len(objectives) else None
         for source, metrics in (line.get("results") or {}).items():
             if not isinstance(metrics, dict):
                 continue
-            score = number(metrics.get("bits_per_byte")) if "bits_per_byte" in metrics else number(metrics.get("loss"))
-            entry = best.setdefault(source, {"best": None, "best_step": None})
+            metric = "bits_per_byte" if "bits_per_byte" in metrics else "loss"
+            score = number(metrics.get(metric))
+            entry = best.setdefault(source, {})
+            if entry.get("of") != (metric, objective):
+                entry |= {"best": None, "best_step": None, "of": (metric, objective)}
             entry |= {"last": metrics, "last_step": line.get("step")}
             if score is not None and (entry["best"] is None or score < entry["best"]):
                 entry |= {"best": score, "best_step": line.get("step")}

@@ -12,6 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..core.amounts import count, duration, size
 from ..core.atomic import write_text
 from ..core.errors import UserError
@@ -39,8 +41,8 @@ def write_report(folder: str | Path) -> Path:
 
 def render(folder: Path) -> str:
     """The page's HTML."""
-    data = figures(read(folder))
     recipe = _text(folder / "recipe.yaml")
+    data = figures(read(folder), _objectives(recipe))
     run = _json(folder / "run.json")
     name = str(run.get("name") or folder.resolve().name)
     sections = [
@@ -63,6 +65,18 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def _objectives(recipe: str) -> list[Any]:
+    """The objective in force in each stage; nothing where the recipe cannot be read."""
+    try:
+        tree = yaml.safe_load(recipe)
+        found = [tree["model"]["objective"]]
+        for stage in tree["stages"]:
+            found.append(stage.get("objective") or found[-1])
+    except (yaml.YAMLError, LookupError, TypeError, AttributeError):
+        return []
+    return found[1:]
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -95,7 +109,7 @@ def _header(name: str, data: dict[str, Any], run: dict[str, Any]) -> str:
 
 
 def _tiles(data: dict[str, Any]) -> str:
-    spent = data["end"] | {key: value for key, value in data["last"].items() if value is not None}
+    spent = data["last"] | {key: value for key, value in data["end"].items() if value is not None}  # not every step is logged
     losses = [value for value in data["curves"]["smooth_loss"] if value is not None]
     bits = [entry["best"] for entry in data["best"].values() if entry["best"] is not None and "bits_per_byte" in entry["last"]]
     speeds = sorted(value for value in data["curves"]["tokens_per_second"] if value is not None)
@@ -175,7 +189,7 @@ def _evaluation_table(data: dict[str, Any]) -> str:
     order = [name for name in ("bits_per_byte", "loss", "perplexity") if name in metrics]
     order += [name for name in metrics if name not in order]
     rows = [
-        [safe(source), *(_metric(entry["last"].get(name)) for name in order), _metric(entry["best"]), f"{entry['best_step']}"]
+        [safe(source), *(_metric(entry["last"].get(name)) for name in order), _metric(entry["best"]), _metric(entry["best_step"])]
         for source, entry in data["best"].items()
     ]
     return _section(

@@ -7,7 +7,7 @@ turn, at reach 1. A law that is asked for a choice (the best learning rate and b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -18,6 +18,9 @@ from ..core.errors import UserError
 from .solve import Problem, from_all_starts
 
 EDGES = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 40.0, 100.0, 1000.0, np.inf)
+
+
+POOLED = (("mean", 1), ("bias", 1), ("rms", 2))
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,16 @@ def past_groups(bins: list[dict[str, Any]]) -> dict[str, Any]:
     only = bins[0]
     note = f"{only['n']} held-out rows were off by {only['mean']:.2%} on average, {only['worst']:.2%} at worst"
     return {"tested": True, "within": True, "reach": 1.0, "stretch": 1.0, **only, "note": note}
+
+
+def pooled(many: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The held-out rows of several such fits as one bin; none where one of them was never back-tested."""
+    firsts = [bins[0] for bins in many if bins]
+    if len(firsts) < len(many):
+        return []
+    n = np.array([one["n"] for one in firsts], float)
+    mean, bias, square = (float(np.average([one[key] ** power for one in firsts], weights=n)) for key, power in POOLED)
+    return [firsts[0] | {"n": int(n.sum()), "mean": mean, "bias": bias, "rms": square**0.5, "worst": max(one["worst"] for one in firsts)}]
 
 
 def farthest(bins: list[dict[str, Any]]) -> float:

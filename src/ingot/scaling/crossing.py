@@ -10,7 +10,9 @@ import numpy as np
 from ..core.errors import UserError
 from .backtest import farthest, past
 from .fit import Fit, as_table
-from .predict import lowest, reach_of
+from .predict import lowest, reach_of, refuse_curves, refuse_unknown
+
+SAME = 1e-9  # difference of two predictions, of logarithms where losses are, that is none
 
 
 def crossing(
@@ -27,10 +29,11 @@ def crossing(
 
     low, high: where to look; by default from the smallest fitted scale, at most a hundredth of the largest, to where the back-tests of both
     reached, or, untested, a thousand times the largest scale. Returns at (None when they do not cross there), up_to (how far was looked),
-    interval over the draws, share of the draws that cross, which is lower before, and the past of each at that reach.
-    Raises UserError when high lies beyond what was tested.
+    interval over the draws, share of the draws that cross, which is lower before (None where they are the same throughout), and the past of
+    each at that reach. Raises UserError when high lies beyond what was tested, and for inputs that neither law has.
     """
     fits = (first, second)
+    _known(fits, along, inputs)
     tops = [_top(one, along) for one in fits]
     least = min([max(tops) / 100, *(scale for one in fits if along == "budget" and (scale := _smallest(one)) is not None)])
     tested = min(_tested(one, along, top, inputs) for one, top in zip(fits, tops))
@@ -64,9 +67,18 @@ def crossing(
         "interval": ends,
         "level": level,
         "crossing_draws": float(np.isfinite(at_K[1:]).mean()) if count > 1 else None,
-        "lower_before": "first" if gap_Km[0, 0] < 0 else "second",
+        "lower_before": None if np.allclose(gap_Km[0], 0, atol=SAME) else "first" if gap_Km[0, 0] < 0 else "second",
         "past": reaches,
     }
+
+
+def _known(fits: tuple[Fit, Fit], along: str, inputs: Mapping[str, float]) -> None:
+    """Raise UserError for a law of whole curves, and for an input that would be passed over."""
+    for one in fits:
+        refuse_curves(one)
+    chosen = {"params", "tokens", "flop"} if along == "budget" else {along}
+    names = dict.fromkeys(name for one in fits for name in one.law.inputs if name not in chosen)
+    refuse_unknown(" and ".join(dict.fromkeys(one.form for one in fits)), inputs, names)
 
 
 def _top(one: Fit, along: str) -> float:

@@ -70,6 +70,19 @@ def _diverged(table: Mapping[str, Any], output: str) -> Iterator[str]:
         yield f"diverged: {many} runs lost more than 1.5 times the best of their setting; leave them out"
 
 
+def of_inputs(form: Form, table: Mapping[str, Any], free: int) -> Iterator[str]:
+    """Sentences about where the law was measured. free: coefficients that are not known."""
+    if form.curve:
+        return
+    inputs = np.stack([np.asarray(table[name], float) for name in form.inputs], 1)
+    distinct = len(np.unique(inputs, axis=0))
+    if distinct < free:
+        yield f"{distinct} distinct {'settings' if distinct != 1 else 'setting'} of {', '.join(form.inputs)} cannot determine {free} coefficients"
+    for name, column in zip(form.inputs, inputs.T):
+        if distinct > 1 and np.ptp(column) == 0:
+            yield f"every row has the same {name}: nothing tells what it does"
+
+
 def of_fit(
     form: Form,
     theta_P: np.ndarray,

@@ -19,12 +19,13 @@ from ..core.errors import UserError
 from ..core.parts import parts_in
 from ..core.resolve import nearest, spec
 from .backtest import backtest as run_backtest
-from .doubts import of_fit, of_table, uneven
+from .doubts import of_fit, of_inputs, of_table, uneven
 from .form._base import Form
-from .interval import draw, noise, profile
+from .interval import draw, noise, profile, rounding
 from .solve import Problem, Solution, from_all_starts, huber, solve
 from .table import Table, read, rename, size, take
 
+SCALES = ("flop", "params", "tokens")
 HUBER = 1.345
 """Threshold in robust standard deviations where a law publishes none: 95 % efficient for normal errors (Huber 1964)."""
 
@@ -36,7 +37,8 @@ class Fit:
     """A fitted law.
 
     estimates, intervals: by coefficient, natural units.   theta, draws: on the fitting scale, (P,) and (D, P).
-    error: how well it describes the fitted rows: r2, mean (relative error), worst, sigma (robust, on the residual scale), aicc.
+    error: how well it describes the fitted rows: r2, mean and worst (relative errors; differences for linear residuals), sigma (robust, on
+    the residual scale), aicc.
     backtest: what held-out predictions erred, by reach.   table: the fitted rows.   method: how each number was obtained.
     """
 
@@ -106,7 +108,7 @@ class Fit:
         data = {key: value for key, value in data.items() if key != "kind"}
         data["intervals"] = {name: tuple(_number(end) for end in ends) for name, ends in data["intervals"].items()}
         data["backtest"] = [{key: value if key == "of" else _number(value) for key, value in one.items()} for one in data["backtest"]]
-        data["table"] = {name: np.array(column) for name, column in data["table"].items()}
+        data["table"] = {name: np.array(column if name == "run" else [*map(_number, column)]) for name, column in data["table"].items()}
         return cls(**data | {"theta": np.array(data["theta"]), "draws": np.array(data["draws"]).reshape(-1, len(data["theta"]))})
 
 
@@ -149,11 +151,15 @@ def fit(
     delta:    Huber threshold on the residual; by default the law's published one, else 1.345 robust deviations.
     interval: how intervals are found (see ``ingot.scaling.interval``).   draws: bootstrap draws kept for predictions.
     A form that is fitted as its paper does (`multi_power` with the knob ``fit: paper``) has neither intervals nor draws, and a doubt says
-    so. Raises UserError for missing columns, too few rows, or values that have no logarithm.
+    so. Raises UserError for missing columns, too few rows, values that have no logarithm, and numbers that cannot be (delta, fixed, prior).
     """
+    if delta is not None and not delta > 0:
+        raise UserError(f"delta wants a number above 0, got {delta:g}")
+    if interval == "bootstrap" and draws < 1:
+        raise UserError("bootstrap intervals want at least one of the draws")
     table = rename(read(data) if isinstance(data, str | Path) else dict(as_table(data)), columns or {})
-    law = _law(form, table, knobs or {})
-    table = _usable(law, table)
+    law = law_for(form, table, knobs or {})
+    table = _usable(law, table, fixed or {})
     law = build(form, table, knobs)
     if law.by_paper:
         if fixed or prior:
@@ -170,6 +176,7 @@ def fit(
     doubts = [
         *([OWN] if law.by_paper else ()),
         *of_table(table, law.output),
+        *of_inputs(law, table, int(problem.free.sum())),
         *of_fit(law, theta_P, intervals, fixed or {}, r_n, scale_n, bool(best.converged_K[0])),
         *(uneven(law, intervals, draws_KP, level) if interval == "profile" else ()),
     ]
@@ -185,16 +192,13 @@ def fit(
         backtest=held,
         doubts=doubts,
         fixed=dict(fixed or {}),
-        table={
-            name: column
-            for name, column in table.items()
-            if name in (*law.inputs, law.output, "run", "flop", "params", "tokens", "warmup_tokens")
-        },
+        table={name: column for name, column in table.items() if name in (*law.inputs, law.output, "run", *SCALES, "warmup_tokens")},
         method={"delta": float(problem.delta), "interval": interval, "draws": draws, "bootstrap": agreement, "seed": seed},
     )
 
 
-def _law(form: str, table: Table, knobs: Mapping[str, Any]) -> Form:
+def law_for(form: str, table: Mapping[str, Any], knobs: Mapping[str, Any]) -> Form:
+    """A form by name, for a table that has the columns it reads. Raises UserError."""
     try:
         law = build(form, table, knobs)
     except KeyError as error:
@@ -206,8 +210,11 @@ def _law(form: str, table: Table, knobs: Mapping[str, Any]) -> Form:
     return law
 
 
-def _usable(law: Form, table: Table) -> Table:
-    """Rows with finite values; for curves, rows without a loss stay out of the fit only at the end of a run."""
+def _usable(law: Form, table: Table, fixed: Mapping[str, float]) -> Table:
+    """Rows with finite values; for curves, rows without a loss stay out of the fit only at the end of a run.
+
+    What a reach is measured by must be known of every row: such a column that the law does not read is left out where it has blanks.
+    """
     for name in (*law.inputs, law.output):
         if np.asarray(table[name]).dtype.kind not in "fiu":
             raise UserError(f"column {name!r} holds text, not numbers")
@@ -216,9 +223,15 @@ def _usable(law: Form, table: Table) -> Table:
     table = take(table, law.rows(table))
     if law.residual == "log" and (np.asarray(table[law.output], float) <= 0).any():
         raise UserError(f"{law.output} must be above 0 in every row")
-    if size(table) < len(law.coefficients) + 1:
-        raise UserError(f"{size(table)} usable rows are too few for {len(law.coefficients)} coefficients")
-    return table
+    free = sum(coefficient.name not in fixed for coefficient in law.coefficients)
+    if size(table) < free + 1:
+        raise UserError(f"{size(table)} usable rows are too few for {free} coefficients")
+    blank = [name for name in SCALES if name in table and name not in law.inputs and not _positive(table[name])]
+    return {name: column for name, column in table.items() if name not in blank}
+
+
+def _positive(column: np.ndarray) -> bool:
+    return column.dtype.kind in "fiu" and bool(np.isfinite(column).all() and (column > 0).all())
 
 
 def _problem(law: Form, table: Table, fixed: Mapping[str, float], prior: Mapping[str, tuple[float, float]]) -> Problem:
@@ -227,14 +240,35 @@ def _problem(law: Form, table: Table, fixed: Mapping[str, float], prior: Mapping
     with np.errstate(all="ignore"):
         x = law.prepare(table)
     free, center, width = np.ones(len(law.coefficients), bool), np.zeros(len(law.coefficients)), np.full(len(law.coefficients), np.inf)
+    _finite(law, table, x)
     for name, value in fixed.items():
         index = law.index(name)
-        free[index], center[index] = False, law.coefficients[index].inward(value)
+        one = law.coefficients[index]
+        if not one.low <= value <= one.high or (one.log and value <= 0):
+            raise UserError(
+                f"{name} cannot be fixed at {value:g}: it lies {'above 0, ' * (one.log and one.low <= 0)}between {one.low:g} and {one.high:g}"
+            )
+        free[index], center[index] = False, one.inward(value)
     for name, (value, deviation) in prior.items():
         index = law.index(name)
+        if not np.isfinite(value) or (law.coefficients[index].log and value <= 0) or not deviation > 0:
+            raise UserError(f"the prior of {name} wants a value that it may have and a deviation above 0, got {value:g}:{deviation:g}")
         center[index], width[index] = law.coefficients[index].inward(value), deviation
     # Infinite widths make the prior vanish; for fixed coefficients it only carries the value.
     return Problem(law, x, y_n, np.inf, free_P=free, prior=(center, width) if len(fixed) or len(prior) else None)
+
+
+def _finite(law: Form, table: Table, x: Mapping[str, Any]) -> None:
+    """Raise UserError, naming the column, where the law cannot read a row: the logarithm of 0, mostly."""
+    bad = np.zeros(size(table), bool)
+    for column in x.values():
+        if isinstance(column, np.ndarray) and column.dtype.kind == "f" and column.shape[-1:] == bad.shape:
+            bad |= ~np.isfinite(column).reshape(-1, len(bad)).all(0)
+    if bad.any():
+        low = [name for name in law.inputs if (np.asarray(table[name], float)[bad] <= 0).any()]
+        raise UserError(
+            f"{' and '.join(low)} must be above 0 in every row" if low else f"{int(bad.sum())} rows hold values that this law cannot read"
+        )
 
 
 def _minimize(problem: Problem, delta: float | None) -> tuple[Problem, Solution]:
@@ -242,12 +276,12 @@ def _minimize(problem: Problem, delta: float | None) -> tuple[Problem, Solution]
     first = replace(
         problem, delta=delta if delta is not None else max(1e-4 * float(np.std(problem.y_n)), 1e-9), prior=_scaled_prior(problem, None)
     )
-    best = from_all_starts(first)
+    best, least = from_all_starts(first), rounding(problem)
     if delta is None:
         sigma = _sigma(first, best.theta_KP[0])
-        first = replace(first, delta=max(HUBER * sigma, 1e-12))
+        first = replace(first, delta=max(HUBER * sigma, least))
         best = solve(first, best.theta_KP, steps=600, tolerance=1e-11)
-        first = replace(first, delta=max(HUBER * _sigma(first, best.theta_KP[0]), 1e-12))
+        first = replace(first, delta=max(HUBER * _sigma(first, best.theta_KP[0]), least))
         best = solve(first, best.theta_KP, steps=600, tolerance=1e-11)
     if problem.prior is not None and np.isfinite(problem.prior[1]).any():
         first = replace(first, prior=_scaled_prior(problem, float(noise(first, _residual(first, best.theta_KP[0])[None])[0][0])))
@@ -291,7 +325,7 @@ def _error(problem: Problem, theta_P: np.ndarray, best: Solution) -> dict[str, f
     r_n = _residual(problem, theta_P)
     seen = np.exp(problem.y_n) if law.residual == "log" else problem.y_n
     off = seen - (np.exp(problem.y_n - r_n) if law.residual == "log" else problem.y_n - r_n)
-    relative = np.abs(off) / np.maximum(np.abs(seen), 1e-12)
+    size_n = np.abs(off) / (np.maximum(np.abs(seen), 1e-12) if law.residual == "log" else 1.0)
     # Laplace's likelihood: least absolute deviations is what a small threshold minimizes, and outliers do not decide the comparison.
     aicc = (
         2 * n * np.log(2 * np.e * max(float(np.abs(r_n).mean()), 1e-300)) + 2 * P + (2 * P * (P + 1) / (n - P - 1) if n > P + 1 else np.inf)
@@ -299,8 +333,8 @@ def _error(problem: Problem, theta_P: np.ndarray, best: Solution) -> dict[str, f
     return {
         "n": n,
         "r2": float(1 - (off**2).sum() / max(((seen - seen.mean()) ** 2).sum(), 1e-300)),
-        "mean": float(relative.mean()),
-        "worst": float(relative.max()),
+        "mean": float(size_n.mean()),
+        "worst": float(size_n.max()),
         "sigma": _sigma(problem, theta_P),
         "objective": float(huber(r_n, problem.delta).sum()),
         "aicc": float(aicc),
@@ -326,7 +360,7 @@ def compare(fits: Mapping[str, Fit]) -> list[dict[str, Any]]:
             "aicc": one.error["aicc"] - lowest,
             "held_out": _held_out(one),
             "mean": one.error["mean"],
-            "coefficients": len(one.theta),
+            "coefficients": len(one.theta) - len(one.fixed),
         }
         for name, one in fits.items()
     ]

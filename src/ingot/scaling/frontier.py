@@ -9,7 +9,6 @@ each followed by N_opt = k C^a, D_opt = C / (6 N_opt); a with a Student interval
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,10 +35,12 @@ class Frontier:
 
 def envelope(params: np.ndarray, flop: np.ndarray, loss: np.ndarray, *, windows: int = 12, level: float = 0.9) -> Frontier:
     """Approach 1. A window counts only where its best run has smaller and larger models beside it, so that the minimum is inside."""
-    edges = np.quantile(np.log(flop), np.linspace(0, 1, windows + 1))
+    # Edges of a grid coincide; a run belongs to one window only.
+    inner = np.unique(np.quantile(np.log(flop), np.linspace(0, 1, windows + 1)[1:-1]))
+    window_n = np.searchsorted(inner, np.log(flop), side="right")
     compute, best = [], []
-    for low, high in pairwise(edges):
-        rows = np.flatnonzero((np.log(flop) >= low) & (np.log(flop) <= high))
+    for window in np.unique(window_n):
+        rows = np.flatnonzero(window_n == window)
         if len(rows) >= 3:
             # Within a window more compute means less loss; the slope is taken out so that the window's end does not always win.
             slope = np.polyfit(np.log(flop[rows]), np.log(loss[rows]), 1)[0] if np.ptp(np.log(flop[rows])) > 1e-6 else 0.0
@@ -74,8 +75,8 @@ def isoflop(params: np.ndarray, flop: np.ndarray, loss: np.ndarray, *, tolerance
 
 
 def _power(compute_m: np.ndarray, params_m: np.ndarray, level: float, what: str) -> Frontier:
-    if len(compute_m) < 3:
-        raise UserError(f"{what} need at least 3 budgets with a minimum inside, these data have {len(compute_m)}")
+    if (budgets := len(np.unique(np.round(np.log(compute_m), 9)))) < 3:
+        raise UserError(f"{what} need at least 3 budgets with a minimum inside, these data have {budgets}")
     line = stats.linregress(np.log(compute_m), np.log(params_m))
     half = stats.t.ppf(0.5 + level / 2, len(compute_m) - 2) * line.stderr
     return Frontier(float(line.slope), (float(line.slope - half), float(line.slope + half)), float(line.intercept), compute_m, params_m)

@@ -6,7 +6,8 @@ Profile (the default for coefficients): the bounds of theta_p are where the best
 
 the likelihood-ratio interval of an M-estimator (Huber & Ronchetti 2009, Sec. 7.6), with Student's quantile for an estimated scale. It
 follows curved valleys, such as that between A and alpha, where symmetric intervals fail, and does not care how a coefficient is scaled.
-psi' is smoothed over a kernel's width, since a small delta leaves few residuals to count.
+psi' is smoothed over a kernel's width, since a small delta leaves few residuals to count. Residuals are never taken for smaller than
+`EXACT`, to which measurements are rounded: a law that meets its points exactly would else seem to determine what it does not.
 
 Bootstrap (for predictions): each draw weighs the observations by independent Exp(1) numbers (Rubin 1981), which, unlike resampled rows,
 never leave a small design singular; draws start from the best fit; deviations are widened by sqrt(n / (n - P)). Points of a training
@@ -23,6 +24,13 @@ from scipy import stats
 
 from .solve import Problem, from_all_starts, huber, solve
 
+EXACT = 1e-7  # of the logarithm of a measurement, or of the measurement itself: the digits of a single-precision number
+
+
+def rounding(problem: Problem) -> float:
+    """The smallest residual that means anything, on the residual scale."""
+    return EXACT * (1.0 if problem.form.residual == "log" else max(float(np.abs(problem.y_n).max()), 1e-9))
+
 
 def noise(problem: Problem, r_Kn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(kappa_K, curvature_K): see the module; curvature is mean psi'. Rows whose weight is zero do not count."""
@@ -37,7 +45,8 @@ def noise(problem: Problem, r_Kn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Huber's correction for fitted residuals (1981, Eq. 7.6.12) is 1 + (P / n) (1 - m) / m. It holds near m = 0.8 and explodes for small m,
     # where smoothing has widened the interval already: there half a coefficient's worth was right on 16 to 240 simulated points.
     small_K = 1 + P / n * (1 - inside_K) * np.maximum(1.5 * inside_K, 0.5)
-    return small_K**2 * psi2_K / np.maximum(inside_K, 1e-6), inside_K
+    least_K = np.minimum(rounding(problem), np.reshape(delta, -1)) ** 2
+    return np.maximum(small_K**2 * psi2_K / np.maximum(inside_K, 1e-6), least_K), inside_K
 
 
 def profile(problem: Problem, theta_KP: np.ndarray, *, y_Kn: np.ndarray | None = None, level: float = 0.9, rounds: int = 12) -> np.ndarray:

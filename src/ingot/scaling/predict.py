@@ -6,7 +6,7 @@ the bootstrap draws with that error, in quadrature. Beyond what the back-test re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from scipy import stats
 
 from ..core.errors import UserError
 from ..core.quantities import Quantity, parse_quantity
+from ..core.resolve import nearest
 from .backtest import farthest, past, past_groups, refuse_untested
 from .fit import Fit, as_table
 from .table import Table, size
@@ -57,6 +58,22 @@ def flops(budget: float | str | Quantity) -> float:
     return amount.value
 
 
+def refuse_unknown(form: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise UserError for an input that the law does not read: passed over in silence, it would seem to count."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise UserError(f"{form} reads no {name!r} here. {nearest(name, known) or 'It reads ' + (', '.join(known) or 'nothing else')}")
+
+
+def refuse_curves(fit: Fit) -> None:
+    """Raise UserError for a law of whole curves: a point of one is nothing without the rates that led to it."""
+    if fit.law.curve:
+        raise UserError(
+            f"{fit.form} is a law of whole training curves: a single point tells it nothing; ask how a run goes on, with --job RUN (continued)"
+        )
+
+
 def predict(
     fit: Fit,
     *,
@@ -69,16 +86,20 @@ def predict(
     """The predicted output at given inputs (``params=1e9, tokens=2e10``), or the lowest loss that a budget in FLOPs buys.
 
     With a budget and one of params and tokens, the other follows from C = 6 N D. through: a fit of losses, for a law that reads a loss
-    (`downstream`, `average_error`): the loss is predicted first, and both steps are in the interval. Raises UserError for inputs the law
-    does not have, and for a reach that the back-test did not test, unless untested.
+    (`downstream`, `average_error`): the loss is predicted first, and both steps are in the interval. Raises UserError for a law of whole
+    curves, for inputs the law does not have, and for a reach that the back-test did not test, unless untested.
     """
     law = fit.law
+    refuse_curves(fit)
     if through is not None:
         return _through(fit, through, budget=budget, level=level, untested=untested, **inputs)
+    refuse_unknown(fit.form, inputs, dict.fromkeys([*law.inputs, *(("params", "tokens") if budget is not None else ())]))
     if budget is not None:
         sizes = {name: inputs[name] for name in ("params", "tokens") if name in inputs}
         if {"params", "tokens"} <= set(law.inputs) and not sizes:
             return optimum(fit, budget, level=level, untested=untested, **inputs)
+        if len(sizes) == 2:
+            raise UserError("a budget with both params and tokens says one thing too often; give one of them, or no budget")
         if len(sizes) == 1:
             inputs |= (
                 {"tokens": flops(budget) / (6 * sizes["params"])}
@@ -173,6 +194,7 @@ def optimum(fit: Fit, budget: float | str, *, level: float | None = None, untest
     law, C, level = fit.law, flops(budget), level or fit.level
     if not {"params", "tokens"} <= set(law.inputs) or law.output != "loss" or "lr" in law.inputs:
         raise UserError(f"{fit.form} gives no loss from params and tokens, so it has no best sizes; it takes {', '.join(law.inputs)}")
+    refuse_unknown(fit.form, inputs, [name for name in law.inputs if name not in ("params", "tokens")])
     log_N = np.linspace(np.log(1e4), np.log(C / 6 / 1e4), 801)
     grid = as_table({"params": np.exp(log_N), "tokens": C / 6 / np.exp(log_N), **inputs})
     if missing := [name for name in law.inputs if name not in grid]:

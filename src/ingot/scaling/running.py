@@ -64,6 +64,8 @@ def planned(sofar: Mapping[str, Any], until: float, *, anneal_from: float | None
     last, rate = float(sofar["step"][-1]), float(sofar["lr"][-1])
     if until <= last:
         raise UserError(f"wants a last step after the last logged one, {last:g}; got {until:g}")
+    if anneal_from is not None and anneal_from >= until:
+        raise UserError(f"wants a rate that begins to fall before the last step, {until:g}; got {anneal_from:g} (--anneal-from)")
     step = np.linspace(last, until, points + 1)[1:]
     start = until if anneal_from is None else max(last, float(anneal_from))
     fall = np.clip((until - step) / max(until - start, 1.0), 0.0, 1.0) if anneal_from is not None else np.ones(points)

@@ -14,6 +14,9 @@ from ..core.quantities import parse_quantity
 from ..core.recipe import load
 from .table import Table, read
 
+TOTALS = {"step", "tokens", "flops"}  # what a line must tell of a run to stand for all of it
+RECENT = 10  # logged steps whose middle one tells what a step spends now
+
 
 def ledgers(paths: Iterable[str | Path]) -> list[Path]:
     """Every ledger.jsonl in the given folders, and below them. Raises UserError for a path without one."""
@@ -76,15 +79,19 @@ def step_at(share: float, ledger: Path, sofar: Table) -> float:
         budgets = [parse_quantity(stage["budget"]) for stage in stages]
     except (KeyError, TypeError, ValueError, OSError, UserError) as error:
         raise UserError(f"{ledger.parent} has no recipe that tells its budget; give a step: {error}") from None
-    unit, last = budgets[-1].unit, float(sofar["step"][-1])
-    spent = {"steps": last, "tokens": float(sofar["tokens"][-1]), "flops": float(sofar["flop"][-1])}.get(unit)
-    if spent is None or any(one.unit != unit for one in budgets):
+    unit, step = budgets[-1].unit, sofar["step"]
+    spent = sofar.get({"steps": "step", "tokens": "tokens", "flops": "flop"}.get(unit, ""))
+    if spent is None or any(one.unit != unit for one in budgets) or spent[-1] <= spent[0]:
         raise UserError(f"the budget is in {unit}, of which steps cannot be told; give a step")
-    return sum(one.value for one in budgets) * share * last / spent
+    wanted = sum(one.value for one in budgets) * share
+    if wanted <= spent[-1]:
+        return float(np.interp(wanted, spent, step))
+    # What the last steps spent, not the mean of all: the batch may have grown.
+    return float(step[-1] + (wanted - spent[-1]) / np.median((np.diff(spent) / np.diff(step))[-RECENT:]))
 
 
 def table(paths: Iterable[str | Path], *, curves: bool = False) -> Table:
-    """A row for every finished run: run, params, tokens, flop, steps, seconds, batch (tokens), lr (the highest), loss, and loss_SOURCE.
+    """A row for every finished run: run, params (at its end), tokens, flop, steps, seconds, batch (tokens), lr (the highest), loss, and loss_SOURCE.
 
     loss: the mean over the sources of the last evaluation. curves: the steps of all runs instead, with the column run. Raises UserError
     for runs that were never evaluated, or are not finished.
@@ -104,12 +111,13 @@ def table(paths: Iterable[str | Path], *, curves: bool = False) -> Table:
 def _row(path: Path) -> dict[str, Any]:
     found = lines(path)
     steps = [line for line in found if line["kind"] == "step"]
-    last = max(steps, key=lambda line: line["step"], default=None)
     judged = [line for line in found if line["kind"] == "evaluation" and line.get("results")]
-    start = next((line for line in found if line["kind"] == "start"), {})
-    if last is None or not judged:
+    if not steps or not judged:
         raise UserError(f"{path.parent} has no evaluation to fit")
     final = max(judged, key=lambda line: line["step"])
+    # Not every step is logged: totals are those of the end, or, in a ledger without one, of the last evaluation.
+    ends = [line for line in found if line["kind"] == "end" and set(line) >= TOTALS]
+    last = ends[-1] if ends else _latest(steps, final)
     if final["step"] != last["step"]:
         raise UserError(f"{path.parent} is not finished: its last evaluation is at step {final['step']}, its last step is {last['step']}")
     losses = {name: _number(result.get("loss")) for name, result in final["results"].items()}
@@ -118,7 +126,7 @@ def _row(path: Path) -> dict[str, Any]:
         raise UserError(f"{path.parent}: the last evaluation has no loss")
     return {
         "run": str(path.parent),
-        "params": float(start.get("parameters") or np.nan),
+        "params": _parameters(found),
         "tokens": float(last["tokens"]),
         "flop": float(last["flops"]),
         "steps": float(last["step"]),
@@ -127,6 +135,19 @@ def _row(path: Path) -> dict[str, Any]:
         "lr": max(float(line.get("lr") or 0.0) for line in steps),
         "loss": float(np.mean(known)),
     } | {f"loss_{name}": value for name, value in losses.items() if value is not None and len(losses) > 1}
+
+
+def _latest(steps: list[dict[str, Any]], final: dict[str, Any]) -> dict[str, Any]:
+    """The last logged step, or the evaluation where that has its totals and is not before it."""
+    step = max(steps, key=lambda line: int(line["step"]))
+    return final if final["step"] > step["step"] and set(final) >= TOTALS else step
+
+
+def _parameters(found: list[dict[str, Any]]) -> float:
+    """Of the model that was evaluated last: as the run began, or after its last transform."""
+    start = next((line for line in found if line["kind"] == "start"), {})
+    grown = [line["transform"]["after"]["parameters"] for line in found if line["kind"] == "event" and "after" in line.get("transform", {})]
+    return float((grown[-1] if grown else start.get("parameters")) or np.nan)
 
 
 def _number(value: Any) -> float | None:

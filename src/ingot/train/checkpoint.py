@@ -54,7 +54,7 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavai
 
 
 class Checkpoints:
-    """The checkpoints of one run. Without a process group it works alone; in one, every method that writes or loads is collective.
+    """The checkpoints of one run. Without a process group, or told to, it works alone; else every method that writes or loads is collective.
 
     keep_last: the newest ones, at least 1. keep_best: those with the lowest `best` among their metrics. keep_every: one for each
     such amount of the run's steps, rows, tokens, flops or seconds. asynchronous: training goes on while a copy is written;
@@ -71,6 +71,7 @@ class Checkpoints:
         asynchronous: bool = False,
         best: str = "loss",
         layout: str = "",
+        alone: bool = False,
         say: Callable[[str], None] | None = None,
     ) -> None:
         if keep_every is not None and keep_every.unit not in ("steps", "rows", "tokens", "flops", "seconds"):
@@ -78,11 +79,20 @@ class Checkpoints:
         self.folder = Path(folder)
         self.keep_last, self.keep_best, self.keep_every, self.best = max(1, keep_last), keep_best, keep_every, best
         self.asynchronous, self.layout, self.say = asynchronous, layout, say or (lambda text: None)
+        self.alone = alone
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._group: Any = None
         self._tidied = False
         self._whole: dict[Path, Manifest] = {}
+
+    @property
+    def rank(self) -> int:
+        return 0 if self.alone else _rank()
+
+    @property
+    def ranks(self) -> int:
+        return 1 if self.alone else _ranks()
 
     # -- writing -------------------------------------------------------------------------------------------------------------
 
@@ -110,7 +120,7 @@ class Checkpoints:
                     "torch": torch.__version__,
                     "time": time.time(),
                     "layout": self.layout,
-                    "ranks": _ranks(),
+                    "ranks": self.ranks,
                     "progress": state.progress.as_dict(),
                     "recipe_hash": recipe_hash,
                     "recipe": dict(recipe),
@@ -173,11 +183,11 @@ class Checkpoints:
             save_tensors(tensors, storage_writer=ShardWriter(final, aside, body, room), planner=TensorSaver(), process_group=self._group)
         except CheckpointException as error:
             free = _free(self.folder)
-            if _rank() == 0:
+            if self.rank == 0:
                 shutil.rmtree(aside, ignore_errors=True)
             _explain(error, final, needed, free)
         self._whole.pop(final, None)
-        if _rank() == 0:
+        if self.rank == 0:
             self._drop_old(final)
 
     def _drop_old(self, newest: Path) -> None:
@@ -209,7 +219,7 @@ class Checkpoints:
     def tidy(self) -> None:
         """Once, and before the newest is looked for: remove what processes that were killed left behind, and bring back a checkpoint whose
         replacement never arrived. For who trains in the folder alone."""
-        if self._tidied or _rank() != 0:
+        if self._tidied or self.rank != 0:
             return
         self._tidied = True
         for path in sorted(self.folder.glob(".step-*")):
@@ -239,9 +249,9 @@ class Checkpoints:
         """
         self.wait()
         answer: Any = None
-        if _rank() == 0:
+        if self.rank == 0:
             answer = self._find_latest()
-        if _ranks() > 1:
+        if self.ranks > 1:
             box = [answer]
             dist.broadcast_object_list(box, src=0)
             answer = box[0]
@@ -321,7 +331,7 @@ class Checkpoints:
     def _read(self, targets: dict[str, Tensor], path: Path, manifest: Manifest) -> None:
         try:
             with torch.no_grad():
-                load_tensors(dict(targets), storage_reader=ShardReader(path, manifest), planner=TensorLoader())
+                load_tensors(dict(targets), storage_reader=ShardReader(path, manifest), planner=TensorLoader(), no_dist=self.alone)
         except CheckpointException as error:
             raise _first(error) from error
 
@@ -346,12 +356,12 @@ class Checkpoints:
         """As _verify, the files shared out over ranks; every rank learns of any damage."""
         found: Any = None
         try:
-            found = self._verify(path, (_rank(), _ranks()))
+            found = self._verify(path, (self.rank, self.ranks))
             problem = None
         except IngotError as error:
             problem = error
-        if _ranks() > 1:
-            problems: list[Any] = [None] * _ranks()
+        if self.ranks > 1:
+            problems: list[Any] = [None] * self.ranks
             dist.all_gather_object(problems, problem and (type(problem).__name__, str(problem)))
             first = next((item for item in problems if item), None)
             if first is not None and problem is None:

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..core.sums import wide
+
 if TYPE_CHECKING:
     from ..core.seams import Layout
 
@@ -102,4 +104,4 @@ class Coupling:
 
 def _units(batch: Micro, name: str) -> Tensor:
     """Scored units of a loss over all rows, at least 1."""
-    return batch.get(f"units/{name}", batch["units"]).sum().double().clamp(min=1)
+    return wide(batch.get(f"units/{name}", batch["units"]).sum()).clamp(min=1)

@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.sums import wide
+
 
 class FusedBackward:
     """The updates of one step. phase: the meter's, which files them under the optimizer. bytes: the most of gradients alive at once."""
@@ -45,7 +47,7 @@ class FusedBackward:
 
     def norm(self) -> float:
         """The norm of the gradients that were used up, taken as a layout takes that of all: one per weight, added in float64."""
-        return float(torch.stack(self._norms).double().square().sum().sqrt()) if self._norms else 0.0
+        return float(wide(torch.stack(self._norms)).square().sum().sqrt()) if self._norms else 0.0
 
     def _hook(self, group: dict[str, Any], fresh: bool) -> Callable[[Tensor], None]:
         @torch.no_grad()

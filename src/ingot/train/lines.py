@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def step_line(
-    state: State, outcome: Outcome, spent: Spent, *, rows: int, flops: float, seconds: float, rate: float, device: torch.device
+    state: State, outcome: Outcome, spent: Spent, *, rows: int, seconds: float, rate: float, device: torch.device
 ) -> dict[str, Any]:
-    """A step that was made. flops, seconds: over all ranks, and of the slowest. rate: FLOP/s that all ranks could do at best."""
-    progress = state.progress
+    """A step that was made. spent: FLOPs of all ranks, phases of this one. seconds: of all, on average. rate: FLOP/s that all could do."""
+    progress, flops = state.progress, spent.flops
     return {
         "kind": "step",
         "stage": progress.stage,

@@ -17,6 +17,7 @@ from .anomaly import AnomalyGuard, worst_rows
 from .checkpoint import Checkpoints
 from .lines import evaluation_line, event, step_line
 from .moments import Due, end_asked
+from .spending import Spending
 from .stage import Stage, Windows
 from .state import State
 from .step import HalfMade, Outcome, step
@@ -30,6 +31,7 @@ class Program(Protocol):
     def enter(self, state: State) -> Stage: ...
     def save(self, state: State, metrics: dict[str, float]) -> Any: ...
     def restore(self, state: State) -> int | None: ...
+    def notices(self) -> list[dict[str, Any]]: ...  # events of this rank since the last call
 
 
 @dataclass
@@ -49,9 +51,12 @@ class Loop:
     interrupted: str = ""
     best: dict[str, float] = field(default_factory=dict)
     saved: tuple[int, int] | None = None
-    sources: list[str] = field(default_factory=list)
     lines: Callable[[], int] = lambda: 0  # of the ledger so far
     results: dict[str, dict[str, float]] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.spending = Spending(self.layout)
 
     def run(self, state: State) -> str:
         """Train until every stage is spent, or until a signal; the reason is returned. Raises RunError when it cannot go on."""
@@ -91,7 +96,7 @@ class Loop:
                 if windows is None or size != stage.rows_read:
                     _close(windows)
                     size = stage.rows_read
-                    windows = stage.open(state.progress.rows, size, stage.micro_rows)
+                    windows = stage.open(state.progress.rows, size, stage.micro(self.layout.ranks))
                     stream = iter(windows)
                 try:
                     outcome = self._step(stage, state, stream)
@@ -105,7 +110,7 @@ class Loop:
                 if outcome.verdict is not None and outcome.verdict.action == "roll_back":
                     _close(windows)
                     windows = None
-                    self._roll_back(stage, state)
+                    self._roll_back(stage, state, outcome.read)
                     continue
                 if evaluation.passed(stage, state):
                     self._evaluate(stage, state)
@@ -131,6 +136,7 @@ class Loop:
                 window = [stage.prepare(micro) for micro in window]
             rows, trained = stage.there(state.progress)
             key += _size(window[0]) + (f"/of {rows}" if rows != stage.rows_read else "")
+            fresh = not self.meter.known(key)
             with self.meter.counting(state.model, key):
                 with self.meter.phase("hooks"):
                     for hook in stage.hooks.values():
@@ -143,15 +149,17 @@ class Loop:
                     side_weights=stage.side,
                     hooks=stage.hooks,
                     fused_backward=stage.fused_backward,
-                    judge=lambda found: self._judge(state, found),
+                    judge=lambda found: self._judge(stage, state, found),
                     stop=lambda: bool(self.interrupted),
                     phase=self.meter.phase,
                 )
-        spent = self.meter.finish()
-        flops, seconds = self.layout.total(
-            torch.tensor([spent.flops, spent.step_seconds / self.layout.ranks], dtype=torch.float64)
-        ).tolist()
+            if fresh and outcome.verdict is not None and not outcome.verdict.applies:
+                self.meter.forget(key)  # without its update it is not what such a step costs
+        spent, outcome.read = self.meter.finish(), rows
+        seconds, notices = self.spending.total(spent, self.program.notices())
+        flops = spent.flops
         state.extra["step_flops"], state.extra["meter"] = flops, self.meter.state_dict()
+        self._pass_on(notices)
         # Budgets and schedules in tokens count what is trained on, in rows what is read.
         state.progress.advance(
             rows=rows,
@@ -162,7 +170,7 @@ class Loop:
             audio_seconds=trained * stage.seconds_per_row,
         )
         rate = self.matmul_rate * self.layout.ranks
-        log = step_line(state, outcome, spent, rows=trained, flops=flops, seconds=seconds, rate=rate, device=self.meter.device)
+        log = step_line(state, outcome, spent, rows=trained, seconds=seconds, rate=rate, device=self.meter.device)
         log["first_row"] = stage.first + state.progress.rows - rows
         if rows != trained:
             log["read_rows"] = rows
@@ -173,21 +181,21 @@ class Loop:
             self.emit(log)
         return outcome
 
-    def _judge(self, state: State, outcome: Outcome) -> bool:
+    def _judge(self, stage: Stage, state: State, outcome: Outcome) -> bool:
         """The guard's verdict on a step, equal on all ranks because its inputs are; False skips the update."""
         verdict = outcome.verdict = self.guard.judge(outcome.loss, outcome.gradient_norm)
         if verdict.event:
             rows = [row for part in self.layout.gather(outcome.rows) for row in part]
-            named = [vars(row) for row in worst_rows(rows, self.sources)]
+            named = [vars(row) for row in worst_rows(rows, stage.sources)]
             self.emit(event(state.progress.total_steps + 1, verdict.event, verdict.message, action=verdict.action, rows=named))
         if verdict.action == "stop":
             raise RunError(f"step {state.progress.total_steps + 1}: {verdict.message}; the last checkpoint is whole")
         return verdict.applies
 
-    def _roll_back(self, stage: Stage, state: State) -> None:
-        """Back to the last checkpoint; the window that spoiled it is passed over when its rows come again."""
+    def _roll_back(self, stage: Stage, state: State, read: int) -> None:
+        """Back to the last checkpoint; the window of so many rows that spoiled it is passed over when its rows come again."""
         progress = state.progress
-        bad = [progress.stage, progress.rows - stage.rows_read, progress.rows]
+        bad = [progress.stage, progress.rows - read, progress.rows]
         skipped = [*state.extra.get("skipped_rows", []), bad]
         found = self._restore(stage, state)
         state.extra["skipped_rows"] = skipped
@@ -213,12 +221,13 @@ class Loop:
         """Out of device memory: half the micro-batch, the same global batch, the same rows again; those since the last checkpoint where an
         update was half made."""
         _close(windows)
-        if stage.micro_rows == 1 or self.layout.ranks > 1:
-            # The other ranks already wait for this one inside the gradient's reduction, so they cannot be told to begin again.
-            ranks = ", and over several ranks it cannot be lowered on the way" if self.layout.ranks > 1 and stage.micro_rows > 1 else ""
+        # The other ranks already wait for this one inside the gradient's reduction, so they cannot be told to begin again.
+        where = "over several ranks" if self.layout.ranks > 1 else getattr(self.layout, "holds_on", "")
+        if stage.micro_rows == 1 or where:
+            ranks = f", and {where} it cannot be lowered on the way" if where and stage.micro_rows > 1 else ""
             rows = f"{stage.micro_rows} row{'s' * (stage.micro_rows != 1)} a micro-batch"
             raise RunError(f"out of device memory with {rows}{ranks}; set micro_rows lower, or see ingot plan") from None
-        stage.micro_rows = (stage.micro_rows + 1) // 2
+        stage.micro_rows = (stage.micro(self.layout.ranks) + 1) // 2
         state.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
         back = f", back to step {self._restore(stage, state)}, for an update was half made" if half_made else ""
@@ -240,6 +249,14 @@ class Loop:
             self.emit(evaluation_line(state, results, time.perf_counter() - began))
         for sample in samples:
             self.emit({"kind": "sample", "step": progress.total_steps, **sample})
+        self._pass_on([notice for part in self.layout.gather(self.program.notices()) for notice in part])
+
+    def _pass_on(self, notices: list[dict[str, Any]]) -> None:
+        """What the data of all ranks has to tell, once."""
+        for notice in notices:
+            if notice["message"] not in self.told:
+                self.told.add(notice["message"])
+                self.emit(notice)
 
     def _save(self, state: State) -> None:
         here = (state.progress.stage, state.progress.total_steps)
@@ -258,9 +275,9 @@ class Loop:
         """Names all that the FLOPs of the coming step depend on; a read window that is larger than the step is one of it."""
         read = [stage.rows_read] if stage.rows_read != stage.rows_per_step else []
         costs = [hook.cost(state) for hook in stage.hooks.values() if hasattr(hook, "cost")]
-        return "/".join(map(str, (state.progress.stage, stage.rows_per_step, stage.micro_rows, *read, *costs))) + getattr(
-            state.optimizer, "phase", ""
-        )
+        ranks = self.layout.ranks  # FLOPs are a rank's own
+        parts = (state.progress.stage, stage.rows_per_step, stage.micro(ranks), *read, *costs, f"over {ranks}")
+        return "/".join(map(str, parts)) + getattr(state.optimizer, "phase", "")
 
     def _asked(self, name: str) -> bool:
         """The run ends after the step in hand, with a checkpoint; whether that had been asked for before."""

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..core.errors import RunError
+from ..core.patience import watching
+
 if TYPE_CHECKING:
     from ..core.quantities import Quantity
     from .stage import Stage
@@ -35,19 +38,27 @@ class Due:
 def end_asked(note: Callable[[str], bool]) -> Iterator[None]:
     """Tell note the name of a SIGINT or SIGTERM that arrives inside. It says whether one had come before: then a second SIGINT ends all.
 
-    Only the main thread can be told of signals; elsewhere nothing changes.
+    A wait for what another process makes ends at once. Only the main thread can be told of signals; elsewhere nothing changes.
     """
+    asked: list[str] = []
+
+    def leave() -> None:
+        if asked:
+            raise RunError(f"{asked[0]} came while waiting for another process; what was saved is whole")
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def handle(number: int, frame: Any) -> None:
-        if note(signal.Signals(number).name) and number == signal.SIGINT:
+        asked.append(signal.Signals(number).name)
+        if note(asked[-1]) and number == signal.SIGINT:
             raise KeyboardInterrupt
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        with watching(leave):
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -52,6 +52,7 @@ class Stage:
     sample: Callable[[], list[dict[str, str]]] | None = None
     averaged: Callable[[], AbstractContextManager[None]] = nullcontext  # the weights to evaluate and sample with
     batch_factor: float = 1.0
+    sources: list[str] = field(default_factory=list)  # names of its data's sources
     first: int = 0  # row of its data at which the stage begins
     last: int | None = None  # rows from there to where its data is used up; None where it goes on for ever
 
@@ -59,6 +60,10 @@ class Stage:
     def rows_per_step(self) -> int:
         """Global rows that the coming step trains on, after a scheduled batch factor."""
         return max(1, round(self.batch_rows * self.batch_factor))
+
+    def micro(self, ranks: int) -> int:
+        """Rows of a micro-batch of the coming step: no more than a rank's share of what is trained on, which a scheduled batch changes."""
+        return min(self.micro_rows, -(-self.rows_per_step // ranks))
 
     @property
     def rows_read(self) -> int:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import RunError
+from ..core.sums import wide
 from ..ledger.memory import gradient_bytes
 from .coupled import coupling
 from .fused_backward import FusedBackward
@@ -57,6 +58,7 @@ class Outcome:
     counts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     hooks: dict[str, float] = field(default_factory=dict)
     gradient_bytes: int = 0
+    read: int = 0  # rows
     verdict: Any = None
     stop: bool = False
 
@@ -64,7 +66,7 @@ class Outcome:
 def loss_units(window: Sequence[Micro], names: Sequence[str], layout: Layout) -> dict[str, Tensor]:
     """Scored units of each loss over the whole window and all ranks, at least 1, as float64 scalars."""
     local = torch.stack([torch.stack([_units(micro, name).sum() for micro in window]).sum() for name in names])
-    return dict(zip(names, layout.total(local.double()).clamp(min=1), strict=True))
+    return dict(zip(names, layout.total(wide(local)).clamp(min=1), strict=True))
 
 
 def _units(micro: Micro, name: str) -> Tensor:
@@ -115,7 +117,7 @@ def forward_backward(
     """
     found = Pass()
     units: dict[str, Tensor] = {}
-    real_rows = layout.total(torch.stack([(micro["rows"] >= 0).sum() for micro in window]).sum().double()).clamp(min=1)
+    real_rows = layout.total(wide(torch.stack([(micro["rows"] >= 0).sum() for micro in window]).sum())).clamp(min=1)
     coupled = coupling(model, window, layout)
     for index, micro in enumerate(window):
         clear_side(model)
@@ -126,7 +128,7 @@ def forward_backward(
             weights = micro.get("weights")
             row_loss = torch.stack(
                 [(loss if weights is None else loss * weights) / units[name].to(loss.dtype) for name, loss in losses.items()]
-            )
+            ).masked_fill(micro["rows"] < 0, 0)  # whatever an objective makes of rows that only fill up
             total = (
                 row_loss.sum() + pull + _side_loss(found, collect_side(model), micro, side_weights, real_rows, len(window) * layout.ranks)
             )
@@ -239,7 +241,7 @@ def _describe(outcome: Outcome, found: Pass, window: Sequence[Micro], layout: La
     local = torch.tensor(
         [*(float(shares[name]) for name in names), *(float(side[name]) for name in sides), tokens, float(stop)], dtype=torch.float64
     )
-    values = layout.total(local.to(next(iter(shares.values())).device)).tolist()
+    values = layout.total(local).tolist()
     outcome.losses = dict(zip(names, values[: len(names)], strict=True))
     outcome.side = dict(zip(sides, values[len(names) : len(names) + len(sides)], strict=True))
     outcome.tokens, outcome.stop = round(values[-2]), values[-1] > 0

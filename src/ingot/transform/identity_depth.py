@@ -48,7 +48,9 @@ class IdentityDepth:
             raise ValueError(
                 f"the mixer {mixer['name']!r} has no projection back to the width that could be zero, so a new block would not be idle; use stack or interpolate"
             )
-        return with_depth(tree, self.depth or 2 * depth_of(tree))
+        old = depth_of(tree)
+        new = self.depth or 2 * old
+        return with_depth(tree, new, [source for source, _ in self.sources(old, new)])
 
     def sources(self, old: int, new: int) -> list[tuple[int, bool]]:
         """(old block, whether it is a new one) of every block afterwards."""

@@ -29,7 +29,9 @@ class Interpolate:
         self.depth = depth
 
     def graph(self, tree: dict[str, Any]) -> dict[str, Any]:
-        return with_depth(tree, self.depth or 2 * depth_of(tree))
+        old = depth_of(tree)
+        new = self.depth or 2 * old
+        return with_depth(tree, new, [layer * old // new for layer in range(new)])
 
     def __call__(self, snapshot: Snapshot, target: Target) -> Snapshot:
         old, new = depth_of(snapshot.tree), depth_of(target.tree)

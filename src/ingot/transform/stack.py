@@ -32,7 +32,8 @@ class Stack:
         self.factor = factor
 
     def graph(self, tree: dict[str, Any]) -> dict[str, Any]:
-        return with_depth(tree, depth_of(tree) * self.factor)
+        old = depth_of(tree)
+        return with_depth(tree, old * self.factor, [layer % old for layer in range(old * self.factor)])
 
     def __call__(self, snapshot: Snapshot, target: Target) -> Snapshot:
         depth = depth_of(snapshot.tree)

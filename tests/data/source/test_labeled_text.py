@@ -135,7 +135,7 @@ def test_a_classifier_starts_from_a_masked_model(tmp_path: Path, monkeypatch: py
     )
     assert last["linear_probe.accuracy"] > 0.8 and last["fine_tune.accuracy"] > 0.8
     (parent,) = run.parents
-    assert parent["step"] == 2 and any("classification starts afresh, not as masked_lm" in line for line in run.messages)
+    assert parent["step"] == 2 and any("classification starts afresh, not as masked_lm" in line["message"] for line in lines(run, "event"))
 
 
 def test_weights_of_other_ids_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, any_speed: None) -> None:

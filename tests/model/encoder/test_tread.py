@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import ingot
+from ingot.build.check import check
 from ingot.core.errors import UserError
 from ingot.core.resolve import spec
 from ingot.ledger.flops import FlopCount
@@ -18,6 +19,7 @@ from ingot.nn.subset import draw
 from ingot.ops.flops import register
 
 DEPTH, WIDTH, LENGTH = 4, 16, 20
+LAYER = {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}}
 
 
 def build(**knobs: Any) -> Any:
@@ -121,6 +123,27 @@ def test_refusals(tiny_recipe: Any) -> None:
     with pytest.raises(UserError, match="splits the blocks at 2, inside of the route from 1 to 3"):
         ingot.build(tiny_recipe(encoder(), {"model": {"objective": {"name": "masked_lm", "mask": 3, "late": 2}}}))
     ingot.build(tiny_recipe(encoder(), {"model": {"objective": {"name": "masked_lm", "mask": 3, "late": 1}}}))
+
+
+@pytest.mark.parametrize(
+    ("end", "objective", "split"),
+    [
+        (4, {"name": "multi_token", "heads": 2, "layer": LAYER}, 3),
+        (3, {"name": "multi_token", "heads": 2, "layer": LAYER}, None),
+        (3, {"name": "nested", "depths": [2]}, 2),
+        (3, {"name": "nested", "depths": [1, 3]}, None),
+        (3, {"name": "weighted", "objectives": {"a": {"name": "masked_lm", "late": 2}}}, 2),
+    ],
+)
+def test_no_objective_splits_the_route(tiny_recipe: Any, end: int, objective: dict[str, Any], split: int | None) -> None:
+    found = [problem.message for problem in check(tiny_recipe(encoder(start=1, end=end), {"model": {"objective": objective}}))[1]]
+    assert len(found) == (split is not None) and all(f"splits the blocks at {split}" in message for message in found)
+
+
+def test_positions_that_count_places_are_refused(tiny_recipe: Any) -> None:
+    mixer = {"name": "attention", "heads": 2, "position": "relative"}
+    with pytest.raises(UserError, match="count places"):
+        ingot.build(tiny_recipe(encoder(mixer=mixer)))
 
 
 def test_accumulation_changes_nothing_but_rounding(tiny_recipe: Any) -> None:

@@ -127,3 +127,14 @@ def test_a_row_is_drawn_alike_in_any_batch() -> None:
     assert torch.equal(unbiased24(rows[2:4]), whole[2:4]) and torch.equal(unbiased24(rows[1]), whole[1])
     nudged = unbiased24(rows * (1 + 1e-7))
     torch.testing.assert_close(nudged, whole)  # what rounding may change draws nothing else
+
+
+def test_vectors_of_rows_are_not_mixed(make: Any, drawn: Any) -> None:
+    plain, sparse = (drawn(make("sparse24", unbiased=unbiased)) for unbiased in (False, True))
+    x = torch.randn(12, plain.inputs, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for parts in ([x], [x[:5], x[5:]]):
+        for layer in (plain, sparse):
+            layer.zero_grad()
+            for part in parts:
+                (layer(part).square() / 2).sum().backward()
+        torch.testing.assert_close(sparse.weight.grad, plain.weight.grad)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from ingot.build.check import check
 from ingot.core.resolve import spec
 from ingot.nn.context import Cache, Context
 
@@ -69,3 +72,18 @@ def test_in_generation_the_memory_is_projected_once() -> None:
 def test_outside_a_decoder_it_says_so() -> None:
     with pytest.raises(ValueError, match="belongs into a decoder"):
         mixer()(given()[0], Context())
+
+
+def test_heads_that_do_not_divide_the_width_are_refused(tiny_recipe: Any) -> None:
+    def said(**knobs: Any) -> str:
+        decoder = {
+            "name": "transformer",
+            "depth": 1,
+            "mixer": {"name": "attention", "heads": 1},
+            "cross": {"name": "cross_attention"} | knobs,
+        }
+        model = {"objective": {"name": "span_corruption", "sentinels": [3, 4, 5]}, "decoder": decoder | {"inner": 24}}
+        return "\n".join(problem.message for problem in check(tiny_recipe({"model": model}))[1])
+
+    assert "5 heads do not divide the width 24" in said(heads=5)
+    assert "do not divide" not in said(heads=3) and "do not divide" not in said(heads=5, head_dim=4)

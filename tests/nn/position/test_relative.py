@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from ingot.build.check import check
 from ingot.core.resolve import spec
 from ingot.nn.context import Cache, Context
 
@@ -54,3 +57,21 @@ def test_a_block_without_the_table_says_so() -> None:
     part = spec("nn.position", "relative").build(head_dim=8, heads=2, layer=1)
     with pytest.raises(ValueError, match="kept by the first block"):
         part.bias(Context(positions_BT=torch.arange(3)[None]), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "objective", "words"),
+    [
+        ({"buckets": 1}, "causal_lm", "at least 2, got 1"),
+        ({"buckets": 3}, "masked_lm", "at least 4, got 3"),
+        ({"buckets": 2}, "causal_lm", ""),
+        ({"buckets": 4, "longest": 2}, {"name": "weighted", "objectives": {"a": "masked_lm"}}, ""),
+        ({"buckets": 32, "longest": 16}, "causal_lm", "above 16, got 16"),
+        ({"buckets": 32, "longest": 16}, "masked_lm", ""),
+        ({"buckets": 32, "longest": 8}, "masked_lm", "above 8, got 8"),
+    ],
+)
+def test_what_has_no_buckets_is_refused(tiny_recipe: Any, knobs: dict[str, Any], objective: Any, words: str) -> None:
+    mixer = {"name": "attention", "heads": 2, "position": {"name": "relative", **knobs}}
+    found = check(tiny_recipe({"model": {"objective": objective, "encoder": {"mixer": mixer}}}))[1]
+    assert words in "\n".join(problem.message for problem in found) and bool(found) == bool(words)

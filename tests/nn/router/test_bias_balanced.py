@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ingot.core.parts import load
 from ingot.core.resolve import spec
 from ingot.nn.context import Context
 
@@ -90,3 +91,12 @@ def test_recomputed_activations_count_a_load_once() -> None:
     side = collect_side(holder)["router"]
     loss.backward()
     assert int(side["count/load"].sum()) == 4 * 32 * 2 == int(router.side["count/load"].sum())
+
+
+def test_one_expert_is_weighed_by_its_score_and_learned_from() -> None:
+    router = build(top_k=1)
+    router(inputs(), context()).weights_M.sum().backward()
+    assert router.weight.grad.norm() > 0 and router.weight_sum == (0.0, 1.0)
+    check = load("nn.router", "bias_balanced").check
+    assert "never learn" in next(iter(check(spec("nn.router", "bias_balanced", top_k=1, normalize=True).knobs, {})))
+    assert not list(check(spec("nn.router", "bias_balanced", top_k=1).knobs, {}))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...core.parts import Fraction, Positive, Slot, part
 from ...nn.context import Context
 from ...nn.dropout import LayerDrop
+from ...nn.objectives import looks_back, objectives
 from ..recompute import Mode, keeping, refusals
 
 
@@ -66,16 +67,11 @@ class Transformer(nn.Module):
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
         if knobs["final_norm"] and getattr(knobs["block"].target, "normalizes_output", False):
             yield f"block {knobs['block'].name!r} already normalizes its output; final_norm would do it twice"
-        mixer, run = knobs["mixer"], context.get("run")
+        mixer = knobs["mixer"]
         if getattr(mixer.target, "attends", None) == "memory":
             yield f"mixer {mixer.name!r} looks at another stack's output; it is the cross of a decoder, not the mixer of an encoder"
-        objectives = [] if run is None else [run.model.objective, *(stage.objective for stage in run.stages if stage.objective is not None)]
-        for objective in objectives if getattr(mixer.target, "looks_ahead", False) else []:
-            if (
-                getattr(objective.target, "causal", False) is True
-                or objective.knobs.get("causal") is True
-                or objective.knobs.get("form") == "causal"
-            ):
+        for objective in objectives(context) if getattr(mixer.target, "looks_ahead", False) else []:
+            if looks_back(objective):
                 yield f"mixer {mixer.name!r} sees every position of a document; the causal objective {objective.name!r} wants one that does not look ahead"
         yield from refusals(knobs["checkpointing"], context)
 

@@ -25,6 +25,8 @@ from torch import Tensor
 
 from ...core.parts import Fraction, NonNegative, Positive, Slot, part
 from ...nn.context import Context
+from ...nn.objectives import objectives
+from ...nn.position.relative import by_place
 from ...nn.subset import draw
 from ..recompute import Mode
 from .transformer import Transformer
@@ -79,13 +81,14 @@ class Tread(Transformer):
             yield f"the route from block {start} to block {end} passes by nothing, or leads out of the {depth} blocks; set start and end"
         if knobs["share"] == 1:
             yield "share 1 would leave the span without a token; set it below 1"
-        run = context.get("run")
-        for objective in (
-            [] if run is None else [run.model.objective, *(stage.objective for stage in run.stages if stage.objective is not None)]
-        ):
-            late = objective.knobs.get("late", 0)
-            if start < late < end:
-                yield f"objective {objective.name!r} splits the blocks at {late}, inside of the route from {start} to {end}; move one of them"
+        if by_place(knobs["mixer"]):
+            yield "relative positions count places, and of the route only a part of the tokens is there; use rotary, or the encoder transformer"
+        for objective in objectives(context):
+            for split in getattr(objective.target, "splits", lambda *given: ())(objective.knobs, depth):
+                if start < split < end:
+                    yield (
+                        f"objective {objective.name!r} splits the blocks at {split}, inside of the route from {start} to {end}; move one of them"
+                    )
 
     def through(self, x_BTD: Tensor, context: Context, start: int, end: int) -> Tensor:
         """The blocks from start up to end; the routed span among them takes a part of the tokens while training."""

@@ -21,6 +21,7 @@ from ...core.errors import UserError
 from ...core.parts import Fraction, NonNegative, Positive, Slot, Spec, part
 from ..context import Context
 from ..dropout import Dropout
+from ..objectives import objectives
 from ._placed import refuse_turning
 
 
@@ -82,9 +83,7 @@ class Token(nn.Module):
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
         yield from refuse_turning(knobs["position"])
-        run = context.get("run")
-        objectives = [] if run is None else [run.model.objective, *(stage.objective for stage in run.stages if stage.objective is not None)]
-        for objective in objectives if knobs.get("inner") is not None else []:
+        for objective in objectives(context) if knobs.get("inner") is not None else []:
             if objective.knobs.get("tied") and objective.knobs.get("transform") is None:
                 yield f"inner makes the table narrower than the model, which the tied head of {objective.name!r} reads; set objective.tied to false"
             if objective.knobs.get("generator") is not None:

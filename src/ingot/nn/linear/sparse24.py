@@ -10,7 +10,8 @@ beta S(W) is W's (straight through, without beta).
 unbiased: the output's gradient is made 2:4 sparse along positions before it is multiplied with the input for W's gradient. Of each
 group of 4, two are kept with probabilities min(1, c |a_i|) that sum to 2, and divided by them: unbiased, with the least variance.
 The draw is systematic, from a hash of the group's place in its row and of its values' leading bits (no generator), so it is the same
-on resume, and the same for a row however rows are split, but for the rare value that rounding moves across a leading bit.
+on resume, and the same for a row however rows are split, but for the rare value that rounding moves across a leading bit. Of input
+with one vector a row, (rows, inputs), the gradient stays dense: rows are not to be mixed.
 
 W is drawn wider, so that beta S(W) has a dense matrix's mean square.
 
@@ -67,7 +68,7 @@ class Sparse24(Projection):
 
     def forward(self, x: Tensor) -> Tensor:
         w: Tensor = _Pruned.apply(self.weight, self.scale)  # type: ignore[no-untyped-call]
-        if not self.unbiased:
+        if not self.unbiased or x.dim() < 3:
             return F.linear(x, w.to(x.dtype), self.bias_as(x.dtype))
         y: Tensor = _Product.apply(x, w.to(x.dtype))  # type: ignore[no-untyped-call]
         return self.plus_bias(y)

@@ -62,6 +62,11 @@ class CrossAttention(nn.Module):
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
         heads, kv_heads = knobs["heads"], knobs["kv_heads"]
+        run = context.get("run")
+        decoder = None if run is None else run.model.decoder
+        width = (None if decoder is None else decoder.knobs.get("inner")) or context.get("width")
+        if knobs["head_dim"] is None and width is not None and width % heads:
+            yield f"{heads} heads do not divide the width {width}; choose another number or set head_dim"
         if kv_heads is not None and heads % kv_heads:
             yield f"{kv_heads} kv_heads do not divide {heads} heads"
 

@@ -4,6 +4,7 @@ r"""Relative positions as a bias on attention scores, by buckets of distances.  
 
 Half of the buckets (of each direction, where positions look both ways) hold one distance each, the others grow in logarithmic steps
 up to ``longest``; everything beyond shares the last one. With ``shared`` the first block's table serves the whole stack, as in T5.
+Distances are between places in the row, so what leaves positions out (routes, late masks, hidden patches) refuses these.
 
 Shapes: B (buckets, H); bias (H, T, S).   Cost: H T S additions, and the bias itself, once per forward where it is shared.
 """
@@ -11,14 +12,17 @@ Shapes: B (buckets, H); bias (H, T, S).   Cost: H T S additions, and the bias it
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.axes import label
-from ...core.parts import Positive, part
+from ...core.parts import Positive, Spec, part
 from ..context import Context
+from ..objectives import inside, looks_back, objectives
 
 
 @part
@@ -45,6 +49,18 @@ class Relative(nn.Module):
         if self.weight is not None:
             nn.init.normal_(self.weight, std=0.02)
             label(self, "weight", "buckets", "n_heads", role="position")
+
+    @staticmethod
+    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
+        run, asked = context.get("run"), [looks_back(one) for one in objectives(context) if len(inside(one)) == 1]
+        ahead = not all(asked)  # positions look both ways, and each way has half of the buckets
+        least = 4 if ahead else 2
+        if knobs["buckets"] < least:
+            yield f"positions that look {'both ways' if ahead else 'back'} need buckets of at least {least}, got {knobs['buckets']}"
+        back = any(asked) or (run is not None and run.model.decoder is not None)
+        exact = knobs["buckets"] // (2 if back else 4)
+        if knobs["longest"] <= exact:
+            yield f"{exact} of the buckets hold one distance each, so that longest must be above {exact}, got {knobs['longest']}"
 
     def bucket(self, distance: Tensor, causal: bool) -> Tensor:
         """Bucket of every distance key - query."""
@@ -79,6 +95,12 @@ class Relative(nn.Module):
 
     def extra_repr(self) -> str:
         return f"buckets={self.buckets}, longest={self.longest}, shared={self.shared}"
+
+
+def by_place(mixer: Spec | None) -> bool:
+    """Whether a mixer tells positions apart by their places among those that are there, so that none may be left out."""
+    position = None if mixer is None else mixer.knobs.get("position")
+    return position is not None and bool(getattr(position.target, "biases", False))
 
 
 def _whole(weight: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ not routed and not counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from ...core.axes import label
 from ..context import Context
+from ..objectives import looks_back, objectives
 from ._routes import Chosen
 
 
@@ -156,6 +157,12 @@ def document_starts(segments_BT: Tensor | None, like_BT: Tensor) -> Tensor:
     return torch.where(new_BT, places_BT, 0).cummax(dim=1).values
 
 
+def constant_weight(knobs: Mapping[str, Any]) -> Iterable[str]:
+    """Why a router that chooses the best would not learn from the loss."""
+    if knobs["normalize"] and knobs["top_k"] == 1:
+        yield "normalize makes the one weight of top_k=1 a constant, so the router would never learn; leave it out"
+
+
 def one_unit_a_row(name: str, context: Mapping[str, Any]) -> str:
     """Why a router that works on whole rows cannot work on this run's rows, or nothing."""
     run = context.get("run")
@@ -172,6 +179,4 @@ def one_unit_a_row(name: str, context: Mapping[str, Any]) -> str:
 
 def causal_objectives(context: Mapping[str, Any]) -> list[str]:
     """Names of the run's objectives whose encoder must not look ahead."""
-    run = context.get("run")
-    specs = [] if run is None else [run.model.objective, *(stage.objective for stage in run.stages if stage.objective is not None)]
-    return [spec.name for spec in specs if getattr(spec.target, "causal", False)]
+    return [objective.name for objective in objectives(context) if looks_back(objective)]

@@ -13,21 +13,22 @@ Cost: 2 D E operations per position.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ...core.parts import NonNegative, Positive, part
 from ..context import Context
-from ._router import Scored, TokenChoice, balance, real, router_z
+from ._router import Scored, TokenChoice, balance, constant_weight, real, router_z
 from ._routes import Routes
 
 
 @part
 class BiasBalanced(Scored, TokenChoice):
-    """rate: of the biases. score: what a logit becomes. normalize: weights of a position sum to scale."""
+    """rate: of the biases. score: what a logit becomes. normalize: weights of a position sum to scale; when not given, where top_k is
+    above 1."""
 
     side_losses = ("balance", "router_z")
     bias: Tensor
@@ -41,21 +42,19 @@ class BiasBalanced(Scored, TokenChoice):
         top_k: Positive[int] = 2,
         rate: NonNegative[float] = 0.001,
         score: Literal["sigmoid", "softmax"] = "sigmoid",
-        normalize: bool = True,
+        normalize: bool | None = None,
         scale: Positive[float] = 1.0,
     ):
         super().__init__(width, experts)
-        self.capacity, self.top_k, self.rate, self.score, self.normalize, self.scale, self.share = (
-            capacity,
-            top_k,
-            rate,
-            score,
-            normalize,
-            scale,
-            top_k,
-        )
-        self.weight_sum = (scale, scale) if normalize else (0.0, scale * (1 if score == "softmax" else top_k))
+        self.capacity, self.top_k, self.share = capacity, top_k, top_k
+        self.rate, self.score, self.scale = rate, score, scale
+        self.normalize = top_k > 1 if normalize is None else normalize
+        self.weight_sum = (scale, scale) if self.normalize else (0.0, scale * (1 if score == "softmax" else top_k))
         self.register_buffer("bias", torch.zeros(experts))
+
+    @staticmethod
+    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
+        yield from constant_weight(knobs)
 
     def forward(self, x_BTD: Tensor, context: Context) -> Routes:
         logits_BTE = self.logits(x_BTD)

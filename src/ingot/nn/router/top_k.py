@@ -24,7 +24,7 @@ from torch import Tensor
 from ...core.parts import Fraction, Positive, part
 from ...ops.random import hash_uniform
 from ..context import Context
-from ._router import Scored, TokenChoice, balance, real, router_z
+from ._router import Scored, TokenChoice, balance, constant_weight, real, router_z
 from ._routes import Routes
 
 
@@ -53,8 +53,7 @@ class TopK(Scored, TokenChoice):
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
-        if knobs["normalize"] and knobs["top_k"] == 1:
-            yield "normalize makes the one weight of top_k=1 a constant, so the router would never learn; leave it out"
+        yield from constant_weight(knobs)
 
     def forward(self, x_BTD: Tensor, context: Context) -> Routes:
         logits_BTE = self.logits(self._jittered(x_BTD, context))

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from ...core.sums import wide
+
 
 class Processes:
     """rank of ranks. Every method that moves data is collective: all ranks call it, in the same order."""
@@ -29,11 +31,11 @@ class Processes:
         """After the last backward: gradients become sums over ranks."""
 
     def total(self, values: Tensor) -> Tensor:
-        """Sum over ranks, element by element: float64 for floating point, int64 for whole numbers; on the device of `values`."""
-        wide = values.detach().to(torch.float64 if values.is_floating_point() else torch.int64)
+        """Sum over ranks, element by element: wide for floating point, int64 for whole numbers; on the device of `values`."""
+        sums = wide(values.detach()) if values.is_floating_point() else values.detach().to(torch.int64)
         if self.ranks == 1:
-            return wide
-        moved = wide.to(self._device(), copy=True)
+            return sums
+        moved = sums.to(self._device(), copy=True)
         dist.all_reduce(moved)
         return moved.to(values.device)
 
@@ -79,9 +81,22 @@ class Processes:
         return torch.device("cuda", torch.cuda.current_device()) if "nccl" in dist.get_backend() else torch.device("cpu")
 
 
+class Alone(Processes):
+    """This process by itself, whatever group it is in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grouped, self.rank, self.ranks = False, 0, 1
+
+    def shard(self, model: nn.Module, dtype: torch.dtype) -> nn.Module:
+        """The model unchanged."""
+        self.model = model
+        return model
+
+
 def _squares(gradients: list[Tensor]) -> Tensor:
     """Sum of squares: a norm per tensor, squared and added in float64 so that large models do not overflow or lose digits."""
     if not gradients:
         return torch.zeros((), dtype=torch.float64)
-    norms = torch.stack([norm.double() for norm in torch._foreach_norm(gradients)])
-    return norms.square().sum().cpu()
+    norms = torch.stack([wide(norm) for norm in torch._foreach_norm(gradients)])
+    return norms.square().sum().cpu().double()

@@ -25,6 +25,8 @@ from ._processes import Processes
 class FSDP(Processes):
     """reshard: free a block's gathered weights after its forward and gather them again for its backward (less memory, more traffic)."""
 
+    holds_on = "under fsdp"  # to the gradients of a window that was broken off, where nothing can take them away
+
     def __init__(self, *, reshard: bool = True) -> None:
         super().__init__()
         if not self.grouped:

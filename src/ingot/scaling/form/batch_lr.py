@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.errors import UserError
 from ...core.parts import Positive, part
 from ._base import Coefficient, Columns, Form, grid
 
@@ -54,10 +55,13 @@ class BatchAndRate(Form):
 
     def _pair(self, table: Columns) -> np.ndarray:
         at = {pair: index for index, pair in enumerate(self.pairs)}
-        return np.array(
-            [at.get(pair, 0) for pair in zip(np.asarray(table["params"], float).tolist(), np.asarray(table["tokens"], float).tolist())],
-            dtype=int,
-        )
+        pairs = list(zip(np.asarray(table["params"], float).tolist(), np.asarray(table["tokens"], float).tolist()))
+        if unknown := [pair for pair in pairs if pair not in at]:
+            raise UserError(
+                f"every pair of params and tokens has its own lowest loss, and that of {unknown[0][0]:g}, {unknown[0][1]:g} was not fitted; "
+                "batch_lr tells the best learning rate and batch of other pairs, not their loss"
+            )
+        return np.array([at[pair] for pair in pairs], dtype=int)
 
     def prepare(self, table: Columns) -> dict[str, np.ndarray]:
         logs = {name: np.log(np.asarray(table[name], float)) for name in self.inputs}
