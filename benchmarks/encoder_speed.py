@@ -1,13 +1,14 @@
 """Images and sound: samples a second beside transformers' Trainer, and beside the same run on batches that lie ready in memory.
 
-    python benchmarks/encoder_speed.py [--steps 30] [--rounds 3] [--kinds vit,hubert] [--precision bf16]
+    [ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16] python benchmarks/encoder_speed.py [--steps 30] [--rounds 3] [--kinds vit,hubert] [--precision bf16]
 
 trainer     a ViT (supervised) and a HuBERT (masked units) of the same parameters within 2 %, batch and length, bf16 with fp32 master weights
             on the CPU, in whole processes that alternate. Ingot decodes and augments real files meanwhile; the Trainer's rows lie in
             memory. Median step, and whole processes; those of HuBERT hold the k-means that finds its units, which the Trainer is spared.
 cached      one process, steps on the loader's windows and on kept ones in turn; decoding and augmentation on.
 
-A kind's figures replace its own in benchmarks/results/encoder_speed.json (encoder_speed_fp32.json for fp32), each with machine and commit.
+A kind's figures replace its own in benchmarks/results/encoder_speed.json (encoder_speed_fp32.json for fp32, and a file of its own for a
+limited instruction set: see step_speed.py), each with machine and commit.
 """
 
 from __future__ import annotations
@@ -120,7 +121,8 @@ def main() -> None:
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="fp32: on a processor without bf16")
     options = parser.parse_args()
     keep_freed_memory()  # as runs do
-    name = "encoder_speed" if options.precision == "bf16" else "encoder_speed_fp32"
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").lower()
+    name = "_".join(["encoder_speed", *(["fp32"] if options.precision == "fp32" else []), *([limit] if limit else [])])
     earlier = ROOT / "benchmarks/results" / f"{name}.json"
     results: dict[str, Any] = json.loads(earlier.read_text())["kinds"] if earlier.exists() else {}
     with tempfile.TemporaryDirectory() as place:
