@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from .order import seed_of
 
 Row = dict[str, Any]
 QUICK = 1e-3  # seconds in which a row is read that no other thread should be asked for
+TOGETHER = 8  # rows that are decoded before any of them is augmented
 
 
 class BadRow(Exception):
@@ -198,7 +199,7 @@ class Rows:
 
     def _read_rows(self, ids: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
         pairs = list(zip(ids.tolist(), numbers.tolist(), strict=True))
-        read = _in_threads(lambda pair: self._whole(*pair), pairs) if self.threads else [self._whole(*pair) for pair in pairs]
+        read = _in_threads(self._whole, pairs) if self.threads else self._whole(pairs)
         result = {key: np.zeros((len(ids), *field.shape), dtype=field.dtype) for key, field in self.read_fields().items()}
         result["rows"] = np.array(numbers, dtype=np.int64)
         for at, row in enumerate(read):
@@ -209,18 +210,31 @@ class Rows:
                 result[key][at] = value
         return result
 
-    def _whole(self, index: int, number: int) -> Row | None:
-        """One finished row with all its views and its text; None where it is passed over."""
+    def _whole(self, pairs: Sequence[tuple[int, int]]) -> list[Row | None]:
+        """Finished rows (index, number) with all their views and their text; None where one is passed over. A few are read, then the same
+        few changed: decoder and augmentation each stay in the processor's caches."""
+        found: list[Row | None] = []
+        for start in range(0, len(pairs), TOGETHER):
+            some = pairs[start : start + TOGETHER]
+            read = [self._or_noted(index, partial(self.row, index)) for index, _ in some]
+            for (index, number), row in zip(some, read, strict=True):
+                found.append(None if row is None else self._or_noted(index, partial(self._looked_at, row, index, number)))
+        return found
+
+    def _or_noted(self, index: int, make: Callable[[], Row]) -> Row | None:
         try:
-            row = self.row(index)
-            result = self._view(row, index, number, 0)
-            for view in range(1, self.views):
-                again = self._view(row, index, number, view)
-                result |= {f"{key}_{view}": again[key] for key in viewed(self.augments)}
-            return result | self._text(index)
+            return make()
         except BadRow as error:
             self.skips.note(index, self.where(index), str(error))
             return None
+
+    def _looked_at(self, row: Row, index: int, number: int) -> Row:
+        """A row as it is stored in all its views, and its text. Raises BadRow."""
+        result = self._view(row, index, number, 0)
+        for view in range(1, self.views):
+            again = self._view(row, index, number, view)
+            result |= {f"{key}_{view}": again[key] for key in viewed(self.augments)}
+        return result | self._text(index)
 
     def _held_rows(self, ids: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
         usable = self.held["usable"][ids]
@@ -308,16 +322,16 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1), thread_name_prefix="ingot-decode")
 
 
-def _in_threads(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
-    """As map. Items that take long are shared out among threads in runs of neighbors; quick ones hold the interpreter's lock for most
-    of their time, so that threads would only disturb each other and the step that is computed meanwhile."""
+def _in_threads(function: Callable[[list[Any]], list[Any]], items: list[Any]) -> list[Any]:
+    """The function of all items. Those that take long are shared out among threads in runs of neighbors; quick ones hold the interpreter's
+    lock for most of their time, so that threads would only disturb each other and the step that is computed meanwhile."""
     workers = min(16, os.cpu_count() or 1)
     if workers == 1 or len(items) < 4:
-        return [function(item) for item in items]
+        return function(items)
     began = time.perf_counter()
-    first = [function(item) for item in items[:2]]
+    first = function(items[:2])
     if time.perf_counter() - began < 2 * QUICK:
-        return first + [function(item) for item in items[2:]]
+        return first + function(items[2:])
     size = -(-(len(items) - 2) // workers)
     pieces = [items[start : start + size] for start in range(2, len(items), size)]
-    return first + [result for piece in _pool().map(lambda piece: [function(item) for item in piece], pieces) for result in piece]
+    return first + [result for piece in _pool().map(function, pieces) for result in piece]

@@ -20,7 +20,8 @@ class PadCrop:
         top, left = (draw.integers(0, 2 * self.pad + 1, size=2) - self.pad).tolist()
         H, W, _ = value.shape
         mirrored = min(H, W) > self.pad
-        return value[_places(top, H, mirrored)][:, _places(left, W, mirrored)]
+        places = _places(top, H, mirrored)[:, None] * W + _places(left, W, mirrored)
+        return value.reshape(H * W, -1).take(places, axis=0)
 
 
 def _places(start: int, size: int, mirrored: bool) -> np.ndarray:

@@ -63,7 +63,9 @@ class Images(Rows):
                     raise BadRow(f"pixels of mode {mode} do not fit 8 bits")
                 if not self.convert and len(image.getbands()) != self.channels:
                     raise BadRow(f"has {len(image.getbands())} channels, {self.channels} are wanted (convert: true converts)")
-                if image.getexif().get(ORIENTATION, 1) != 1:  # a camera that was held sideways says so, and leaves the pixels as they are
+                if (image.format != "JPEG" or "exif" in image.info) and image.getexif().get(
+                    ORIENTATION, 1
+                ) != 1:  # a camera that was held sideways says so, and leaves the pixels as they are
                     image = transposed(image)
                 if "A" in image.getbands() or "transparency" in image.info:
                     image = image.convert("RGBA")
