@@ -18,7 +18,13 @@ SAID = [
         [("time_to_loss", "ratio_from_rate"), ("time_to_loss", "ratio_from_fewer_tokens")],
     ),
     (r"a hundred steps of a GPT of equal size run ([\d.]+) times as fast", [("step_speed", "ratio_of_whole_processes", "median")]),
-    (r"the GPT runs ([\d.]+) times as fast", [("step_speed_avx512_core_bf16", "ratio_of_whole_processes", "median")]),
+    (
+        r"the GPT runs ([\d.]+) times as fast, ViT ([\d.]+) and HuBERT ([\d.]+) times",
+        [
+            ("step_speed_avx512_core_bf16", "ratio_of_whole_processes", "median"),
+            *(("encoder_speed_avx512_core_bf16", "kinds", kind, "ratio_of_median_steps", "median") for kind in ("vit", "hubert")),
+        ],
+    ),
     (
         r"ViT's step is ([\d.]+) and HuBERT's ([\d.]+) times as fast",
         [("encoder_speed", "kinds", kind, "ratio_of_median_steps", "median") for kind in ("vit", "hubert")],
