@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 SAMPLED = 2000  # clips that centers are found from
+HEARD = ("shortest", "convert", "size")  # what decides, beside its files, which of a source's clips are heard, and in what pieces
 
 
 def annotator_of(run: Run, index: int) -> tuple[int, Spec] | None:
@@ -126,7 +127,7 @@ def _name(run: Run, chosen: Spec, index: int) -> str:
             state.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
         weights = state.hexdigest()
     learned = [[source.identity, len(ids)] for source, ids in _training(run, index)]
-    heard = [[source.identity, source.shortest, source.convert, source.size] for source in sources(run, index)]  # clips, and pieces of them
+    heard = [[source.identity, *(getattr(source, name, None) for name in HEARD)] for source in sources(run, index)]
     return digest("annotation", 3, chosen.data(), heard, learned, weights)
 
 
