@@ -7,12 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from ingot.build.check import check
-from ingot.build.graph import build_model
-from ingot.build.schema import Graph
 from ingot.core.errors import UserError
-from ingot.core.recipe import Recipe
-from ingot.core.resolve import resolve, spec
+from ingot.core.resolve import spec
 from ingot.objective.mixture_of_denoisers import DENOISERS
 
 SPECIALS = {"end": 0, "pad": 1, "regular": 490, "sequential": 491, "extreme": 492} | {
@@ -66,41 +62,3 @@ def test_refusals() -> None:
         build(shares={"easy": 1.0})
     with pytest.raises(UserError, match="want all of"):
         build(modes={"regular": 3})
-
-
-LEARNED = {"name": "token", "position": "learned"}
-DECODER = {
-    "name": "transformer",
-    "depth": 1,
-    "inner": 8,
-    "mixer": {"name": "attention", "heads": 2},
-    "cross": {"name": "cross_attention", "heads": 2},
-}
-
-
-def test_one_stack_has_room_for_both_parts(tiny_recipe: Any) -> None:
-    found = prepared(64, form="causal")[1]
-    need = found["tokens"].shape[1]
-    assert found["positions"].max() < need
-
-    def said(size: int | None) -> str:
-        objective = {"name": "mixture_of_denoisers", "form": "causal", "sentinels": list(range(40))}
-        embedding = LEARNED if size is None else LEARNED | {"position": {"name": "learned", "size": size}}
-        mixer = {"name": "attention", "heads": 2, "position": None}
-        patch = {"data": {"sequence": 512}, "model": {"objective": objective, "embedding": embedding, "encoder": {"mixer": mixer}}}
-        return "\n".join(problem.message for problem in check(tiny_recipe(patch))[1])
-
-    assert "embedding ends at 512" in said(None) and f"at least {need}" in said(need - 1) and "embedding ends" not in said(need)
-
-
-def test_the_head_reads_what_the_decoder_gives(tiny_recipe: Any) -> None:
-    objective = {"name": "mixture_of_denoisers", "sentinels": list(range(300, 400))}
-    for tied in (True, False):
-        found = check(tiny_recipe({"model": {"objective": objective | {"tied": tied}, "decoder": DECODER}}))[1]
-        assert any("the decoder ends at 8" in problem.message for problem in found) == bool(found) == tied
-    encoder = {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}}
-    tree = {"width": 16, "embedding": "token", "encoder": encoder, "decoder": DECODER, "objective": objective | {"tied": False}}
-    model = build_model(resolve(Recipe(tree), Graph), vocabulary=500, sequence=64, specials=SPECIALS, dtype=torch.float32)
-    given = {"tokens": torch.randint(2, 300, (2, 64)), "rows": torch.arange(2), "key": torch.tensor(3)}
-    loss = model(model.objective.prepare(given))["cross_entropy"]
-    assert model.objective.head.weight.shape == (500, 8) and loss.isfinite().all()

@@ -32,11 +32,12 @@ def evaluate_streams(
     untrained = run.program.step == 0 and run.start_from is None
     for item in chosen:
         evaluator, ran = item.build(layout=run.layout), False
+        reads = set(getattr(evaluator, "reads", ()))
+        able = {name: one for name, one in plain.items() if one.fields().keys() >= reads}
         for name, stream in streams.items():
-            if [key for key in getattr(evaluator, "reads", ()) if key not in stream.fields()]:
+            if not stream.fields().keys() >= reads:
                 continue
             ran = True
-            able = {key: one for key, one in plain.items() if one.fields().keys() >= set(getattr(evaluator, "reads", ()))}
             found = _call(run, evaluator, stream, able.get(name) or next(iter(able.values()), None), rows)
             results[name] |= {f"{item.name}.{metric}": float(value) for metric, value in found.items()}
             for message in evaluator.alarms(found) if hasattr(evaluator, "alarms") and not untrained else ():

@@ -54,8 +54,6 @@ class Images(Rows):
     def decode(self, data: bytes) -> np.ndarray:
         """(H, W, C) uint8, upright. Raises BadRow."""
         Image = pillow()
-        from PIL.ImageOps import exif_transpose as transposed
-
         try:
             with Image.open(io.BytesIO(data)) as image:
                 mode, wanted = image.mode, "L" if self.channels == 1 else "RGB"
@@ -63,10 +61,7 @@ class Images(Rows):
                     raise BadRow(f"pixels of mode {mode} do not fit 8 bits")
                 if not self.convert and len(image.getbands()) != self.channels:
                     raise BadRow(f"has {len(image.getbands())} channels, {self.channels} are wanted (convert: true converts)")
-                if (image.format != "JPEG" or "exif" in image.info) and image.getexif().get(
-                    ORIENTATION, 1
-                ) != 1:  # a camera that was held sideways says so, and leaves the pixels as they are
-                    image = transposed(image)
+                image = _upright(image)
                 if "A" in image.getbands() or "transparency" in image.info:
                     image = image.convert("RGBA")
                     ground = Image.new("RGBA", image.size, (self.background,) * 3 + (255,))
@@ -83,6 +78,17 @@ class Images(Rows):
         H, W, _ = row["image"].shape
         small = H == W and H in {getattr(augment, "small", None) for augment in self.augments}
         return row | {"image": np.ascontiguousarray(squared(row["image"], H if small else self.size).transpose(2, 0, 1))}
+
+
+def _upright(image: Any) -> Any:
+    """A camera that was held sideways says so, and leaves the pixels as they are."""
+    if image.format == "JPEG" and "exif" not in image.info:  # known without a search
+        return image
+    if image.getexif().get(ORIENTATION, 1) == 1:
+        return image
+    from PIL.ImageOps import exif_transpose
+
+    return exif_transpose(image)
 
 
 def image_fields(size: int, channels: int) -> dict[str, Field]:
