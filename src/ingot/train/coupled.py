@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..core.measured import units_of
 from ..core.sums import wide
 
 if TYPE_CHECKING:
@@ -104,4 +105,4 @@ class Coupling:
 
 def _units(batch: Micro, name: str) -> Tensor:
     """Scored units of a loss over all rows, at least 1."""
-    return wide(batch.get(f"units/{name}", batch["units"]).sum()).clamp(min=1)
+    return wide(units_of(batch, name).sum()).clamp(min=1)
