@@ -55,6 +55,7 @@ def attention(
             f"causal attention of {q_BHTd.shape[2]} queries over {k_BKSd.shape[2]} keys: queries are the last positions of the keys"
         )
     if q_BHTd.device.type == "cpu":
+        q_BHTd, k_BKSd, v_BKSd = (t.contiguous() for t in (q_BHTd, k_BKSd, v_BKSd))  # once, for both passes; compiled, no pass at all
         keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (q_BHTd, k_BKSd, v_BKSd, bias_HTS))
         return torch.ops.ingot.blocked_attention(
             q_BHTd, k_BKSd, v_BKSd, segments_BT, key_segments_BS, bias_HTS, causal, window or 0, scale, softcap or 0.0, keep
@@ -370,12 +371,16 @@ def _backward(
     b = _Blocks(q, k, v, segments, key_segments, bias, causal, window, scale, softcap)
     if b.blank_BT is not None:  # a zero gradient makes every term of a blank query zero
         gradient = gradient.masked_fill(b.blank_BT[:, None, :, None], 0)
-    dq_BTHd, dk, dv = q.new_empty(b.B, b.T, b.H, b.d), torch.zeros_like(b.k_NSd), torch.zeros_like(b.v_NSd)
+    dq_BTHd, dk, dv = q.new_empty(b.B, b.T, b.H, b.d), torch.empty_like(b.k_NSd), torch.empty_like(b.v_NSd)
     dbias = torch.zeros_like(bias) if bias is not None else q.new_empty(0)
-    at = 0
-    for span in b.spans():
+    spans, at = b.spans(), 0
+    slots = []
+    for span in spans:
+        *slot, at = _slots(b, kept, span, at)
+        slots.append(slot)
+    written = False
+    for span, (p, tanh) in zip(reversed(spans), reversed(slots), strict=True):  # under causality the last block sees every key
         start, end, low, high = span
-        p, tanh, at = _slots(b, kept, span, at)
         q_Nrd, g_Nrd = b.fold(q, start, end) * scale, b.fold(gradient, start, end)
         if p is None:
             p, tanh = b.probabilities(span, q_Nrd, None, None)
@@ -387,8 +392,14 @@ def _backward(
             dscore.mul_(1 - tanh.square())
         dq_BTHd[:, start:end] = b.unfold(torch.bmm(dscore, b.k_NSd[:, low:high]).mul_(scale), end - start)
         # The matmul adds in fp32 and rounds once per block.
-        dk[:, low:high].baddbmm_(dscore.mT, q_Nrd)
-        dv[:, low:high].baddbmm_(p.mT, g_Nrd)
+        for d_NSd, left_Nrs, right_Nrd in ((dk, dscore, q_Nrd), (dv, p, g_Nrd)):
+            if not written and (low, high) == (0, b.S):
+                torch.bmm(left_Nrs.mT, right_Nrd, out=d_NSd)
+            else:
+                (d_NSd if written else d_NSd.zero_())[:, low:high].baddbmm_(left_Nrs.mT, right_Nrd)
+        written = True
+    if not written:
+        dk.zero_(), dv.zero_()
     return dq_BTHd.transpose(1, 2), dk.view(k.shape), dv.view(v.shape), dbias
 
 
