@@ -19,6 +19,13 @@ AS_FOUND = dict(os.environ)  # in which peers run: how their threads wait is the
 wait_briefly(os.environ)  # as the command line does
 
 
+def named(*parts: str) -> str:
+    """A result's file: its name, and what sets its machine apart: a limited instruction set, or a tile unit for products (AMX)."""
+    limit, cpu = os.environ.get("ONEDNN_MAX_CPU_ISA", "").lower(), Path("/proc/cpuinfo")
+    tiles = not limit and cpu.exists() and "amx_bf16" in cpu.read_text(encoding="utf-8")
+    return "_".join([*(part for part in parts if part), *([limit] if limit else []), *(["amx"] if tiles else [])])
+
+
 def facts() -> dict[str, Any]:
     """Machine, versions, commit and time of this run."""
     from ingot.build.session import commit

@@ -7,8 +7,8 @@ trainer     a ViT (supervised) and a HuBERT (masked units) of the same parameter
             memory. Median step, and whole processes; those of HuBERT hold the k-means that finds its units, which the Trainer is spared.
 cached      one process, steps on the loader's windows and on kept ones in turn; decoding and augmentation on.
 
-A kind's figures replace its own in benchmarks/results/encoder_speed.json (encoder_speed_fp32.json for fp32, and a file of its own for a
-limited instruction set: see step_speed.py), each with machine and commit.
+A kind's figures replace its own in benchmarks/results/encoder_speed.json (encoder_speed_fp32.json for fp32, and files of their own for a
+processor with AMX and for a limited instruction set: see step_speed.py), each with machine and commit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from _cached import of_cached
-from _machine import AS_FOUND, ROOT, facts, spread, text_folder, write
+from _machine import AS_FOUND, ROOT, facts, named, spread, text_folder, write
 from step_speed import environment
 
 # Recipe, overrides, and the same shape in the peer's words.
@@ -121,8 +121,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="fp32: on a processor without bf16")
     options = parser.parse_args()
     keep_freed_memory()  # as runs do
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").lower()
-    name = "_".join(["encoder_speed", *(["fp32"] if options.precision == "fp32" else []), *([limit] if limit else [])])
+    name = named("encoder_speed", "fp32" if options.precision == "fp32" else "")
     earlier = ROOT / "benchmarks/results" / f"{name}.json"
     results: dict[str, Any] = json.loads(earlier.read_text())["kinds"] if earlier.exists() else {}
     with tempfile.TemporaryDirectory() as place:

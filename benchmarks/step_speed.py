@@ -5,8 +5,8 @@ included. Masked attention pairs are not counted as FLOPs.
 
     [ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16] python benchmarks/step_speed.py [--steps 100] [--rounds 3] [--heads 6]
 
-With the instruction set limited, products and yardstick are those of a processor without the tile unit (AMX), whose products are so fast
-that everything else takes most of a step; such figures have a file of their own.
+A tile unit (AMX) multiplies so fast that everything else takes most of a step: a processor that has one has a file of its own, and one
+more with the instruction set limited to those of a processor without.
 
 Figures: share of the matmul rate (median step), as ``compile: auto`` decides for so short a run and with ``compile: true``, as it
 decides for a long one. The rate is the best of the products made before the run, at its start and after it: clocks of shared machines
@@ -26,7 +26,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _machine import AS_FOUND, ROOT, spread, text_folder, write
+from _machine import AS_FOUND, ROOT, named, spread, text_folder, write
 
 RECIPE = {
     "name": "step_speed",
@@ -177,13 +177,12 @@ def main() -> None:
     def brief(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{k: v for k, v in item.items() if k != "losses"} for item in runs]
 
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
     write(
-        "_".join(["step_speed", *([f"{options.heads}_heads"] if options.heads != 6 else []), *([limit.lower()] if limit else [])]),
+        named("step_speed", f"{options.heads}_heads" if options.heads != 6 else ""),
         {
             "steps": options.steps,
             "heads": options.heads,
-            "instructions": limit or "all",
+            "instructions": os.environ.get("ONEDNN_MAX_CPU_ISA", "all"),
             "matmul_flops_per_second": best,
             "ingot": brief(ours),
             "ingot_compiled": brief(compiled),
