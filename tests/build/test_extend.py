@@ -51,6 +51,16 @@ def rates(folder: str | Path) -> dict[int, float]:
     return {line["step"]: line["lr"] for line in lines if line["kind"] == "step"}
 
 
+def test_a_run_is_extended_from_inside(tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = train(tiny_recipe, SHORT, SCHEDULES["constant"][0]).folder.resolve()
+    monkeypatch.chdir(folder)
+    made = ingot.extend(".", LONG)
+    assert (
+        Path(made["run"]) == folder.with_name("tiny_extended")
+        and ingot.load_recipe(f"{made['run']}/recipe.yaml").tree["name"] == "tiny_extended"
+    )
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_equals_the_run_of_the_larger_budget(tiny_recipe: Any, name: str) -> None:
     """Weights and optimizer state bit for bit, and the rate of every step in the ledger."""

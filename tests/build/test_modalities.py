@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from _runs import StopAt, lines
 
 import ingot
 from ingot.build.check import check
+from ingot.build.evaluation import windows
 from ingot.build.plan import forecast_stage
 from ingot.build.rows import example_batch, positions_per_row
 from ingot.core.errors import UserError
@@ -232,6 +234,23 @@ def test_an_evaluator_learns_from_the_training_rows_that_have_what_it_reads(reci
     run.train()
     (found,) = lines(run, "evaluation")[-1]["results"].values()
     assert 0 <= found["linear_probe.accuracy"] <= 1
+
+
+def test_rows_are_compared_with_those_of_their_piece_however_many_ranks_there_are(recipe: Any) -> None:
+    """Of 12 rows two pieces of 5 and one of 2, by row number; a rank that none is left for takes part with padding."""
+    views = {"data": {"augment": ["flip"], "views": 2}}
+    run = ingot.build(recipe(views, {"model": {"objective": "contrastive"}, "evaluate": {"batch_rows": 5}}))
+    (stream,) = run.data_of(0).validation.values()
+    assert run.model.objective.couples_batch
+    found = {}
+    for ranks in (1, 2, 4):
+        shares = []
+        for rank in range(ranks):
+            run.layout = SimpleNamespace(rank=rank, ranks=ranks)
+            shares.append([micro["rows"][micro["rows"] >= 0].tolist() for window in windows(run, stream, 12) for micro in window])
+        assert len({len(share) for share in shares}) == 1
+        found[ranks] = sorted(piece for share in shares for piece in share if piece)
+    assert found[1] == found[2] == found[4] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11]]
 
 
 @pytest.mark.parametrize(("stride", "refused"), [(1, True), (7, True), (8, False)])

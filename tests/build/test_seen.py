@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from _runs import StopAt, lines
 
@@ -13,6 +16,7 @@ from ingot.build.run import Run
 from ingot.build.seen import seen
 from ingot.core.errors import UserError
 
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 STAGES = [
     {"budget": "3 steps", "batch": "8 rows", "optimizer": {"name": "adamw", "lr": 0.003}},
     {"budget": "3 steps", "batch": "5 rows", "optimizer": {"name": "adamw", "lr": 0.001}},
@@ -64,3 +68,18 @@ def test_a_step_that_is_not_there_and_data_that_changed_are_refused(tiny_recipe:
     run._data[0] = replace(run.data_of(0), identity="another")
     with pytest.raises(UserError, match="the data have changed"):
         seen(run, 1)
+
+
+def test_rows_beside_held_out_ones_are_named_by_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by their place among those that are trained on."""
+    monkeypatch.chdir(tmp_path)
+    changes = ["data.train.count=40", "data.validation=null", "data.holdout=0.4", "name=held"]
+    run = ingot.build(ingot.load_recipe(RECIPES / "vision" / "vit_tiny.yaml", changes, tiny=True))
+    run.folder.mkdir(parents=True)
+    line = {"kind": "step", "step": 1, "stage": 0, "first_row": 0, "batch_rows": 12, "loss": 1.0}
+    (run.folder / "ledger.jsonl").write_text(json.dumps(line) + "\n")
+    rows, stream = seen(run, 1)["rows"], run.data_of(0).train
+    _, _, places = stream.locate(np.arange(12))
+    ids = stream.sources["synthetic_images"].ids[places].tolist()
+    assert [one["id"] for one in rows] == ids != places.tolist()
+    assert [one["where"] for one in rows] == [f"synthetic image {id}" for id in ids]

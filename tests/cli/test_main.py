@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from ingot.cli import GROUPS, _dispatch, commands, main, page
+from ingot.cli._output import Output
 from ingot.core.errors import Problem, RunError, UserError
 from ingot.core.version import installed_version
 
@@ -117,6 +119,28 @@ def test_other_ranks_say_only_what_is_wrong_and_who_they_are(capsys: pytest.Capt
     assert captured.out == "" and captured.err.startswith("rank 1: ") and captured.err.count("\n") == 1
     assert main(["check", "text/gpt_tiny", "--static"]) == 0
     assert capsys.readouterr() == ("", "")
+
+
+def test_help_of_a_command_is_the_commands_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", "train"]) == 0
+    assert capsys.readouterr().out.startswith("usage: ingot train")
+    assert main(["help"]) == 0 and capsys.readouterr().out == page() + "\n"
+    assert main(["help", "trian"]) == 2 and "Did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_an_answer_is_json_whatever_its_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output(json=True)
+    output.result({"loss": math.nan, "ends": [math.inf, -math.inf], "path": Path("a"), "kept": 0.5})
+    output.finish()
+    answer = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert answer == {"loss": None, "ends": [None, None], "path": "a", "kept": 0.5}
+
+
+def test_a_dash_ends_no_command_where_the_locale_is_ascii() -> None:
+    code = "import sys; from ingot.cli import main; main(['--version']); print('3 – 5')"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout.splitlines()[-1] == "3 \\u2013 5", result.stderr
 
 
 def test_every_command_has_its_group() -> None:

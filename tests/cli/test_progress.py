@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +15,7 @@ import pytest
 from ingot.cli import _progress
 from ingot.cli._progress import Bar, Lines, Standing
 
+ROOT = str(Path(__file__).resolve().parents[2] / "src")
 START = {
     "kind": "start",
     "run": "runs/x",
@@ -61,6 +67,13 @@ def test_a_resumed_run_knows_where_it_stands() -> None:
     standing.start(START | {"progress": {"stage": 1, "steps": 5, "total_steps": 15}})
     standing.step(step(16, stage=1))
     assert standing.share == pytest.approx(6 / 20)
+
+
+def test_a_run_that_is_resumed_at_the_end_of_a_stage_begins_the_next_at_nothing() -> None:
+    standing = Standing()
+    standing.start(START | {"progress": {"stage": 0, "steps": 10, "total_steps": 10, "tokens": 1000, "total_tokens": 1000}})
+    standing.step(step(11, stage=1))
+    assert standing.share == pytest.approx(1 / 20)
 
 
 def test_time_left_follows_the_pace_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +132,36 @@ def test_a_reader_that_went_away_does_not_end_the_run() -> None:
     lines.start(START)
     lines.step(step(1))
     lines.end({"kind": "end"})
+
+
+def test_a_broken_pipe_says_nothing_at_the_end_either() -> None:
+    """What is left in the buffer would be flushed at exit, with a complaint and a status of its own."""
+    code = """import os, sys
+from ingot.cli._progress import Lines
+reading, writing = os.pipe()
+os.dup2(writing, 1)
+os.close(reading), os.close(writing)
+lines = Lines()
+lines.say("one"), lines.say("two")
+sys.exit(1)"""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {"PYTHONPATH": ROOT}
+    result = subprocess.run([sys.executable, "-c", code], env=buffered, stderr=subprocess.PIPE, text=True)
+    assert (result.returncode, result.stderr) == (1, "")
+
+
+def test_a_letter_that_the_stream_lacks_does_not_end_the_talking() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    lines = Lines(stream)
+    lines.say("3 – 5"), lines.say("on")
+    stream.seek(0)
+    assert stream.read() == "3 \\u2013 5\non\n"
+
+
+@pytest.mark.parametrize(("term", "kind"), [("dumb", Lines), ("xterm", Bar)])
+def test_a_terminal_without_cursor_control_is_given_lines(term: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr(_progress.sys, "stdout", SimpleNamespace(isatty=lambda: True))
+    assert type(_progress.reporter(json=False, speaks=True)) is kind
 
 
 def test_the_bar_shows_rate_loss_and_time_left() -> None:

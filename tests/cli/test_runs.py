@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,6 +92,40 @@ def test_lineage_of_a_run_and_of_its_child(ask: Ask) -> None:
     ask("train", RECIPE, "--tiny", "model.encoder.feedforward=swiglu", "--from", RUN, "name=child", "stages.0.budget=2 steps")
     (parent,) = ask("lineage", "runs/child")["parents"]
     assert parent["step"] == 20 and parent["path"].startswith(RUN)
+
+
+@pytest.mark.parametrize(("where", "path"), [(".", "."), ("checkpoints", "step-00000020"), ("checkpoints/step-00000020", ".")])
+def test_a_run_is_known_from_inside(where: str, path: str, ask: Ask, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place / RUN / where)
+    found = ask("lineage", path)
+    assert Path(found["checkpoint"]).resolve() == place / RUN / "checkpoints" / "step-00000020" and found["progress"]["total_steps"] == 20
+    assert ask("generate", path, "def ", "--tokens", "2")["run"] == path
+
+
+def test_a_run_is_resumed_from_inside(ask: Ask, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ingot.cli.train import runs_of
+    from ingot.core.recipe import load
+
+    monkeypatch.chdir(place / RUN)
+    assert runs_of(load("recipe.yaml")).resolve() == place / "runs"
+    monkeypatch.chdir(place)
+    assert runs_of(load(f"{RUN}/recipe.yaml")) == Path("runs") == runs_of(load(RECIPE))
+
+
+def test_lineage_takes_the_newest_whole_checkpoint(place: Path, tmp_path: Path, ask: Ask) -> None:
+    shutil.copytree(place / RUN, tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / "step-00000020"
+    shutil.copytree(newest, newest.with_name("step-00000020.aside-x-1"))
+    assert ask("lineage", str(tmp_path / "run"))["checkpoint"] == str(newest)
+    (shard,) = newest.glob("*.safetensors")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert ask("lineage", str(tmp_path / "run"))["progress"]["total_steps"] < 20
+
+
+@pytest.mark.parametrize(("command", "price"), [("train", "-1"), ("train", "nan"), ("plan", "inf")])
+def test_a_price_that_is_none_is_refused(command: str, price: str, ask: Ask) -> None:
+    (error,) = ask(command, RECIPE, "--tiny", f"--price={price}", status=2)["errors"]
+    assert error["where"] == "--price" and "at least 0" in error["message"]
 
 
 def test_training_again_changes_nothing(ask: Ask, place: Path) -> None:

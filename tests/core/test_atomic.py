@@ -122,3 +122,14 @@ def test_a_file_system_that_cannot_flush_folders_is_no_error_a_failing_one_is(tm
     (tmp_path / "aside").mkdir()
     with pytest.raises(OSError, match="Input/output"):
         settle(tmp_path / "aside", tmp_path / "final")
+
+
+def test_machines_that_share_a_disk_write_aside_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of two machines may have the same number."""
+    asides = []
+    for node in ("one", "two.example/x"):
+        monkeypatch.setattr(atomic.platform, "node", lambda node=node: node)
+        with whole_file(tmp_path / "a.json") as aside:
+            aside.write_text("x")
+            asides += [aside, atomic.aside_of(tmp_path / "b")]
+    assert len(set(asides)) == 4 and {aside.parent for aside in asides} == {tmp_path}

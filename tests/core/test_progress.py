@@ -25,10 +25,31 @@ def test_spans_convert_to_the_budget() -> None:
     assert moment.share(Quantity(0.25, "fraction")) == 0.25
     assert moment.through(Quantity(100, "steps")) == pytest.approx(0.505)
     assert moment.through(Quantity(0, "steps")) == float("inf")
-    unknown = next_moment(Progress(), Quantity(1e15, "flops"), {"steps": 1, "flops": 0.0})
-    assert unknown.through(Quantity(100, "steps")) == 0.0
+    assert moment.share_from_start(Quantity(100, "steps")) == pytest.approx(0.1)
     with pytest.raises(ValueError, match="cannot be compared"):
         next_moment(Progress(), Quantity(60, "seconds"), {"steps": 1}).share(Quantity(10, "tokens"))
+
+
+def test_what_is_behind_is_counted_in_its_own_unit() -> None:
+    """100 steps are 100 steps, however large the coming one is."""
+    spent = Progress(steps=50, rows=50, tokens=5_000)  # steps of a row, while the coming one is of ten
+    moment = next_moment(spent, Quantity(400_000, "tokens"), {"steps": 1.0, "rows": 10.0, "tokens": 1000.0})
+    assert moment.through(Quantity(100, "steps")) == 50.5 / 100
+    assert moment.through(Quantity(110, "rows")) == 55 / 110
+    assert moment.share_from_start(Quantity(50.5, "steps")) == pytest.approx(moment.fraction)  # where the span has just ended
+    assert moment.share(Quantity(40, "steps")) == pytest.approx(0.1)  # what lies ahead goes by the coming step
+
+
+@pytest.mark.parametrize("unit", ["flops", "seconds"])
+def test_a_first_step_of_unknown_cost_moves_a_little(unit: str) -> None:
+    per_step = {"steps": 1.0, "tokens": 400.0, unit: 0.0}
+    moment = next_moment(Progress(), Quantity(30, unit), per_step)
+    assert 0 < moment.through(Quantity(0.01, "fraction")) == moment.through(Quantity(3, unit)) < 0.01
+    assert moment.through(Quantity(100, "steps")) == 0.005 and moment.share(Quantity(100, "steps")) == 1.0
+    other = next_moment(Progress(), Quantity(1e6, "tokens"), per_step)
+    assert 0 < other.through(Quantity(3, unit)) < 0.01 and other.share(Quantity(3, unit)) == 0.0
+    with pytest.raises(ValueError, match="cannot be compared"):
+        next_moment(Progress(), Quantity(9, "steps"), {"steps": 1.0, "audio_seconds": 0.0}).through(Quantity(60, "audio_seconds"))
 
 
 def test_stages_reset_counters_and_keep_totals() -> None:

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import pytest
 
 from ingot.core.errors import UserError
 from ingot.core.resolve import spec
+from ingot.core.seams import Document, Shard
+from ingot.data import open as module
 from ingot.data.open import Data, HeldOutRows, open_data
+from ingot.data.tokenizer import bpe
 
 
 def corpus(folder: Path, names: str = "ab", rows: int = 300) -> None:
@@ -107,6 +112,8 @@ RANK = """
 import sys, time
 from pathlib import Path
 from ingot.core.resolve import spec
+from ingot.core.seams import Document, Shard
+from ingot.data import open as module
 from ingot.data import open as module, prepare
 if sys.argv[2] == "waits":
     prepare._run = module._train = None
@@ -158,3 +165,53 @@ def test_real_documents_of_three_kinds(shared_data: Path, tmp_path: Path) -> Non
     assert sum(item["documents"] for item in data.report) == 60 + 66 + 125
     batch = data.train.batch(0, 64)
     assert batch["tokens"].shape == (64, 32) and set(batch["source"].tolist()) >= {0, 1}
+
+
+def test_a_tokenizer_is_trained_on_few_shards_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many, those that lie evenly among them come first; of few, one document of each in turn."""
+    monkeypatch.setattr(module, "OPEN", 3)
+    reading: set[int] = set()
+    most = 0
+
+    def read(number: int) -> Iterator[Document]:
+        nonlocal most
+        reading.add(number)
+        most = max(most, len(reading))
+        yield from (Document(f"{number}/{index}", f"{number}/{index}") for index in range(2))
+        reading.discard(number)
+
+    shards = [Shard(str(number), str(number), partial(read, number)) for number in range(10)]
+    texts = list(module._texts(shards, 0.0))
+    assert most == 3 and sorted(texts) == sorted(f"{number}/{index}" for number in range(10) for index in range(2))
+    assert texts[:3] == ["0/0", "4/0", "8/0"]
+    assert list(module._texts(shards[:2], 0.0)) == ["0/0", "1/0", "0/1", "1/1"]
+
+
+def test_captions_that_are_held_out_train_no_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    limited = bpe._limited
+    monkeypatch.setattr(bpe, "_limited", lambda texts, most: limited((given.append(text) or text for text in texts), most))
+    knobs = {"count": 40, "classes": 40, "size": 12, "captions": True}
+    images = spec("data.source", "synthetic_images", **knobs)
+    data = opened(tmp_path, train=images, tokenizer=spec("data.tokenizer", "bpe", vocabulary=258), holdout=0.3)
+    captions, held = images.build().captions(), data.validation["synthetic_images"].sources["synthetic_images"].ids
+    assert sorted(given) == sorted(set(captions) - {captions[id] for id in held}) and len(held)
+
+
+def test_identity_tells_shares_that_differ_by_little_and_how_captions_become_ids(tmp_path: Path) -> None:
+    corpus(tmp_path)
+
+    def shares(a: float) -> str:
+        weights = {"a": a, "b": 1 - a}
+        return opened(tmp_path, train=spec("data.source", "mixture", sources={"a": text("a"), "b": text("b")}, weights=weights)).identity
+
+    assert shares(0.50021) == shares(0.50021) != shares(0.50079)
+    images = spec("data.source", "synthetic_images", count=20, size=12, captions=True)
+    masks = [spec("data.tokenizer", "bytes", specials=specials) for specials in (["mask"], ["mask", "pad"])]
+    assert len({opened(tmp_path, train=images, tokenizer=one).identity for one in masks}) == 2
+
+
+def test_rows_of_one_side_are_named_as_the_source_names_them() -> None:
+    side = HeldOutRows(spec("data.source", "synthetic_images", count=40).build(), 0.3, "train")
+    assert [side.where(index) for index in range(len(side))] == [f"synthetic image {id}" for id in side.ids]
+    assert HeldOutRows(Pictures(), 0.3, "train").where(0).startswith("row ")

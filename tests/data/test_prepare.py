@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 
 from ingot.core.errors import RunError, UserError
 from ingot.core.resolve import spec
+from ingot.core.seams import Document, Shard
 from ingot.data import prepare as module
 from ingot.data.prepare import prepare
 from ingot.data.store.token_store import TokenStore, read_meta
@@ -21,6 +25,7 @@ import os, signal, sys, resource
 from pathlib import Path
 from ingot.core.errors import IngotError
 from ingot.core.resolve import spec
+from ingot.core.seams import Document, Shard
 from ingot.data import prepare as module
 module.BATCH_BYTES = 20_000
 folder, kill_at, limit = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
@@ -200,3 +205,34 @@ def test_bad_input_stops_the_work_with_its_line_and_keeps_whole_shards(tmp_path:
     with pytest.raises(UserError, match=r"3\.jsonl:201: is not valid JSON"):
         prepare(shards_of(tmp_path), tokenizer, folder=tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*aside*"))
+
+
+def test_what_others_are_at_work_on_is_removed_only_under_a_lock(tmp_path: Path, tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a disk has no locks, a folder aside may be that of a process that still fills it."""
+    fcntl = pytest.importorskip("fcntl")
+    corpus(tmp_path, files=1)
+    (shard,) = shards_of(tmp_path)
+    final = module.shard_folder(tmp_path / "cache", shard, tokenizer, 0.0)
+    other = final.with_name(f"{final.name}.aside-elsewhere-1")
+    other.mkdir(parents=True)
+
+    def none(handle: int, how: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", none)
+        prepare([shard], tokenizer, folder=tmp_path / "cache")
+    assert read_meta(final) and other.is_dir()
+    shutil.rmtree(final)
+    prepare([shard], tokenizer, folder=tmp_path / "cache")
+    assert read_meta(final) and not other.exists()
+
+
+def test_a_source_that_fails_is_not_taken_for_the_store(tmp_path: Path, tokenizer) -> None:
+    def read() -> Iterator[Document]:
+        yield Document("1", "text")
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(RunError, match=r"^the library cannot be read: Input/output error$"):
+        prepare([Shard("the library", "identity", read)], tokenizer, folder=tmp_path)
+    assert not list(tmp_path.glob("*aside*"))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ingot.build.rows import fields_of
 from ingot.core.errors import UserError
 from ingot.core.resolve import spec
 from ingot.data.open import HeldOutRows, open_data
+from ingot.data.rows import Skips
 from ingot.data.stream import Stream
 
 
@@ -132,3 +135,21 @@ def test_validation_rows_are_not_augmented(tmp_path: Path) -> None:
     unchanged = data.plain["synthetic_images"].sources["synthetic_images"]
     assert np.array_equal(unchanged.rows(ids, ids)["image"], plain.rows(unchanged.ids[ids], ids)["image"])
     assert data.tokenizer is None
+
+
+def test_sources_that_are_mixed_have_as_many_classes_as_the_one_with_most() -> None:
+    """In whatever order they stand, opened or planned."""
+    for counts in ((2, 5), (5, 2)):
+        specs = {f"of {count}": {"name": "synthetic_images", "count": 20, "classes": count} for count in counts}
+        train = spec("data.source", "mixture", sources=specs)
+        stream = Stream(train.build(folder=Path()).sources, seed=0)
+        planned = fields_of(SimpleNamespace(train=train, sequence=8, augment=[], views=1), Path())  # type: ignore[arg-type]
+        assert stream.fields()["label"].values == planned["label"].values == 5
+
+
+def test_the_allowance_is_said_to_be_of_one_process() -> None:
+    """Of what it has met since it started: neither other ranks' rows nor those before a stop are counted."""
+    skips = Skips(0.1, 10)
+    skips.note(3, "row 3", "broken")
+    with pytest.raises(UserError, match=r"row 4: broken; this process has met 2 of 10 rows .* since it started, more than skip allows"):
+        skips.note(4, "row 4", "broken")

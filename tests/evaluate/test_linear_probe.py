@@ -63,6 +63,15 @@ def test_reads_the_layer_it_is_told_to(setting: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["linear_probe", "knn"])
+def test_nothing_is_learned_from_rows_without_a_class(setting: Any, name: str) -> None:
+    def training(rows: int | None) -> Any:
+        return ([micro | {"label": torch.full_like(micro["label"], -100)} for micro in window] for window in setting.training(8))
+
+    with pytest.raises(UserError, match=f"{name}: no training row has a label"):
+        setting.measure(spec("evaluate", name).build(layout=setting.layout), training=training)
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "knn"])
 def test_a_layer_that_is_not_there_is_named_by_check(name: str) -> None:
     with pytest.raises(UserError, match="layer: wants 7, but the encoder has 6"):
         ingot.build(RECIPES / "vision/vit_tiny.yaml", [f"evaluate.also=[{{name: {name}, layer: 7}}]"])

@@ -40,8 +40,8 @@ def poison(monkeypatch: pytest.MonkeyPatch, rows: range = PLANTED, value: float 
     real = Model.forward
     met: list[int] = []
 
-    def forward(self: Model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        losses = real(self, batch)
+    def forward(self: Model, batch: dict[str, torch.Tensor], **asked: Any) -> Any:
+        losses = real(self, batch, **asked)
         if not torch.is_grad_enabled():
             return losses
         met.extend(batch["rows"].tolist())
@@ -132,6 +132,10 @@ def test_roll_back_passes_over_the_rows(ingot: Any, write: Any, monkeypatch: pyt
     assert met.count(20) == 1 and max(met) == 35
     assert steps()[-1] == 8 and lines()[-1]["reason"] == "finished"
     assert all(torch.isfinite(value).all() for value in weights().values())
+    spent = [(line["step_flops"], line["step_seconds"]) for line in lines() if line["kind"] == "step"]
+    assert len(spent) == 8 + 2 and lines()[-1]["rows"] == 36, "two steps were undone, and one window passed over"
+    assert lines()[-1]["flops"] == pytest.approx(sum(flops for flops, _ in spent)), "what undone steps cost stays counted"
+    assert lines()[-1]["seconds"] == pytest.approx(sum(seconds for _, seconds in spent))
 
 
 def test_rows_passed_over_stay_so_in_a_resumed_run(ingot: Any, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,10 +179,10 @@ def test_skipping_too_often_ends_with_a_line(ingot: Any, write: Any, monkeypatch
 def test_a_bug_in_the_model_leaves_the_run_whole(ingot: Any, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(EIGHT)
 
-    def broken(self: Model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def broken(self: Model, batch: dict[str, torch.Tensor], **asked: Any) -> Any:
         if torch.is_grad_enabled() and 17 in batch["rows"].tolist():
             raise AssertionError("planted")
-        return real(self, batch)
+        return real(self, batch, **asked)
 
     real = Model.forward
     with monkeypatch.context() as patch:
@@ -256,8 +260,8 @@ def lines_of_a_killed_run() -> list[dict[str, Any]]:
 def test_roll_back_passes_over_a_last_window_that_is_not_full(ingot: Any, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Model.forward
 
-    def forward(self: Model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        losses = real(self, batch)
+    def forward(self: Model, batch: dict[str, torch.Tensor], **asked: Any) -> Any:
+        losses = real(self, batch, **asked)
         last = torch.is_grad_enabled() and bool((batch["rows"] < 0).any())  # only the last window is filled up
         return {name: loss * float("nan") for name, loss in losses.items()} if last else losses
 

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ingot.build.check import check
 from ingot.build.run import open_run
-from ingot.core.errors import RunError
+from ingot.core.errors import RunError, UserError
 from ingot.core.resolve import spec
 from ingot.hook.ema import EMA
 from ingot.ledger.ledger import read
@@ -38,6 +39,14 @@ def test_is_the_recurrence(warmup: bool) -> None:
         decay = min(0.8, (1 + t) / (10 + t)) if warmup else 0.8
         average = decay * average + (1 - decay) * weight
     torch.testing.assert_close(hook.average["weight"], average, rtol=1e-5, atol=1e-5)
+
+
+def test_a_step_whose_update_was_held_back_is_no_step() -> None:
+    hook, model = spec("hook", "ema").build(), nn.Linear(3, 2, bias=False)
+    run(hook, model, 5)
+    average, updates = hook.average["weight"].clone(), hook.updates
+    hook.stepped(SimpleNamespace(model=model), {"skipped": True})
+    assert torch.equal(hook.average["weight"], average) and hook.updates == updates
 
 
 def test_swap_is_undone_to_the_bit_even_after_an_error() -> None:
@@ -105,6 +114,24 @@ def test_a_batch_three_times_as_large_forgets_as_three_steps_do() -> None:
 def test_the_batch_that_decay_was_chosen_for_may_be_another(batch: str, sequence: int) -> None:
     hook = spec("hook", "ema", decay=0.81, warmup=False, batch=batch).build(batch_rows=8, sequence=sequence)
     assert float(walk(hook, [0.0, 1.0], 8)) == pytest.approx(1 - 0.9, rel=1e-6)  # half the batch, half the exponent
+
+
+@pytest.mark.parametrize("batch", ["64 s audio", "0 rows", "0 tokens"])
+def test_a_batch_that_is_no_number_of_rows_is_refused(tiny_recipe: Any, batch: str) -> None:
+    _, problems = check(tiny_recipe({"stages": {0: {"hooks": [{"name": "ema", "batch": batch}]}}}))
+    assert ["rows or tokens that decay was chosen for" in str(problem) for problem in problems] == [True]
+    with pytest.raises(UserError, match="rows or tokens that decay was chosen for"):
+        spec("hook", "ema", batch=batch).build(batch_rows=8)
+
+
+def test_restarts_of_factors_are_refused(tiny_recipe: Any) -> None:
+    """W + B A is averaged by its three matrices, of which a restart changes what each is."""
+    factors = {"model": {"encoder": {"linear": {"name": "relora", "rank": 4}}}}
+    restarts = {"name": "relora", "every": 2}
+    first = {"budget": "4 steps", "batch": "8 rows", "optimizer": {"name": "adamw", "lr": 0.003}, "hooks": [restarts]}
+    for hooks, refused in (([restarts, "ema"], True), (["ema"], False)):
+        _, problems = check(tiny_recipe(factors, {"stages": [first, first | {"hooks": hooks}]}))
+        assert ["leave one out of stage 1" in str(problem) for problem in problems] == [True] * refused
 
 
 def test_follows_a_scheduled_batch(tiny_recipe: Any, runs: Any) -> None:

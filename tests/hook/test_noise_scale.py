@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ingot.core.errors import UserError
 from ingot.core.resolve import spec
-from ingot.hook.noise_scale import NoiseScale
+from ingot.hook.noise_scale import NoiseScale, distinct
 
 WIDTH = 20
 
@@ -27,12 +27,13 @@ class Quadratic(nn.Module):
         return {"loss": (batch["x"] @ self.weight) * batch["units"]}
 
 
-def step(hook: Any, model: nn.Module, x: Tensor, sizes: list[int], units: Tensor, closures: int = 1) -> dict[str, float]:
-    """A step over rows x cut into parts of these sizes, as the loop takes it; closures: how often the optimizer asks."""
+def step(hook: Any, model: nn.Module, x: Tensor, sizes: list[int], units: Tensor, closures: int = 1, pieces: int = 1) -> dict[str, float]:
+    """A step over rows x cut into parts of these sizes, as the loop takes it; closures: how often the optimizer asks. pieces: of a row."""
     state = SimpleNamespace(model=model, extra={})
     cut = zip(torch.arange(len(x)).split(sizes), x.split(sizes), units.split(sizes))
     window = [{"rows": rows, "x": part, "units": count} for rows, part, count in cut]
-    window = hook.select(state, window)
+    window = [{key: value.repeat_interleave(pieces, 0) for key, value in micro.items()} for micro in window]
+    window = hook.select(state, [micro | {"units": micro["units"] // pieces} for micro in window])
     model.zero_grad()
     with torch.no_grad():
         model(window[0])  # another hook scores rows: no part of the step
@@ -88,6 +89,36 @@ def test_an_optimizer_that_asks_twice_is_heard_once() -> None:
     assert once == twice
 
 
+def test_rows_cut_into_pieces_are_counted_once() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, units = 1 + torch.randn(4, WIDTH, generator=generator, dtype=torch.float64), torch.tensor([4, 2, 4, 4])
+    whole, cut = (step(spec("hook", "noise_scale").build(), Quadratic(), x, [2, 2], units, pieces=pieces) for pieces in (1, 2))
+    assert whole["noise_rows"] == pytest.approx(whole["noise_scale"] * 4 / 14) and cut == pytest.approx(whole)
+    assert [int(distinct(torch.tensor(rows))) for rows in ([], [-1, -1], [5, 5, -1], [3, 0, 3, 0, 7])] == [0, 0, 1, 3]
+
+
+def test_a_step_of_one_part_says_nothing_and_changes_nothing() -> None:
+    """Such as the last one of data that is used up."""
+    hook, ones = spec("hook", "noise_scale").build(), torch.ones(4, dtype=torch.int64)
+    x = 1 + torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    assert step(hook, Quadratic(), x, [4], ones) == {} and hook.weight == 0
+    step(hook, Quadratic(), x, [2, 2], ones)
+    before = hook.state_dict()
+    assert step(hook, Quadratic(), x, [4], ones) == {} and hook.state_dict() == before
+
+
+def test_a_batch_that_grows_is_measured_once_it_has_two_parts(tiny_recipe: Any, runs: Any) -> None:
+    stage = {"budget": "6 steps", "hooks": ["noise_scale"], "schedule": {"batch": {"name": "constant", "warmup": "50%"}}}
+    found = runs.lines(runs.trained(tiny_recipe({"stages": {0: stage}})))
+    assert [line["batch_rows"] > 4 for line in found] == ["noise_scale.noise" in line.get("hooks", {}) for line in found]
+    assert found[0]["batch_rows"] < 4 and found[-1]["batch_rows"] == 8
+
+
+def test_an_average_that_keeps_everything_is_refused() -> None:
+    with pytest.raises(UserError, match="below 1"):
+        spec("hook", "noise_scale", decay=1.0)
+
+
 def test_averages_resume() -> None:
     def run(hook: Any, count: int, seed: int) -> dict[str, float]:
         generator = torch.Generator().manual_seed(seed)
@@ -123,14 +154,6 @@ def test_one_part_is_refused(tiny_recipe: Any, runs: Any) -> None:
         runs.trained(tiny_recipe(stage, {"micro_rows": 8}))
     with pytest.raises(UserError, match="slices of the gradient"):
         runs.trained(tiny_recipe(stage, {"layout": "fsdp"}))
-    with pytest.raises(UserError, match="no two batch sizes"):
-        step(
-            spec("hook", "noise_scale").build(),
-            Quadratic(),
-            torch.ones(4, WIDTH, dtype=torch.float64),
-            [4],
-            torch.ones(4, dtype=torch.int64),
-        )
 
 
 def test_with_automatic_micro_batches_there_are_two(tiny_recipe: Any, runs: Any) -> None:

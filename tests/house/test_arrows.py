@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ledger": {"core"},
     "train": {"core", "ledger"},
     "evaluate": {"core"},
-    "scaling": {"core"},
+    "scaling": {"core", "ledger"},  # reads what the ledger wrote
     "convert": {"core"},
     "report": {"core", "ledger"},  # reads what the ledger wrote
     "build": set(),

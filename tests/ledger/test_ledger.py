@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ import torch
 
 from ingot.core.errors import RunError, UserError
 from ingot.ledger import ledger as module
-from ingot.ledger.ledger import Ledger, plain, read
+from ingot.ledger.ledger import Ledger, lived, plain, read, totals
 from ingot.ledger.viewers import open_viewers, scalars
 
 
@@ -128,6 +130,33 @@ def test_reading_a_folder_without_a_ledger_gives_nothing(tmp_path: Path) -> None
     assert read(tmp_path) == []
 
 
+def line(kind: str, step: int, **more: Any) -> dict[str, Any]:
+    return {"kind": kind, "step": step, "tokens": 10 * step, "flops": 100.0 * step} | more
+
+
+def test_what_was_rolled_back_or_taken_again_was_not_lived() -> None:
+    """Two steps back from step 4; an evaluation of step 3 goes with it, one of step 2 stays, and so does that of the next stage at 2."""
+    before = [line("step", 1), line("step", 2), line("evaluation", 2, stage=0), line("evaluation", 2, stage=1)]
+    lost = [line("step", 3), line("evaluation", 3), line("sample", 3), line("step", 4, loss=None)]
+    back = {"kind": "event", "step": 2, "name": "rollback"}
+    after = [line("step", 3, loss=2.0), line("event", 3, name="checkpoint")]
+    assert lived([*before, *lost, back]) == [*before, back]
+    assert lived([*before, *lost, back, *after]) == [*before, back, *after]
+    again = line("step", 2, loss=1.0)  # without a word of why
+    assert lived([*before, again]) == [before[0], again, *before[2:]]
+    assert lived([{"kind": "step"}, {"kind": "evaluation"}, {"kind": "event"}]) == [
+        {"kind": "step"},
+        {"kind": "evaluation"},
+        {"kind": "event"},
+    ]
+
+
+def test_totals_are_those_of_the_end_or_of_what_was_noted_last() -> None:
+    lines = [line("step", 10), line("step", 20), line("evaluation", 25), line("event", 26)]
+    assert totals(lines)["step"] == 25 and totals([*lines, line("end", 24)])["kind"] == "end"
+    assert totals(lines[:2])["tokens"] == 200 and totals([{"kind": "step"}, {"kind": "end", "step": 3}]) == {}
+
+
 def test_plain_values() -> None:
     assert plain({1: (torch.tensor([1.5]), Path("a"))}) == {"1": [[1.5], "a"]}
 
@@ -165,6 +194,34 @@ def test_tensorboard_gets_what_the_ledger_gets(tmp_path: Path) -> None:
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(3, 2.0)]
+
+
+def test_tensorboard_hides_what_a_resumed_run_takes_again(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for begin, values in ((0, {1: 5.0, 2: 4.0, 3: 9.0, 4: 9.0}), (2, {3: 3.0})):
+        with Ledger(tmp_path, open_viewers(tmp_path, tensorboard=True)) as ledger:
+            ledger.write("start", resumed=begin > 0, progress={"total_steps": begin})
+            for step, loss in values.items():
+                ledger.write("step", step=step, loss=loss)
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 5.0), (2, 4.0), (3, 3.0)]
+
+
+def test_wandb_is_given_a_step_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own counter may not go back, as a resumed run does."""
+    said: list[Any] = []
+    run = SimpleNamespace(
+        define_metric=lambda name, step_metric: said.append((name, step_metric)),
+        log=lambda values: said.append(values),
+        finish=lambda: None,
+    )
+    module = SimpleNamespace(util=SimpleNamespace(generate_id=lambda: "id"), init=lambda **given: run)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    with Ledger(tmp_path, open_viewers(tmp_path, tensorboard=False, wandb=True)) as ledger:
+        for step in (2, 1):
+            ledger.write("step", step=step, loss=1.0)
+    assert said == [("*", "step"), {"train/loss": 1.0, "step": 2}, {"train/loss": 1.0, "step": 1}]
 
 
 def test_viewers_that_are_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 import torch
 from torch import nn
 
@@ -50,6 +51,13 @@ def test_the_process_peak_follows_what_is_held() -> None:
     assert 0.9 * 200_000_000 < after - before < 1.2 * 200_000_000
     assert peak >= after
     assert available > 0
+
+
+def test_what_is_available_is_what_the_control_groups_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "memory_left", lambda: 12345)
+    assert memory.available() == 12345
+    monkeypatch.setattr(memory, "memory_left", lambda: float("inf"))
+    assert 12345 < memory.available() <= memory.psutil.virtual_memory().total
 
 
 def test_the_ledger_entry() -> None:

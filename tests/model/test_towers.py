@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ingot.build.graph import build_model
+from ingot.build.program import counted
 from ingot.build.schema import Graph
 from ingot.core.axes import axes_of
 from ingot.core.recipe import Recipe
@@ -63,6 +64,14 @@ def test_towers_have_their_own_width_and_read_their_own_keys() -> None:
 def test_positions_are_counted_over_all_towers() -> None:
     assert spent(model(), batch()).tolist() == [4, 4, 0]
     assert spent(model(towers=TEXT), batch()).tolist() == [10, 8, 0]
+
+
+def test_rows_with_text_count_as_what_the_model_reads_of_them() -> None:
+    """Pictures alone, pictures and their names, the names alone: of these the segments tell."""
+    given = batch()
+    assert counted(model(), given)["spent"].tolist() == [4, 4, 0]
+    assert counted(model(embedding=STEMS), given)["spent"].tolist() == [11, 9, 0]
+    assert "spent" not in counted(model(embedding="token"), given)
 
 
 def test_work_is_filed_under_the_tower_that_did_it() -> None:

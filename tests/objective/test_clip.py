@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,16 +65,29 @@ def test_padding_of_a_text_is_not_seen() -> None:
     torch.testing.assert_close(built.objective.vectors(built, given, "other")[:3], built.objective.vectors(built, other, "other")[:3])
 
 
-def test_scale_starts_as_told_and_is_bounded() -> None:
+def test_scale_starts_as_told_and_is_bounded_after_every_update() -> None:
     built = model(temperature=0.1)
     spec("model.init", "normal").build().apply(built, seed=0)
-    assert float(built.objective.scale.weight) == pytest.approx(math.log(10))
+    scale, state = built.objective.scale.weight.detach(), SimpleNamespace(model=built)
+    assert float(scale) == pytest.approx(math.log(10))
+    built.objective.stepped(state, {})
+    assert float(scale) == pytest.approx(math.log(10))
+    with torch.no_grad():
+        scale.fill_(9.0)
+    built.objective.stepped(state, {})
+    assert float(scale) == pytest.approx(math.log(100.0))
+    assert float(model(temperature=1e-3).objective.scale.weight) == pytest.approx(math.log(100.0))
+
+
+@pytest.mark.parametrize("t", [4.6, 4.7])
+def test_scale_has_a_gradient_on_both_sides_of_its_bound(t: float) -> None:
+    """100 is exp(4.605): what stands there can go back."""
+    built = model()
     given = built.objective.prepare(batch())
     with torch.no_grad():
-        built.objective.scale.weight.fill_(math.log(100.0))
-        at_most = built(given)["contrastive"]
-        built.objective.scale.weight.fill_(9.0)
-    torch.testing.assert_close(built(given)["contrastive"], at_most)
+        built.objective.scale.weight.fill_(t)
+    built(given)["contrastive"].sum().backward()
+    assert built.objective.scale.weight.grad.abs() > 0
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])

@@ -49,6 +49,13 @@ def test_a_row_without_a_path_is_not_scored() -> None:
     assert objective(asked(h), found)["ctc"].isfinite().all() and objective(asked(h), found)["ctc"][[0, 2]].tolist() == [0, 0]
 
 
+def test_width_transfer_scales_what_the_head_reads() -> None:
+    objective, h = build(4), torch.randn(1, 4, 4)
+    plain = objective.logits(None, h)
+    objective.output_scale = 0.25
+    torch.testing.assert_close(objective.logits(None, h) - objective.head.bias, 0.25 * (plain - objective.head.bias))
+
+
 def test_what_is_heard() -> None:
     objective = build(6)
     with torch.no_grad():

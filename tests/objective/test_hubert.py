@@ -47,6 +47,15 @@ def test_the_loss_by_hand() -> None:
     assert losses["unmasked"].item() == pytest.approx(0.25 * expected[False], rel=1e-4)
 
 
+def test_weights_that_are_scheduled_weigh() -> None:
+    objective, h = build(masked=1.0, unmasked=0.5), torch.randn(1, 4, 4)
+    model = SimpleNamespace(encoded=lambda batch, causal, hide: (h, None))
+    batch = {"masked": torch.tensor([[True, False, True, False]]), "targets": torch.tensor([[2, 0, 1, -100]])}
+    before = objective(model, batch)["unmasked"]
+    objective.unmasked = 0.25
+    torch.testing.assert_close(objective(model, batch)["unmasked"], before / 2)
+
+
 def test_codes_twice_as_dense_are_taken_where_a_position_begins() -> None:
     batch = {
         "rows": torch.arange(2),

@@ -33,8 +33,17 @@ def test_only_cells_that_hold_something() -> None:
     batch = model.objective.prepare(rows)
     there = model.embedding.present(rows)
     assert not (batch["masked"] & ~there).any()
-    assert batch["units"][:6].tolist() == there[:6].sum(dim=1).clamp(max=3).tolist() and batch["units"][6] == 0
+    wanted = [min(count, max(1, round(0.5 * count))) for count in there[:6].sum(dim=1).tolist()]
+    assert len(set(wanted)) > 1 and batch["units"].tolist() == [*wanted, 0]
     assert torch.equal(batch["units"], batch["units/numbers"] + batch["units/categories"])
+
+
+def test_knobs_that_are_scheduled_are_read_anew() -> None:
+    model, rows = made({"missing": 0.0}, rate=0.5)
+    model.objective.rate, model.objective.numeric_weight = 1.0, 3.0
+    batch = model.objective.prepare(rows)
+    assert batch["units"].tolist() == [6] * 6 + [0]
+    torch.testing.assert_close(model(batch)["numbers"], 3 * model.objective.losses(model, batch)["numbers"])
 
 
 def test_hidden_cells_are_hidden() -> None:

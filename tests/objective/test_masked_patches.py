@@ -10,8 +10,9 @@ import torch
 from ingot.build.check import check
 from ingot.build.graph import build_model
 from ingot.build.schema import Graph
+from ingot.core.errors import UserError
 from ingot.core.recipe import Recipe, merge_keys
-from ingot.core.resolve import resolve
+from ingot.core.resolve import resolve, spec
 from ingot.core.seams import Field
 
 FIELDS = {"image": Field((3, 16, 16), "uint8")}
@@ -25,10 +26,10 @@ TREE: dict[str, Any] = {
 }
 
 
-def model(**knobs: Any) -> Any:
+def model(change: dict[str, Any] | None = None, fields: dict[str, Field] = FIELDS, **knobs: Any) -> Any:
     torch.manual_seed(0)
-    tree = TREE | {"objective": {"name": "masked_patches"} | knobs}
-    return build_model(resolve(Recipe(tree), Graph), vocabulary=None, sequence=1, specials={}, dtype=torch.float32, fields=FIELDS)
+    tree = merge_keys(TREE | {"objective": {"name": "masked_patches"} | knobs}, change or {})
+    return build_model(resolve(Recipe(tree), Graph), vocabulary=None, sequence=1, specials={}, dtype=torch.float32, fields=fields)
 
 
 def batch(rows: int = 64) -> dict[str, torch.Tensor]:
@@ -45,6 +46,33 @@ def test_exactly_the_share_is_hidden(rate: float, kept: int) -> None:
     counts = torch.bincount(prepared["kept"].flatten(), minlength=16)
     assert counts.min() > 0 if kept > 1 else True
     assert len({tuple(row) for row in prepared["kept"].tolist()}) > 10
+
+
+def test_an_exact_multiple_is_not_rounded_down() -> None:
+    """25 (1 - 0.8) is 4.999 in floating point."""
+    built = model({"embedding": {"patch": 1}}, {"image": Field((3, 5, 5), "uint8")}, rate=0.8)
+    given = {"rows": torch.arange(2), "key": torch.tensor(0), "image": torch.zeros(2, 3, 5, 5, dtype=torch.uint8)}
+    assert built.objective.prepare(given)["kept"].shape == (2, 5)
+
+
+def test_a_grid_that_the_data_does_not_have_is_refused() -> None:
+    with pytest.raises(UserError, match="has positions for 8 x 8 places, and the data gives 4 x 4"):
+        model({"embedding": {"image": 32}})
+    with pytest.raises(UserError, match="has positions for 4 x 4 places, and the data gives 2 x 4"):
+        model().objective.prepare({key: value[:, :, :8] if key == "image" else value for key, value in batch(2).items()})
+
+
+def test_width_transfer_scales_what_the_head_reads_where_it_is_as_wide_as_the_model() -> None:
+    init = spec("model.init", "mup", base_width=8).build()
+    wide, own = model({"decoder": {"inner": None}}).eval(), model().eval()
+    given = wide.objective.prepare(batch(2))
+    for built in (wide, own):
+        init.apply(built, 0)
+    found = wide.objective.predicted(wide, given)
+    assert wide.objective.output_scale == 0.5 and not hasattr(own.objective, "output_scale")
+    wide.objective.output_scale = 1.0
+    bias = wide.objective.head.bias
+    torch.testing.assert_close(found - bias, 0.5 * (wide.objective.predicted(wide, given) - bias))
 
 
 def test_what_is_hidden_is_not_seen_and_what_is_seen_matters() -> None:
@@ -88,6 +116,10 @@ def test_targets_and_loss() -> None:
         ({"objective": {"name": "masked_patches", "rate": 1.0}}, "between 0 and 1"),
         ({"encoder": {"mixer": {"position": "relative"}}}, "gives the encoder a part of them"),
         ({"decoder": {"mixer": {"position": "relative"}}}, "gives the decoder a part of them"),
+        ({"objective": {"name": "masked_patches", "position": "rotary"}}, "wants one that is added to vectors"),
+        ({"objective": {"name": "latent_prediction", "position": "rotary"}}, "wants one that is added to vectors"),
+        ({"embedding": {"name": "series_patch", "patch": 4}}, "for embedding 'series_patch' use masked_series"),
+        ({"embedding": {"name": "columns"}}, "for embedding 'columns' use masked_columns"),
     ],
 )
 def test_what_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:

@@ -42,6 +42,22 @@ def test_every_channel_hides_its_share() -> None:
     assert torch.equal(together[:, 0], together[:, 1])
 
 
+def test_a_rate_that_is_scheduled_hides_its_share() -> None:
+    model, rows = made(rate=0.4)
+    model.objective.rate = 0.4 * 2
+    assert (model.objective.prepare(rows)["masked"].view(7, 2, 8).sum(dim=2) == 6).all()
+
+
+def test_guessing_the_mean_has_the_error_of_guessing_the_mean() -> None:
+    """Also where values are missing: of every patch both are means over what was observed."""
+    model, rows = made({"missing": 0.5})
+    with torch.no_grad():
+        model.objective.head.weight.zero_()
+        model.objective.head.bias.zero_()
+    found = model.objective.scores(model, model.objective.prepare(rows))["relative_error"][:6]
+    torch.testing.assert_close(found, torch.ones(6, dtype=torch.float64), rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("hide", ["vector", "zeros"])
 def test_hidden_values_are_hidden(hide: str) -> None:
     """What is hidden changes targets and the channel's mean, never what the encoder reads; without normalization nothing of it is left."""

@@ -59,6 +59,16 @@ def test_teacher_starts_as_the_student_and_moves_by_its_share() -> None:
         assert not torch.equal(teacher, old)
 
 
+def test_forget_moves_the_teacher_as_momentum_does() -> None:
+    built = model()
+    built.objective.forget = 0.25  # as a schedule sets it
+    with torch.no_grad():
+        built.encoder.blocks[0].mixer.query.weight.add_(1.0)
+    built.objective.stepped(SimpleNamespace(model=built), {})
+    teacher, weight = built.objective.teacher.encoder.blocks[0].mixer.query.weight, built.encoder.blocks[0].mixer.query.weight
+    torch.testing.assert_close(weight - teacher, torch.full_like(weight, 0.75))
+
+
 def test_no_gradient_reaches_the_teacher_and_it_drops_nothing() -> None:
     built = model().train()
     given = built.objective.prepare(batch())

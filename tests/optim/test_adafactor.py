@@ -39,6 +39,24 @@ def test_more_dimensions_are_factored_in_the_last_two() -> None:
     assert optimizer.state[weight]["row"].shape == (3, 8) and optimizer.state[weight]["column"].shape == (3, 5)
 
 
+def test_below_its_floor_the_mean_is_eps() -> None:
+    """V = R C^T / max(mean(R), eps1), as torch has it: for small gradients V is too small by mean(R) / eps1."""
+    row, column = torch.rand(20) + 0.1, torch.rand(30) + 0.1
+    start, gradient = torch.randn(20, 30), 1e-4 * row[:, None].sqrt() * column.sqrt()
+    weight, twin = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    spec_of = {"lr": 0.1, "eps": (1e-7, 1e-3)}
+    optimizer, reference = (
+        spec("optim", "adafactor", clip=1e9, **spec_of).build(params=[weight]),
+        torch.optim.Adafactor([twin], d=1e9, **spec_of),
+    )
+    weight.grad, twin.grad = gradient, gradient.clone()
+    optimizer.step()
+    reference.step()
+    torch.testing.assert_close(weight, twin, rtol=1e-5, atol=1e-6)
+    wanted = (gradient / gradient.square().mul(gradient.square().mean() / 1e-7).sqrt()) * 0.1 * start.square().mean().sqrt()
+    torch.testing.assert_close(start - weight.detach(), wanted, rtol=1e-4, atol=1e-6)
+
+
 def test_estimate_is_exact_for_squares_of_rank_one() -> None:
     row, column = torch.rand(20) + 0.1, torch.rand(30) + 0.1
     weight = nn.Parameter(torch.zeros(20, 30))

@@ -145,3 +145,24 @@ def test_an_inner_optimizer_that_moves_the_weights_itself_is_refused(tiny_recipe
         assert any("inner optimizer cannot be" in problem.message for problem in problems), inner
         _, problems = check(tiny_recipe({"stages": {0: {"optimizer": {"name": "muon", "lr": 0.1, "rest": chosen}}}}))
         assert any("the rest cannot be updated by" in problem.message for problem in problems), inner
+
+
+def stages_of(*optimizers: dict[str, Any]) -> dict[str, Any]:
+    return {"stages": [{"budget": "2 steps", "batch": "8 rows", "optimizer": optimizer} for optimizer in optimizers]}
+
+
+@pytest.mark.parametrize(
+    ("outer", "inside", "name", "knob", "values"),
+    [
+        ({"name": "sam"}, "inner", "galore", "rank", (4, 8)),
+        ({"name": "muon", "lr": 0.01}, "rest", "adam8bit", "block", (256, 16)),
+    ],
+)
+def test_what_shapes_the_state_of_an_optimizer_inside_does_not_change_between_stages(
+    tiny_recipe: Any, outer: dict[str, Any], inside: str, name: str, knob: str, values: tuple[int, int]
+) -> None:
+    first, second = (outer | {inside: {"name": name, "lr": 0.01, knob: value}} for value in values)
+    _, problems = check(tiny_recipe(stages_of(first, second)))
+    assert [problem.message.startswith(f"{knob!r} says what the optimizer keeps") for problem in problems] == [True]
+    for other in (first, outer | {inside: {"name": "adamw", "lr": 0.01}}, second[inside]):  # the same, or others, which begin anew
+        assert not check(tiny_recipe(stages_of(first, other)))[1]

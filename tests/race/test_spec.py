@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from ingot.core.errors import UserError
 from ingot.core.quantities import parse_quantity
 from ingot.race.arms import check_arms, coarse_budgets, final_factor, section_of, stage_shares, trial_tree
+from ingot.race.course import survey_course
 from ingot.race.spec import Race, Tuning, tuned_knobs
+from ingot.race.trials import Store
 
 Make = Callable[..., Race]
 
@@ -28,6 +31,7 @@ Make = Callable[..., Race]
         ("tuning: {search: optuna}", "more than 1"),
         ("seeds: auto\npilot: 2", "at least 3"),
         ("sedes: 3", "Did you mean 'seeds'"),
+        ('contenders: {theirs: {command: "./x \'y"}}', "cannot be split into words"),
         ("claim: {method: m, contender: nobody, paper: p, says: s, parts: []}", "no contender is named"),
     ],
 )
@@ -54,6 +58,31 @@ def test_trials_differ_by_what_the_arm_changes_alone(make_race: Make) -> None:
     assert other["model"]["encoder"].pop("feedforward") == "relu2" and base["model"]["encoder"].pop("feedforward") == "gelu"
     assert base == other
     assert base["stages"][0]["budget"] == "5120 tokens" and base["evaluate"]["every"] == "25%"
+
+
+def test_where_and_how_fast_a_trial_runs_is_the_baselines(make_race: Make, tmp_path: Path) -> None:
+    """What a contender's own recipe says of the machine goes, also where the baseline's says nothing; what its arm sets stays."""
+    make_race()
+    (tmp_path / "own.yaml").write_text((tmp_path / "base.yaml").read_text() + "layout: single\nmemory: 1 GB\n")
+    race = make_race("contenders: {own: {recipe: own.yaml, set: {device: cpu}}}")
+    base, own = (trial_tree(race, arm, seed=0) for arm in ("baseline", "own"))
+    assert not {"layout", "memory", "device"} & base.keys() and own == base | {"device": "cpu"}
+
+
+def test_an_edited_script_is_another_trial(make_race: Make, tmp_path: Path) -> None:
+    """A program is known by the files among its command's words, and by those alone."""
+
+    def known() -> tuple[str, str]:
+        race = make_race("contenders: {theirs: {command: python train.py --rate 1}}")
+        return survey_course(race, Store(tmp_path), {}).trials["theirs"][0].key, race.identity
+
+    missing = known()
+    (tmp_path / "train.py").write_text("print(1)")
+    first = known()
+    (tmp_path / "other.py").touch()
+    assert known() == first
+    (tmp_path / "train.py").write_text("print(2)")
+    assert all(len(set(keys)) == 3 for keys in zip(missing, first, known()))
 
 
 def test_the_multiplier_acts_on_every_learning_rate_or_on_the_knobs_named(make_race: Make) -> None:

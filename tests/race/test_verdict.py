@@ -115,6 +115,17 @@ def test_a_loser_stops_early_and_keeps_its_place(make_race: Make, invented: Call
     verdict = judged(race, tmp_path, lambda trial: invented(loss(trial) * (1.3 if trial.arm == "bad" else 1.0)))
     assert verdict["arms"]["bad"]["stopped"] == 3 and verdict["arms"]["bad"]["runs"] == 3 and verdict["arms"]["bad"]["verdict"] == "worse"
     assert verdict["arms"]["other"]["runs"] == 6 and verdict["arms"]["other"]["verdict"] == "better"
+    assert survey_course(race, Store(tmp_path), {}).expected == 6 + 6 + 6 + 3, "with the control, and without what the loser was spared"
+
+
+def test_runs_of_several_versions_of_the_code_are_noted(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    def outcome(trial: Trial) -> dict[str, Any]:
+        return invented(loss(trial)) | {"commit": "def" if trial.arm == "other" and trial.seed == 2 else "abc"}
+
+    mixed = judged(make_race(), tmp_path / "mixed", outcome)
+    assert mixed["commits"] == ["abc", "def"] and any("2 versions of the code (abc, def)" in note for note in mixed["notes"])
+    alike = judged(make_race(), tmp_path / "alike", lambda trial: invented(loss(trial)))
+    assert alike["commits"] == ["abc"] and not any("versions of the code" in note for note in alike["notes"])
 
 
 def test_two_arms_with_one_recipe_share_their_runs(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
@@ -204,6 +215,20 @@ def test_a_control_that_cards_share_is_one(make_race: Make, invented: Callable[.
     assert "2 cards here lean on 1 control," in cards_page([one, shorter])
     assert "3 cards here lean on 2 controls," in cards_page([one, shorter, apart])
     assert "counts once however many cards" in cards_page([])
+
+
+def test_a_card_does_not_take_the_place_of_another_methods(
+    make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    verdict = judged(make_race(EQUAL), tmp_path, lambda trial: invented(loss(trial)))
+    for method in ("A b", "A b", "a-b"):
+        write_whole(tmp_path / "verdict.json", verdict | {"claim": verdict["claim"] | {"method": method}})
+        if method == "a-b":
+            with pytest.raises(UserError, match=r"a_b\.yaml is the card of 'A b', not of 'a-b'"):
+                write_card(tmp_path, tmp_path / "cards")
+        else:
+            write_card(tmp_path, tmp_path / "cards")
+    assert [one["method"] for one in read_cards(tmp_path / "cards")] == ["A b"]
 
 
 def test_no_claim_and_no_race(make_race: Make, invented: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

@@ -113,6 +113,18 @@ def test_stages_and_evaluations() -> None:
     assert set(found) == {"web"}
 
 
+def test_a_run_that_was_rolled_back_is_drawn_as_it_went_on() -> None:
+    """Back from step 4 to 2: no curve goes backwards, and a step's share of the time is of what was spent since the line before."""
+
+    def timed(number: int, seconds: float) -> dict[str, Any]:
+        return step(number, seconds=seconds, step_seconds=1.0, phases={"data": 1.0})
+
+    back = {"kind": "event", "step": 2, "name": "rollback"}
+    found = figures([timed(1, 1.0), timed(2, 2.0), timed(3, 3.0), timed(4, 4.0), back, timed(3, 5.0), timed(4, 6.0)])
+    assert found["curves"]["step"] == [1, 2, 3, 4] and found["curves"]["seconds"] == [1, 2, 5, 6]
+    assert found["time"] == {"data": 6.0} and found["spent"]["seconds"] == 6.0
+
+
 @pytest.mark.parametrize(
     "lines",
     [

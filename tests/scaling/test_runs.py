@@ -54,6 +54,15 @@ def test_curves_hold_every_step_once(tmp_path: Path) -> None:
     assert table["step"].tolist() == [1, 2, 3, 4, 1, 2, 3, 4] and table["loss"][1] == 9.0 and len(np.unique(table["run"])) == 2
 
 
+def test_steps_that_were_rolled_back_do_not_count(tmp_path: Path) -> None:
+    """Back from step 4 to 1, and only step 2 since."""
+    path = write(tmp_path / "one") / "ledger.jsonl"
+    lines = path.read_text().splitlines()
+    lines.insert(-2, json.dumps({"kind": "event", "step": 1, "name": "rollback"}))  # step 2 and an evaluation of step 4 follow
+    path.write_text("\n".join(lines[:-1]) + "\n")
+    assert runs.curve(path)["loss"].tolist() == [5.0, 9.0]
+
+
 def test_refuses(tmp_path: Path) -> None:
     write(tmp_path / "short", judged=2)
     with pytest.raises(UserError, match="not finished"):

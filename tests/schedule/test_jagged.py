@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
+from ingot.build.check import check
+from ingot.core.errors import UserError
 from ingot.core.progress import Moment, Progress
 from ingot.core.quantities import parse_quantity
 from ingot.core.resolve import spec
@@ -46,3 +49,10 @@ def test_without_restarts_it_is_the_cosine() -> None:
     for steps in (0, 7, 300, 999):
         moment = Moment(Progress(steps=steps), parse_quantity("1000 steps"), {"steps": 1})
         assert curve(steps, every="100%") == pytest.approx(plain.build(moment=moment))
+
+
+def test_an_empty_interval_is_refused(tiny_recipe: Any) -> None:
+    _, problems = check(tiny_recipe({"stages": {0: {"schedule": {"lr": {"name": "jagged", "every": "0%"}}}}}))
+    assert ["interval above 0" in str(problem) for problem in problems] == [True]
+    with pytest.raises(UserError, match="interval above 0"):
+        curve(500, every="0 steps")

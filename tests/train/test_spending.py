@@ -12,7 +12,7 @@ import torch
 from ingot.core.patience import until
 from ingot.core.sums import wide
 from ingot.ledger.meter import Spent
-from ingot.train.loop import Loop
+from ingot.train.loop import Loop, _size
 from ingot.train.moments import end_asked
 from ingot.train.spending import Spending
 
@@ -74,6 +74,13 @@ def test_what_was_metered_on_some_ranks_is_not_taken_on_others() -> None:
         loop.layout = SimpleNamespace(ranks=ranks)  # type: ignore[assignment]
         keys.add(loop._shape_key(stage, state))
     assert len(keys) == 2
+
+
+def test_windows_that_are_parted_otherwise_are_metered_anew() -> None:
+    """Of as many positions others are encoded, where the share that an objective hides is scheduled."""
+    parts = [{"kept": torch.zeros(2, kept), "hidden": torch.zeros(2, 16 - kept), "rows": torch.arange(2)} for kept in (4, 4, 8)]
+    first, again, other = map(_size, parts)
+    assert first == again != other
 
 
 def test_a_row_that_several_ranks_pass_over_is_told_once() -> None:

@@ -76,7 +76,7 @@ def annotate(run: Run, extra: dict[str, Any], index: int, *, entering: bool) -> 
     name = held.get(str(number))
     if name is None:
         return ""
-    folder = Path(run.data_section(index).cache) / "annotations" / name
+    folder = Path(run.data_section(index).cache).expanduser() / "annotations" / name
     made = not folder.is_dir()
     if made and chosen.knobs.get("layer") is not None and not (entering and number == index):
         raise RunError(f"{folder} is gone: what stage {number} found from its model cannot be found again")

@@ -307,6 +307,8 @@ def _unschedulable(run: RunSection, index: int, knob: str) -> str:
     if owner is None or name not in known:
         return f"no such knob to schedule. {nearest(name or head, known) or 'There are: ' + ', '.join(known)}"
     value = owner.knobs[name]
+    if head == "objective" and isinstance(value, int) and not isinstance(value, bool):
+        return f"a schedule would make fractions of a whole number; the knob is {value}"
     return (
         ""
         if isinstance(value, int | float) and not isinstance(value, bool)

@@ -65,6 +65,7 @@ def _call(run: Run, evaluator: Any, stream: Any, plain: Any, rows: int | None) -
         "fields": stream.fields,
         "tokenizer": lambda: run.tokenizer,
         "seed": lambda: run.section.seed,
+        "batch_rows": lambda: run.section.evaluate.batch_rows,
     }
     wanted = [name for name, item in inspect.signature(evaluator).parameters.items() if item.kind is item.KEYWORD_ONLY]
     strange = [name for name in wanted if name not in offered]
@@ -87,16 +88,30 @@ def _looks(run: Run) -> Callable[[int], Windows] | None:
 
 
 def windows(run: Run, stream: Any, rows: int) -> Windows:
-    """This rank's windows of a stream's first rows, at most one epoch of them, as many on every rank."""
-    count = min(rows, stream.rows_per_epoch)
-    per_window = min(count, run.section.evaluate.batch_rows * run.layout.ranks)
-    micro = -(-per_window // run.layout.ranks)
+    """This rank's windows of a stream's first rows, at most one epoch of them, as many on every rank.
+
+    An objective that compares rows is given the same pieces of rows however many ranks there are: whole ones of evaluate.batch_rows.
+    """
+    count, ranks = min(rows, stream.rows_per_epoch), run.layout.ranks
+    pieces = getattr(run.model.objective, "couples_batch", False)
+    micro = min(count if pieces else -(-count // ranks), run.section.evaluate.batch_rows)
+    per_window = micro * ranks
     known = next(iter(run._data.values())).train.source_names  # a held-out stream has one source: its rows say which of the run's it is
     place = known.index(stream.source_names[0]) if len(stream.source_names) == 1 and stream.source_names[0] in known else 0
     for start in range(0, count, per_window):
-        found = run.windows(stream, start=start, rows=min(per_window, count - start), micro_rows=micro)
+        here, part = (start, min(per_window, count - start)), (run.layout.rank, ranks)
+        if pieces:
+            here, part = _piece(start, count, micro, *part)
+        found = run.windows(stream, start=here[0], rows=here[1], micro_rows=micro, part=part)
         try:
             window = next(iter(found))
             yield [micro | {"source": micro["source"] + place} for micro in window] if place else window
         finally:
             found.close()
+
+
+def _piece(start: int, count: int, size: int, rank: int, ranks: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(First row, rows), (rank, ranks) such that of these rows the rank holds its whole piece of the window, or, behind the last row,
+    nothing but padding."""
+    first = start + rank * size
+    return ((first, min(size, count - first)), (0, 1)) if first < count else ((start, 1), (1, 2))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import Problem, RunError, UserError
+from ..core.folders import with_name
 from ..core.parts import plain
 from ..core.progress import Progress, next_moment
 from ..core.quantities import Quantity, parse_quantity
@@ -43,7 +44,7 @@ def extend(folder: str | Path, budget: str, *, out: str | Path | None = None, re
     rewarm: length of a new warm-up, such as '1%' or '100 steps', from the newest checkpoint on. Returns run, checkpoint, step and
     lines that say what was done. Raises UserError where the result would not be what the larger budget means.
     """
-    folder = Path(folder)
+    folder = with_name(folder)
     recipe = recipe_of(folder)
     target = Path(out) if out else folder.with_name(f"{folder.name}_extended")
     if target.exists():

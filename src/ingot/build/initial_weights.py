@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.atomic import one_line_of
 from ..core.errors import UserError
+from ..core.folders import run_and_checkpoint
 from ..core.parts import Spec, parts_in, signature
 from ..core.recipe import Recipe, merge_keys
 from ..core.resolve import spec
@@ -59,7 +60,7 @@ def adopt_tokenizer(recipe: Recipe, tokenizer: Any) -> None:
     one of transformers. A live one is kept under the data's cache, in a folder named by its content. Raises UserError for anything else.
     """
     data = recipe.tree.setdefault("data", {})
-    data["tokenizer"] = _named(tokenizer, Path(data.get("cache") or ".ingot") / "tokenizers")
+    data["tokenizer"] = _named(tokenizer, Path(data.get("cache") or ".ingot").expanduser() / "tokenizers")
     recipe.overridden.add(("data", "tokenizer"))
 
 
@@ -145,6 +146,7 @@ def checkpoint_at(path: Path, say: Callable[[str], None] = lambda text: None) ->
     """The checkpoint that a path names: itself, or a run's newest whole one. Raises UserError where there is none."""
     from ..train.checkpoint import Checkpoints
 
+    path = run_and_checkpoint(path)[1] or path
     if (path / "checkpoints").is_dir():
         found = Checkpoints(path / "checkpoints", say=say).latest()
         if found is None:
@@ -162,6 +164,7 @@ def _from_checkpoint(run: Run, model: Any, path: Path) -> list[dict[str, Any]]:
     store = Checkpoints(path.parent)
     try:
         store.load_model(model, path)
+        run.objective_started = True
     except UserError:
         if (children := _shared(run, model, store.manifest(path), path)) is None:
             raise

@@ -35,9 +35,14 @@ def find_latents(run: Run, chosen: Spec, index: int) -> str:
     """Give the rows of a stage's data their latents; a sentence for the ledger. Collective."""
     found = _sources(run, index)
     encoders = [_content(run, one.start) for one in chosen.knobs["encoders"].values()]
-    names = [digest("latents", 2, chosen.data(), encoders, source.identity, *_read_as(run, index)) for source in found]
-    folders = [Path(run.data_section(index).cache) / "latents" / name for name in names]
-    wanted = [(source, folder) for source, folder in zip(found, folders, strict=True) if not folder.is_dir()]
+    cache, first = Path(run.data_section(index).cache).expanduser() / "latents", [alike[0] for alike in found]
+    names: list[str] = []
+    for place, source in enumerate(first):
+        again = sum(one.identity == source.identity for one in first[:place])  # the same content, read in another way
+        read_as = [*_read_as(run, index, source), *([again] if again else [])]
+        names.append(digest("latents", 2, chosen.data(), encoders, source.identity, *read_as))
+    folders = [cache / name for name in names]
+    wanted = [(source, folder) for source, folder in zip(first, folders, strict=True) if not folder.is_dir()]
     if wanted and run.layout.rank == 0:
         models = {
             name: frozen(run, one, f"stages.{index}.annotate: the encoder {name!r}", index)
@@ -47,14 +52,14 @@ def find_latents(run: Run, chosen: Spec, index: int) -> str:
             keep_arrays(folder, _encoded(run, source, models, chosen.knobs))
     await_first(run, folders)
     data = run.data_of(index)
-    for source, folder in zip(found, folders, strict=True):
-        source.hold(
-            {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(folder.glob("*.npy"))},
-            chosen.knobs["keep"],
-        )
+    for alike, folder in zip(found, folders, strict=True):
+        columns = {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(folder.glob("*.npy"))}
+        for source in alike:
+            source.hold(columns, chosen.knobs["keep"])
     for stream in (data.train, *data.validation.values(), *data.plain.values()):
         stream._fields = None
-    return f"{chosen.name} of {', '.join(chosen.knobs['encoders'])} {'found' if wanted else 'reused'} for {sum(map(len, found))} rows: {folders[0].parent}"
+    made = "found" if wanted else "reused"
+    return f"{chosen.name} of {', '.join(chosen.knobs['encoders'])} {made} for {sum(map(len, first))} rows: {cache}"
 
 
 def await_first(run: Run, folders: list[Path]) -> None:
@@ -64,9 +69,10 @@ def await_first(run: Run, folders: list[Path]) -> None:
     run.layout.barrier()
 
 
-def _sources(run: Run, index: int) -> list[Any]:
-    """The distinct sources of a stage's data, whole, not augmented."""
-    data, found = run.data_of(index), {}
+def _sources(run: Run, index: int) -> list[list[Any]]:
+    """The sources of a stage's data, whole, not augmented; those of the same content that are read alike together."""
+    data = run.data_of(index)
+    found: dict[tuple[str, str], list[Any]] = {}
     for stream in (*data.plain.values(), *data.validation.values()):
         for source in stream.sources.values():
             inner = getattr(source, "source", source)
@@ -74,15 +80,17 @@ def _sources(run: Run, index: int) -> list[Any]:
                 raise UserError(
                     f"stages.{index}.annotate: latents are kept of rows such as images and sounds; {type(inner).__name__} gives none"
                 )
-            found.setdefault(inner.identity, inner)
+            found.setdefault((inner.identity, str(getattr(inner, "reading", ""))), []).append(inner)
     return list(found.values())
 
 
-def _read_as(run: Run, index: int) -> list[Any]:
-    """What else decides what an encoder is given of a row: how sources read it (the size of an image, say), and how a text becomes ids."""
+def _read_as(run: Run, index: int, source: Any) -> list[Any]:
+    """What else decides what an encoder is given of a row: how sources read it (the size of an image, say), how a text becomes ids, and,
+    where columns are scaled by the rows that are trained on, which are held out."""
     data = run.data_section(index)
-    sources = [None if source is None else source.data() for source in (data.train, data.validation)]
-    return [sources, *([run.tokenizer.identity, data.sequence] if run.has_text else [])]
+    sources = [None if one is None else one.data() for one in (data.train, data.validation)]
+    held = [data.holdout] if data.holdout and hasattr(source, "trained_on") else []
+    return [sources, *([run.tokenizer.identity, data.sequence] if run.has_text else []), *held]
 
 
 def _content(run: Run, start: str | None) -> list[Any]:

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 
 from ..core.errors import Problem, UserError
 from ..ledger.forecast import Forecast, step_seconds
 from ..ledger.machine import matmul_rate
+from ..ledger.memory import available as free_bytes
 from ..model.recompute import MODES
 from .check import unfusable
 
@@ -49,7 +49,7 @@ def available_bytes(run: Run) -> int:
     if run.device.type == "cuda":
         free = torch.cuda.mem_get_info(run.device)[0]
     else:
-        free = psutil.virtual_memory().available // run.layout.ranks
+        free = free_bytes() // run.layout.ranks
     cap = run.section.memory
     return min(int(free * 0.9), promised(cap.value)) if cap is not None else int(free * 0.8)
 

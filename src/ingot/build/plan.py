@@ -13,6 +13,7 @@ import torch
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
+from ..core.errors import Problem, UserError
 from ..core.parts import Spec, signature
 from ..ledger.forecast import Forecast, forecast, pretended_model, sharded
 from ..ledger.machine import matmul_doubt, matmul_rate
@@ -112,6 +113,20 @@ def meta_model(run: Run, index: int, dtype: torch.dtype) -> Any:
     return model.double() if dtype == torch.float64 else model
 
 
+def refuse_unschedulable(run: Run, index: int) -> None:
+    """Raise UserError where a stage schedules what its objective asks for once, when it is made: a knob that it does not hold under its
+    own name, as the number that the recipe gives."""
+    wanted = [knob.partition(".")[2] for knob in run.section.stages[index].schedule if knob.startswith("objective.")]
+    if not wanted:
+        return
+    chosen, made = run.section.objective_at(index)[1], meta_model(run, index, torch.float32).objective
+    message = f"{chosen.name} asks for it once, when it is made, so it cannot be scheduled"
+    held = {knob: getattr(made, knob, None) for knob in wanted}
+    lost = [knob for knob, value in held.items() if not isinstance(value, float) or value != chosen.knobs[knob]]
+    if lost:
+        raise UserError([Problem(f"stages.{index}.schedule.objective.{knob}", message) for knob in lost])
+
+
 def vocabulary_of(run: Run) -> int | None:
     """Number of token ids, without preparing data where the tokenizer's knob says it."""
     if run.section.model.vocabulary:
@@ -150,6 +165,7 @@ def plan(run: Run, available: int) -> dict[str, Any]:
 
 
 def _plan_stage(run: Run, index: int, available: int, rate: float) -> dict[str, Any]:
+    refuse_unschedulable(run, index)
     rows = -(-run.batch_rows(index) // run.layout.ranks)
     setting = settle(run, index, rows, available, rate)
     found = setting.forecast

@@ -80,7 +80,8 @@ class Program:
             if section.transforms or _shapes(state.model) != before:
                 self._restart_hooks(state, section)
             # Such as a teacher that starts as a copy; where the objective stays, so does what it has averaged.
-            if (index == 0 or section.objective is not None) and hasattr(run.model.objective, "begin"):
+            stays = section.objective is None if index else run.objective_started
+            if not stays and hasattr(run.model.objective, "begin"):
                 run.model.objective.begin(run.model)
         if section.fused_backward is True and run.layout.ranks > 1:
             raise UserError(
@@ -102,7 +103,7 @@ class Program:
         state.attach_hooks(hooks)
         objective = run.model.objective
         if hasattr(objective, "stepped"):  # such as an average of the encoder that teaches it; its state lies in the model
-            hooks["objective"] = SimpleNamespace(stepped=objective.stepped)
+            hooks["objective"] = SimpleNamespace(stepped=lambda state, log: None if log.get("skipped") else objective.stepped(state, log))
         # Stages on the same data read on where the last one stopped.
         before = state.progress.total_rows - state.progress.rows - state.extra["data_start"]
         stage = Stage(
@@ -197,11 +198,11 @@ class Program:
             value = getattr(hooks[hook], knob)
             return lambda factor: setattr(hooks[hook], knob, value * factor)
 
-        if not any(name in group for group in state.optimizer.param_groups):
+        if not any(name in group for group in groups_of(name, state.optimizer, section.optimizer)):
             raise UserError(f"schedule.{name}: {section.optimizer.name} asks for it once, when it is made, so it cannot be scheduled")
 
         def set_group(factor: float) -> None:
-            for group in state.optimizer.param_groups:
+            for group in groups_of(name, state.optimizer, section.optimizer):
                 base = group.get(f"base_{name}", section.optimizer.knobs.get(name))
                 group[name] = base * factor * (group.get("lr_scale", 1.0) if name == "lr" else 1.0)
 
@@ -235,8 +236,9 @@ class Program:
 
 
 def counted(model: Any, batch: Micro) -> Micro:
-    """A prepared batch that says what its rows count as, where segments of tokens do not."""
-    return batch if "segments" in batch and model.towers is None else batch | {"spent": spent(model, batch)}
+    """A prepared batch that says what its rows count as, where segments of tokens, as the one thing that the model reads, do not."""
+    text = model.towers is None and tuple(getattr(model.embedding, "reads", ("tokens",))) == ("tokens",)
+    return batch if text and "segments" in batch else batch | {"spent": spent(model, batch)}
 
 
 @contextmanager
@@ -264,6 +266,16 @@ def make_optimizer(run: Run, section: StageSection) -> torch.optim.Optimizer:
             f"optimizer {section.optimizer.name!r} updates {len(claimed)} of {len(wanted)} parameters; each must be claimed exactly once"
         )
     return optimizer
+
+
+def groups_of(knob: str, optimizer: torch.optim.Optimizer, chosen: Spec) -> list[dict[str, Any]]:
+    """The groups that an optimizer's knob is set in: those that it updates by itself, where an inner one updates the others by knobs of
+    its own; of the learning rate and the weight decay all."""
+    found: list[dict[str, Any]] = optimizer.param_groups
+    inner = [getattr(optimizer, name, None) for name, value in chosen.knobs.items() if isinstance(value, Spec) and value.slot == "optim"]
+    theirs = {id(group) for one in inner if one is not None for group in one.param_groups}
+    own = [group for group in found if id(group) not in theirs]
+    return own if own and knob not in ("lr", "weight_decay") else found
 
 
 def _rules(optimizer: Spec) -> list[tuple[str, str]]:

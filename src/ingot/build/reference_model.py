@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError
+from ..core.folders import run_and_checkpoint
 from ..core.recipe import load
 from .check import resolve_run
 from .device import ALONE
@@ -21,9 +22,7 @@ def run_at(run: Run, path: str, wanted: str) -> tuple[Run, Path | None]:
     """
     from .run import Run
 
-    folder, checkpoint = Path(path), None
-    if folder.parent.name == "checkpoints" and (folder / "manifest.json").is_file():
-        checkpoint, folder = folder, folder.parent.parent
+    folder, checkpoint = run_and_checkpoint(path)
     if not (folder / "recipe.yaml").is_file():
         raise UserError(f"no run at {path!r} to take {wanted} from")
     section = resolve_run(load(folder / "recipe.yaml"))

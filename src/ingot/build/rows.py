@@ -12,7 +12,7 @@ import torch
 from ..core.errors import UserError
 from ..core.parts import Spec
 from ..core.seams import Field
-from ..data.rows import augmented_fields, text_fields
+from ..data.rows import augmented_fields, mixed_fields, text_fields
 
 if TYPE_CHECKING:
     from .run import Run
@@ -48,7 +48,7 @@ def fields_of(data: Data, folder: Path) -> dict[str, Field]:
         else:
             fields = (known(spec.knobs, data.sequence) if known else None) or spec.build(folder=folder).fields()
             fields |= getattr(spec.target, "text_fields", text_fields)(data.sequence) if gives_text(spec) else {}
-        found |= fields
+        found = mixed_fields(found, fields)
     return augmented_fields(found, [augment.build() for augment in data.augment], data.views)
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 
 from ..core.errors import Problem, RunError, UserError, one_line
+from ..core.evaluating import evaluating
+from ..core.folders import run_and_checkpoint
 from ..core.frozen import Frozen
 from ..core.parts import Spec, plain, signature
 from ..core.progress import Progress
@@ -64,6 +66,7 @@ class Run:
         self.graph: Graph = section.model  # the model section in force, after the transforms of the stages entered so far
         self.objective_spec: Spec = section.model.objective
         self.objective_stage = 0  # the stage that it was chosen for: the rows that it reads are that one's
+        self.objective_started = False  # whether what the run starts from filled the objective too, such as an averaged teacher
         self.messages: list[str] = list(filter(None, [slow_precision(self.dtype, self.device)]))
         self._data: dict[int, Any] = {}
         self._extra: dict[str, Any] = {}  # of the checkpoint whose weights are in use
@@ -182,11 +185,14 @@ class Run:
         """The seed of row-wise randomness for the data of a stage, as a tensor so that compiled code does not specialize on it."""
         return torch.tensor(self.section.seed * 1_000_003 + data, dtype=torch.int64, device=self.device)
 
-    def windows(self, stream: Any, *, start: int, rows: int, micro_rows: int, data: int = 0) -> DeviceWindows:
-        """This rank's windows of a stream from a global row on."""
+    def windows(
+        self, stream: Any, *, start: int, rows: int, micro_rows: int, data: int = 0, part: tuple[int, int] | None = None
+    ) -> DeviceWindows:
+        """This rank's windows of a stream from a global row on. part: (rank, ranks), where they are not the layout's."""
         from ..data.loader import Loader
 
-        loader = Loader(stream, start=start, rows_per_step=rows, micro_rows=micro_rows, rank=self.layout.rank, ranks=self.layout.ranks)
+        rank, ranks = part or (self.layout.rank, self.layout.ranks)
+        loader = Loader(stream, start=start, rows_per_step=rows, micro_rows=micro_rows, rank=rank, ranks=ranks)
         return DeviceWindows(loader, self.device, self.key(data), notices=lambda: self._pass_on(stream))
 
     def note(self, name: str, message: str, **more: Any) -> None:
@@ -402,8 +408,6 @@ class Run:
         settings = self.section.evaluate
         if self.layout.ranks > 1:
             return []
-        from ..evaluate.loss import evaluating
-
         with evaluating(self.model):
             return [
                 {"prompt": prompt, "text": "".join(self.generate(prompt, tokens=settings.prompt_tokens, temperature=0.8, top_p=0.95))}
@@ -485,9 +489,8 @@ def recipe_of(folder: Path) -> Recipe:
 
 def open_run(folder: str | Path, checkpoint: str | Path | None = None, *, echo: Callable[[str], None] | None = None) -> Run:
     """A Run from its folder (or from a checkpoint folder inside it), weights loaded. Raises UserError when there is none."""
-    folder = Path(folder)
-    if folder.parent.name == "checkpoints" and (folder / "manifest.json").exists():
-        checkpoint, folder = folder, folder.parent.parent
+    folder, inside = run_and_checkpoint(folder)
+    checkpoint = checkpoint or inside
     run = Run(resolve_run(recipe_of(folder)), folder, echo=echo)
     if run.load_weights(Path(checkpoint) if checkpoint else None) is None:
         raise UserError(f"the run {folder} has no whole checkpoint yet")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import UserError
+from ..data.open import HeldOutRows
 from ..ledger.ledger import FILE, read_lines
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def seen(run: Run, step: int, most: int | None = None) -> dict[str, Any]:
     source, epoch, ids = (found.tolist() for found in stream.locate(rows))
     names = stream.source_names
     found = [
-        {"row": row, "source": names[k], "epoch": at, "id": id, "where": _where(stream.sources[names[k]], id)}
+        {"row": row, "source": names[k], "epoch": at, **_placed(stream.sources[names[k]], id)}
         for row, k, at, id in zip(rows.tolist(), source, epoch, ids, strict=True)
     ]
     if run.tokenizer is not None and "tokens" in stream.fields():
@@ -61,5 +62,7 @@ def _same(run: Run, index: int, identity: Any) -> None:
         raise UserError("the data have changed since the run read them: which rows it saw can no longer be told")
 
 
-def _where(source: Any, id: int) -> str:
-    return str(source.where(id)) if hasattr(source, "where") else f"row {id}"
+def _placed(source: Any, id: int) -> dict[str, Any]:
+    """The number of a row in its source, those held out counted, and where it lies, for people."""
+    where = str(source.where(id)) if hasattr(source, "where") else f"row {id}"
+    return {"id": int(source.ids[id]) if isinstance(source, HeldOutRows) else id, "where": where}

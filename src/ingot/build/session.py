@@ -27,6 +27,7 @@ from ..train.lines import event
 from ..train.loop import Loop
 from ..train.state import State
 from .compile_probe import choose_compile
+from .plan import refuse_unschedulable
 
 if TYPE_CHECKING:
     from .run import Run
@@ -190,6 +191,7 @@ def choose(run: Run, state: State, resumed: bool) -> None:
             dict(recorded.get("fused_backward", {})),
         )
     for index in range(state.progress.stage, run.program.stages):
+        refuse_unschedulable(run, index)
         run.program.choose_micro_rows(index, run.batch_rows(index))
     wanted = recorded.get("compile") if same_layout else run.section.compile
     enabled, why = choose_compile(run, state, wanted if wanted is not None else run.section.compile)

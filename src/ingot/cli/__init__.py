@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 
 from ..core.waiting import wait_briefly
@@ -36,6 +37,10 @@ def commands() -> dict[str, Path]:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
     argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["help"] and len(argv) > 1:
+        argv = [argv[1], "--help"]
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is: no dash may end a command where the locale is ASCII
     wait_briefly(os.environ)
     if argv and argv[0] in commands():
         from ._dispatch import dispatch

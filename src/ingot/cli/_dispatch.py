@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from ..core.errors import IngotError, UserError
-from ._output import Output
+from ._output import Output, close_stdout
 
 REQUIRED = "the following arguments are required: "
 
@@ -87,8 +87,7 @@ def _guarded(module: ModuleType, arguments: argparse.Namespace, output: Output, 
         output.failure("interrupted", rank=rank)
         return 130
     except BrokenPipeError:
-        # The reader has seen enough (``ingot parts | head``); Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_stdout()
         return 0
     except Exception as error:
         if os.environ.get("INGOT_DEBUG"):

@@ -8,8 +8,16 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..ledger.ledger import plain
+
 if TYPE_CHECKING:
     from ..core.errors import Problem
+
+
+def close_stdout() -> None:
+    """Let nobody hear what is still to be said: the reader has seen enough (``ingot parts | head``), and Python would complain again when
+    it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Output:
@@ -48,7 +56,7 @@ class Output:
     def finish(self) -> None:
         """Print the JSON answer, once the command is done."""
         if self.speaks and self.json:
-            print(json.dumps(self.answer if self.answer is not None else {}, default=str), flush=True)
+            print(json.dumps(plain(self.answer or {}), allow_nan=False), flush=True)
 
     def problems(self, problems: Sequence[Problem], *, starts: bool) -> None:
         """Every problem on a line of its own, then their number; of a rank that is otherwise silent the first, which it may have alone."""

@@ -10,6 +10,7 @@ run stands, as core.progress.Progress.as_dict gives it) and `price_per_hour` whe
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -17,11 +18,14 @@ from typing import Any, TextIO
 
 from ..core.amounts import count, duration, money
 from ..core.quantities import parse_quantity
+from ._output import close_stdout
 
 LINE_EVERY = 2.0
 QUIET = ("checkpoint",)
 SAMPLE = 72
 METRICS = ("loss", "perplexity", "bits_per_byte")
+DUMB = ("dumb", "unknown")  # terminals whose cursor cannot be moved back over a line
+UNITS = ("steps", "rows", "tokens", "flops", "seconds")
 WAITING = 0.05  # share of the steps' time spent waiting for data that is worth a word
 
 
@@ -31,7 +35,8 @@ class Standing:
 
     price_per_hour: float | None = None
     budgets: list[Any] = field(default_factory=list)
-    entered: dict[str, float] = field(default_factory=dict)
+    entered: dict[str, float] = field(default_factory=dict)  # what the run had spent when it entered the stage
+    reached: dict[str, float] = field(default_factory=dict)  # and by now
     line: dict[str, Any] = field(default_factory=dict)
     stage: int = 0
     began: tuple[float, float] | None = None
@@ -45,15 +50,13 @@ class Standing:
             self.price_per_hour = info.get("price_per_hour")
         progress = info.get("progress") or {}
         self.stage = int(progress.get("stage", 0))
-        self.entered = {
-            unit: progress.get(f"total_{unit}", 0) - progress.get(unit, 0) for unit in ("steps", "rows", "tokens", "flops", "seconds")
-        }
+        self.reached = {unit: progress.get(f"total_{unit}", 0) for unit in UNITS}
+        self.entered = {unit: total - progress.get(unit, 0) for unit, total in self.reached.items()}
 
     def step(self, line: dict[str, Any]) -> None:
         if line.get("stage", 0) != self.stage:
-            self.stage = line["stage"]
-            self.entered = {unit: _total(self.line, unit) for unit in self.entered}
-        self.line = line
+            self.stage, self.entered = line["stage"], self.reached
+        self.line, self.reached = line, {unit: _total(line, unit) for unit in UNITS}
         seconds = line.get("step_seconds", 0.0)
         if self.began is None:
             self.began = (self.share - self.share_of_step, time.monotonic() - seconds)
@@ -139,7 +142,15 @@ class Lines(Quiet):
         """Write a line. A reader that went away (``| head``) ends the talking, never the run: the ledger has it all."""
         try:
             print(text, file=self.stream, flush=True)
-        except (BrokenPipeError, ValueError):
+        except UnicodeEncodeError:
+            print(text.encode("ascii", "backslashreplace").decode("ascii"), file=self.stream, flush=True)
+        except BrokenPipeError:
+            self.say = lambda text: None  # type: ignore[method-assign]
+            if self.stream is sys.stdout:
+                close_stdout()
+        except ValueError:
+            if not self.stream.closed:
+                raise
             self.say = lambda text: None  # type: ignore[method-assign]
 
     def start(self, info: dict[str, Any]) -> None:
@@ -236,7 +247,8 @@ def reporter(*, json: bool, speaks: bool, price_per_hour: float | None = None) -
     """The reporter that fits where the words go."""
     if json or not speaks:
         return Quiet()
-    return Bar(price_per_hour=price_per_hour) if sys.stdout.isatty() else Lines(price_per_hour=price_per_hour)
+    moves = sys.stdout.isatty() and os.environ.get("TERM", "").lower() not in DUMB
+    return Bar(price_per_hour=price_per_hour) if moves else Lines(price_per_hour=price_per_hour)
 
 
 def opening(info: dict[str, Any]) -> list[str]:

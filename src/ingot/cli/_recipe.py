@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,21 @@ def read(arguments: argparse.Namespace) -> Recipe:
     from ..core.recipe import load
 
     return load(arguments.recipe, arguments.overrides, tiny=arguments.tiny)
+
+
+def configure_price(parser: argparse.ArgumentParser, use: str) -> None:
+    """``--price``. use: what it is wanted for."""
+    parser.add_argument("--price", type=float, metavar="PER_HOUR", help=use)
+
+
+def price(arguments: argparse.Namespace) -> float | None:
+    """Of an hour, where it is given. Raises UserError for what is none."""
+    from ..core.errors import Problem, UserError
+
+    found: float | None = arguments.price
+    if found is not None and not 0 <= found < math.inf:
+        raise UserError([Problem("--price", f"wants a price of at least 0, got {found:g}")])
+    return found
 
 
 def configure_start(parser: argparse.ArgumentParser) -> None:

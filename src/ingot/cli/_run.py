@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.folders import run_and_checkpoint
+
 if TYPE_CHECKING:
     from ..build.run import Run
     from ._output import Output
@@ -16,17 +18,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder (its newest whole checkpoint is taken), or a checkpoint inside it")
 
 
-def place(path: str) -> tuple[Path, Path | None]:
-    """(run folder, checkpoint or None for the newest)."""
-    folder = Path(path)
-    if folder.parent.name == "checkpoints":
-        return folder.parent.parent, folder
-    return folder, None
-
-
 def opened(arguments: argparse.Namespace, output: Output) -> tuple[Run, Path | None]:
     """The run with its weights loaded, and the checkpoint asked for. Raises UserError."""
     from ..build.run import open_run
 
-    folder, checkpoint = place(arguments.run)
+    folder, checkpoint = run_and_checkpoint(arguments.run)
     return open_run(folder, checkpoint, echo=None if output.json else output.note), checkpoint

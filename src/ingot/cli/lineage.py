@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.amounts import count, duration
+from ..core.folders import run_and_checkpoint
 from ..ledger.lineage import described
 from . import _run
 from ._output import Output
@@ -26,13 +27,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     from ..core.errors import UserError
+    from ..train.checkpoint import Checkpoints
 
-    folder, checkpoint = _run.place(arguments.run)
+    folder, checkpoint = run_and_checkpoint(arguments.run)
+    checkpoint = checkpoint or Checkpoints(folder / "checkpoints", say=output.note).latest()
     if checkpoint is None:
-        found = sorted(path.parent for path in (folder / "checkpoints").glob("step-*/manifest.json"))
-        if not found:
-            raise UserError(f"no run or checkpoint at {folder}")
-        checkpoint = found[-1]
+        raise UserError(f"no run or checkpoint at {folder}")
     manifest = _manifest(checkpoint)
     output.print(*_lines(checkpoint, manifest))
     output.result(

@@ -12,7 +12,6 @@ $ ingot plan recipes/text/gpt_tiny.yaml --budget 1e17flops --fit fit.json
 from __future__ import annotations
 
 import argparse
-import math
 import shlex
 from typing import Any
 
@@ -25,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _recipe.configure(parser)
     _recipe.configure_start(parser)
     parser.add_argument("--memory", metavar="AMOUNT", help="memory of a rank, such as '80 GiB' (default: what is free here)")
-    parser.add_argument("--price", type=float, metavar="PER_HOUR", help="price of an hour, to forecast the cost")
+    _recipe.configure_price(parser, "price of an hour, to forecast the cost")
     parser.add_argument("--budget", metavar="FLOPS", help="with --fit: the sizes that this budget buys, such as 1e17flops")
     parser.add_argument(
         "--fit",
@@ -47,15 +46,13 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     from ..build.memory_fit import available_bytes, promised
     from ..build.plan import plan
     from ..build.run import Run
-    from ..core.errors import Problem, UserError
+    from ..core.errors import UserError
 
     if arguments.untested:
         raise UserError("--untested goes with --budget and --fit")
-    if arguments.price is not None and not 0 <= arguments.price < math.inf:
-        raise UserError([Problem("--price", f"wants a price of at least 0, got {arguments.price:g}")])
-    section = resolve_run(_recipe.continued(arguments))
-    if arguments.price is not None:
-        section.price_per_hour = arguments.price
+    price, section = _recipe.price(arguments), resolve_run(_recipe.continued(arguments))
+    if price is not None:
+        section.price_per_hour = price
     found = Run(section, _recipe.NOWHERE)
     given = _memory(arguments.memory) if arguments.memory is not None else None
     available = available_bytes(found) if given is None else promised(given)

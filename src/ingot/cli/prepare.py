@@ -28,8 +28,8 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     keep_freed_memory()
     found = Run(resolve_run(_recipe.read(arguments)), _recipe.NOWHERE, echo=None if output.json else output.note)
     answers: list[dict[str, Any]] = []
-    for index, stage in enumerate(found.section.stages):
-        if index and stage.data is None:
+    for index in range(len(found.section.stages)):
+        if found.data_index(index) != index:
             continue
         data = found.data_of(index)
         answers += [_described(index, "train", "train", data.train)]

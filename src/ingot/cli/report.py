@@ -12,7 +12,7 @@ import argparse
 from typing import Any
 
 from ..core.amounts import count, duration
-from . import _run
+from ..core.folders import run_and_checkpoint
 from ._output import Output
 
 
@@ -22,24 +22,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     from ..core.errors import UserError
-    from ..ledger.ledger import FILE, read
+    from ..ledger.ledger import FILE, lived, read, totals
     from ..report.page import write_report
 
-    folder, _ = _run.place(arguments.run)
+    folder, _ = run_and_checkpoint(arguments.run)
     if folder.is_dir() and not any((folder / name).exists() for name in ("recipe.yaml", FILE)):
         raise UserError(f"{folder} is no run: it holds neither a recipe.yaml nor a {FILE}")
     page = write_report(folder)
-    lines = read(folder)
+    lines = lived(read(folder))
     steps = [line for line in lines if line["kind"] == "step"]
-    # Not every step is logged; the totals are those of the end, or of whatever was noted last.
-    told = [line for line in lines if line["kind"] in ("step", "evaluation", "end") and line["step"] and "tokens" in line]
+    last = totals(lines)
     answer: dict[str, Any] = {"page": str(page)}
-    if told:
-        last = max(reversed(told), key=lambda line: (line["kind"] == "end", line["step"]))
+    if last.get("step"):
         answer |= {key: last.get(key) for key in ("step", "tokens", "flops", "seconds")} | {
             "loss": steps[-1].get("loss") if steps else None
         }
-        output.print(f"{last['step']} steps, {count(last['tokens'])} tokens, {count(last['flops'], 'FLOP')}, {duration(last['seconds'])}")
+        output.print(
+            f"{last['step']} steps, {count(last['tokens'])} tokens, {count(last['flops'], 'FLOP')}, {duration(last.get('seconds'))}"
+        )
     output.print(f"report: {page}")
     output.result(answer)
     return 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from . import _run
+from ..core.folders import run_and_checkpoint
 from ._output import Output
 
 SHOWN = 60  # characters of a text
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     from ..build.seen import seen
     from ..core.errors import UserError
 
-    folder, _ = _run.place(arguments.run)
+    folder, _ = run_and_checkpoint(arguments.run)
     if arguments.most < 1:
         raise UserError(f"--most wants a number of at least 1, got {arguments.most}")
     answer = seen(Run(resolve_run(recipe_of(folder)), folder), arguments.step, arguments.most)

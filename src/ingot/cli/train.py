@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.folders import with_name
 from . import _recipe
 from ._output import Output
 
@@ -32,18 +33,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--from", dest="start_from", metavar="CHECKPOINT", help="start from existing weights: a run, a checkpoint, or hf:FOLDER"
     )
     parser.add_argument("--runs", metavar="DIR", help="where run folders lie (default: runs)")
-    parser.add_argument("--price", type=float, metavar="PER_HOUR", help="price of an hour of this machine, to show what the run costs")
+    _recipe.configure_price(parser, "price of an hour of this machine, to show what the run costs")
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     from ..build.run import build
     from ._progress import reporter
 
-    recipe = _recipe.read(arguments)
+    recipe, price = _recipe.read(arguments), _recipe.price(arguments)
     found = build(
         recipe, runs=arguments.runs or runs_of(recipe), start_from=arguments.start_from, echo=output.note if not output.json else None
     )
-    follower = reporter(json=output.json, speaks=output.speaks, price_per_hour=arguments.price)
+    follower = reporter(json=output.json, speaks=output.speaks, price_per_hour=price)
     try:
         summary = found.train(follower)
     finally:
@@ -59,6 +60,6 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 def runs_of(recipe: Recipe) -> Path:
     """Where run folders lie when nothing is said: beside the run whose own recipe this is, else runs."""
     place = recipe.path or Path()
-    folder = place.parent
+    folder = with_name(place.parent)
     own = place.name == "recipe.yaml" and (folder / "checkpoints").is_dir() and recipe.tree.get("name") == folder.name
     return folder.parent if own else Path("runs")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +34,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Its folder is made. Raises RunError when the disk does not take it; whatever goes wrong, nothing stays aside.
     """
-    aside = path.with_name(f"{path.stem}.aside-{os.getpid()}{path.suffix}")
+    aside = path.with_name(f"{path.stem}.aside-{_process()}{path.suffix}")
     with one_line_of(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +75,12 @@ def whole_folder(final: Path, mark: str = "") -> Iterator[Path]:
 
 def aside_of(final: Path) -> Path:
     """Where this process fills a folder that is to become ``final``."""
-    return final.with_name(f"{final.name}.aside-{os.getpid()}")
+    return final.with_name(f"{final.name}.aside-{_process()}")
+
+
+def _process() -> str:
+    """This process among all that may write to the same disk, from several machines."""
+    return f"{re.sub('[^A-Za-z0-9-]', '_', platform.node())[:64]}-{os.getpid()}"
 
 
 def settle(aside: Path, final: Path, mark: str = "") -> None:

@@ -6,27 +6,33 @@ import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from pathlib import Path
 
 from .errors import RunError
 
 
-def taken(handle: int) -> bool:
-    """Lock an open file or folder, without waiting; False where another process holds it.
+class Taken(IntEnum):
+    """What came of asking for a lock; false where another process holds it. FREE: nothing is held, where there are no locks."""
 
-    True, with nothing held, where the system or the disk has no locks.
-    """
+    ELSEWHERE = 0
+    FREE = 1
+    HELD = 2
+
+
+def taken(handle: int) -> Taken:
+    """Lock an open file or folder, without waiting. FREE where the system or the disk has no locks."""
     try:
         import fcntl
     except ImportError:  # Windows
-        return True
+        return Taken.FREE
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
+        return Taken.ELSEWHERE
     except OSError:
-        pass
-    return True
+        return Taken.FREE
+    return Taken.HELD
 
 
 @contextmanager

@@ -95,7 +95,7 @@ class RowSource(Protocol):
     drawn from the row number given as `numbers`, the global row, so that epochs differ).
 
     fields: key -> Field of every key that rows gives, without reading rows. Optional, each with a meaning of its own:
-    seconds_per_row (a row's length of audio) · identity (hash of the content) · notices() -> list of events since the last call,
+    seconds_per_row (a row's length of audio) · identity (hash of the content) · reading (what else decides rows) · notices() -> list of events since the last call,
     such as rows that were passed over · augmented(augments, views, seed) -> the same rows, augmented · texts() -> texts a tokenizer
     is trained on, and with_tokenizer(tokenizer, sequence) -> the same rows with tokens · known_fields(knobs) -> fields or None, a
     static method: what a recipe says without reading data · lengths() of all rows, size of one, hop, cut_to(longest) and
@@ -171,8 +171,8 @@ class Objective(Protocol):
     scores(model, batch) -> {metric: (B,)}, per row of a prepared batch, averaged in evaluations, or (sums, counts), (B,) each, which are
     added up and divided · measured(model, batch) -> (name, sums, units), the loss that evaluations report, where the first one is weighed
     (core/measured.py) · vitals(model, batch) and bands(means), what ``health`` watches for a collapse ·
-    stepped(state, log), called after each update, begin(model), on entering a stage afresh · reads: the batch keys it needs beside its
-    embedding's · writer: how text is written with its models, one of model/write.py (token by token where causal and not named).
+    stepped(state, log), called after each update that was made, begin(model), on entering a stage afresh · reads: the batch keys it needs
+    beside its embedding's · writer: how text is written with its models, one of model/write.py (token by token where causal and not named).
     """
 
     causal: bool
@@ -187,7 +187,7 @@ class Hook(Protocol):
 
     select(state, window): the window's micro-batches, perhaps fewer or reweighted; the same number on every rank.
     grads(state) -> {log name: value}: gradients are final (reduced over ranks), before the update.
-    stepped(state, log): after the update; what it adds to log["hooks"] is written.
+    stepped(state, log): after a step; log["skipped"] where its update was held back; what it adds to log["hooks"] is written.
     Further attributes, each optional. reads: rows read for each row trained on, where select drops some.  cost(state) -> str: names
     the cost of the coming step, where that varies by more than the shapes of the window read.  parts: the fewest micro-batches over
     all ranks that it needs.  copies: how many tensors as large as the weights it keeps.  averaged(model): a context in which the

@@ -28,19 +28,19 @@ class Pattern:
             raise ValueError(f"weights want numbers of at least 0, not all 0, got {list(weights)}")
         units = _apportion(w / w.sum(), BLOCK * FINE)
         self.sources = len(w)
-        self.fixed, fraction = units // FINE, units % FINE
+        self.fixed, self.fraction = units // FINE, units % FINE
         self.loose = BLOCK - int(self.fixed.sum())
         slots = _spread(np.append(self.fixed, self.loose))
         self.slot = slots
         # before[j, k]: fixed places of source k (column K: loose places) among the block's first j
         self.before = np.concatenate([np.zeros((1, len(w) + 1), np.int64), np.cumsum(slots[:, None] == np.arange(len(w) + 1), axis=0)])
-        self._circle(fraction)
+        self._circle()
 
-    def _circle(self, fraction: np.ndarray) -> None:
+    def _circle(self) -> None:
         """owner[e]: source of loose place e of the period; hits[k]: sorted places of source k."""
         self.period = self.loose * FINE
         points = np.arange(self.period, dtype=np.int64) * (FINE - 1) % max(1, self.period)
-        self.owner = np.searchsorted(np.cumsum(fraction), points, side="right")
+        self.owner = np.searchsorted(np.cumsum(self.fraction), points, side="right")
         order = np.argsort(self.owner, kind="stable")
         self.hits = np.split(order, np.searchsorted(self.owner[order], np.arange(1, self.sources)))
 

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ from .store.locks import lock
 from .store.token_store import TokenStore, read_meta
 from .stream import Stream
 from .text_rows import TextRows
+
+OPEN = 64  # shards that a tokenizer is trained on at once: every one is an open file
+LIKE = "name the same files in like, and the same of their rows in fit, for both"
+ALPHABET = "Words are numbered in the order of the alphabet of each side, so one class would have two numbers; label by whole numbers"
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,8 @@ def _tokenizer(spec: Spec | None, plan: _Plan, holdout: float, cache: Path, fold
     from .tokenizer._fast import FastTokenizer
 
     identities = [[shard.identity for shard in shards] for shards in plan.shards.values()] + [source.identity for source in plan.captioned]
-    final = cache / "tokenizers" / digest("tokenizer", 1, spec.data(), identities, holdout)
+    sides = ["captions trained on"] if holdout and plan.captioned else []
+    final = cache / "tokenizers" / digest("tokenizer", 1, spec.data(), identities, holdout, *sides)
     kept = final / "tokenizer.json"
     if only_prepared and not kept.is_file():
         raise UserError(f"the tokenizer is not trained yet under {cache / 'tokenizers'}: run 'ingot prepare' first")
@@ -185,7 +190,11 @@ def _tokenizer(spec: Spec | None, plan: _Plan, holdout: float, cache: Path, fold
 
 def _train(spec: Spec, plan: _Plan, holdout: float, final: Path, folder: Path) -> None:
     shards = list(chain.from_iterable(plan.shards.values()))
-    trained = spec.build(texts=lambda: chain(_texts(shards, holdout), *(source.texts() for source in plan.captioned)), folder=folder)
+
+    def captions(source: Any) -> Iterator[str]:
+        return compress(source.texts(), ~held_rows(len(source), holdout))
+
+    trained = spec.build(texts=lambda: chain(_texts(shards, holdout), *map(captions, plan.captioned)), folder=folder)
     with whole_folder(final, mark="tokenizer.json") as aside:
         trained.save(aside)
         if final.exists() and not (final / "tokenizer.json").is_file():
@@ -193,7 +202,14 @@ def _train(spec: Spec, plan: _Plan, holdout: float, final: Path, folder: Path) -
 
 
 def _texts(shards: list[Shard], holdout: float) -> Iterator[str]:
-    """Training documents, one from each shard in turn, so that any beginning is a sample of all of them."""
+    """Training documents of all shards, of at most OPEN at once that lie evenly among them, so that any beginning is a sample of all."""
+    groups = -(-len(shards) // OPEN)
+    for first in range(groups):
+        yield from _in_turn(shards[first::groups], holdout)
+
+
+def _in_turn(shards: list[Shard], holdout: float) -> Iterator[str]:
+    """Training documents, one from each shard in turn."""
     readers: list[Iterator[Document]] = [shard.read() for shard in shards]
     while readers:
         going = []
@@ -206,16 +222,39 @@ def _texts(shards: list[Shard], holdout: float) -> Iterator[str]:
 
 
 def _alike(train: _Plan, validation: _Plan | None) -> None:
-    """Raises UserError where classes are words that training and validation number differently."""
-    for name, source in (validation.sources if validation is not None else {}).items():
-        theirs = getattr(source, "names", [])
-        known = [source for source in (train.sources.get(name), *train.sources.values()) if getattr(source, "names", [])]
-        if theirs and known and theirs != known[0].names:
-            missing = [word for word in (*known[0].names, *theirs) if (word in theirs) != (word in known[0].names)]
-            raise UserError(
-                f"data.validation: the classes of {name!r} are not those trained on ({', '.join(map(repr, missing[:5]))} on one side alone). "
-                "Words are numbered in the order of the alphabet of each side, so one class would have two numbers; label by whole numbers"
-            )
+    """Raises UserError where two sources of rows of one kind number classes or categories, or scale numbers, each in its own way."""
+    known: dict[str, Any] = {}
+    for side, plan in (("train", train), ("validation", validation)):
+        for name, source in ({} if plan is None else plan.sources).items():
+            for other, trained in known.items() if hasattr(source, "fields") else ():
+                if reason := _difference(source, trained, name, "those trained on" if side == "validation" else f"those of {other!r}"):
+                    raise UserError(f"data.{side}: {reason}")
+            if plan is train and hasattr(source, "fields"):
+                known[name] = source
+
+
+def _difference(source: Any, other: Any, name: str, those: str) -> str:
+    """What two sources of rows read differently, and what to do about it; nothing where they give rows of other kinds. name: of the first;
+    those: what the other's classes or columns are called."""
+    fields, others = source.fields(), other.fields()
+    kind, theirs = ({key for key, field in found.items() if field.shape} for found in (fields, others))  # none of either: both are text
+    if (kind or theirs) and not kind & theirs:
+        return ""
+    tables = hasattr(source, "learned") and hasattr(other, "learned")
+    if tables and source.learned != other.learned:
+        return f"the columns of {name!r} are not scaled and numbered as {those} are; {LIKE}"
+    ours, known = _words(source), _words(other)
+    if ours == known or "label" not in fields.keys() & others.keys():
+        return ""
+    apart = [repr(word) for word in (*known, *ours) if (word in ours) != (word in known)]
+    told = f"{', '.join(apart[:5])} on one side alone" if apart else "their order is another"
+    return f"the classes of {name!r} are not {those} ({told}){f'; {LIKE}' if tables else f'. {ALPHABET}'}"
+
+
+def _words(source: Any) -> list[str]:
+    """The names of its classes, where they are words; none where classes are whole numbers from 0, whose number is their own."""
+    names = list(getattr(source, "names", []))
+    return [] if names == [str(number) for number in range(len(names))] else names
 
 
 def _names(shards: list[Shard]) -> str:
@@ -252,14 +291,16 @@ class _Opener:
         _alike(plan, other)
         report = [self._describe(name, item, train.get(name), "train") for name, item in rows.items()] + counts
         texts = [[name, [folder.name for folder in prepared.folders]] for name, prepared in train.items()]
+        fractions = [pattern.fraction.tolist() for pattern in stream.mixture.patterns]
         identity = digest(
             "data",
             texts,
             self.pack.data(),
             self.sequence,
-            {name: [len(item), getattr(item, "identity", "")] for name, item in rows.items()},
+            {name: [len(item), getattr(item, "identity", ""), *getattr(item, "reading", [])] for name, item in rows.items()},
             stream.mixture.starts,
             [pattern.fixed.tolist() for pattern in stream.mixture.patterns],
+            *([fractions] if any(map(any, fractions)) else []),
             *self._looks(),
             *([["bucket", self.bucket]] if self.bucket else []),
         )
@@ -325,13 +366,18 @@ class _Opener:
         return counts
 
 
+def held_rows(count: int, holdout: float) -> np.ndarray:
+    """(count,) whether a row belongs to validation, by a hash of its number."""
+    keys = mix64(np.arange(count, dtype=np.uint64) ^ np.uint64(seed_of("held out rows")))
+    return np.asarray(keys < np.uint64(min(holdout * 2.0**64, 2.0**64 - 2048)))
+
+
 class HeldOutRows:
-    """One side of a split of a source of rows, by a hash of the row's number; all else is the source's own."""
+    """One side of a split of a source of rows; all else is the source's own. ids: the numbers of its rows in the source."""
 
     def __init__(self, source: Any, holdout: float, split: str):
         self.source = source
-        keys = mix64(np.arange(len(source), dtype=np.uint64) ^ np.uint64(seed_of("held out rows")))
-        held = keys < np.uint64(min(holdout * 2.0**64, 2.0**64 - 2048))
+        held = held_rows(len(source), holdout)
         self.ids = np.flatnonzero(held if split == "validation" else ~held)
         if hasattr(source, "trained_on"):
             source.trained_on(np.flatnonzero(~held))
@@ -343,6 +389,11 @@ class HeldOutRows:
         if name.startswith("_") or name == "source":
             raise AttributeError(name)
         return getattr(self.source, name)
+
+    def where(self, index: int) -> str:
+        """File and row, for people, by the row's number on this side."""
+        row = int(self.ids[index])
+        return str(self.source.where(row)) if hasattr(self.source, "where") else f"row {row}"
 
     def rows(self, ids: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """The source's rows, by their number on this side."""

@@ -8,7 +8,6 @@ the work, and where locks do not work the first rename wins with equal bytes.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import threading
 from collections import deque
@@ -23,6 +22,8 @@ import numpy as np
 from ..core.atomic import one_line_of
 from ..core.errors import RunError
 from ..core.framing import opened
+from ..core.limits import cores
+from ..core.locks import Taken
 from ..core.patience import until
 from ..core.seams import Document, Shard, Tokenizer
 from .source._fingerprint import digest
@@ -101,7 +102,7 @@ def prepare(
         if jobs and may_write:
             with one_line_of(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            _run(jobs, tokenizer, workers or max(2, (os.cpu_count() or 2) // 2), meter)
+            _run(jobs, tokenizer, workers or max(2, cores() // 2), meter)
         for job in [job for job in jobs if read_meta(job[1]) is not None]:
             meter.finish(job[2])
             jobs.remove(job)
@@ -163,13 +164,14 @@ def _shard(
         with lock(final) as mine:
             if not mine or stop.is_set() or read_meta(final) is not None:
                 return
-            for stale in (final, *final.parent.glob(f"{final.name}.aside-*")):
+            # Where there are no locks, what lies aside may be another process's, which is at work on it.
+            for stale in (final, *(final.parent.glob(f"{final.name}.aside-*") if mine is Taken.HELD else ())):
                 shutil.rmtree(stale, ignore_errors=True)
             with ShardWriter(final, token_dtype(tokenizer.vocabulary), tokenizer.end, opened(tokenizer)) as writer:
                 encoded = _ordered(
                     encoders,
                     lambda batch: (batch, tokenizer.encode([document.text for document, _ in batch])),
-                    _batches(shard.read(), writer),
+                    _batches(_documents(shard), writer),
                 )
                 for batch, arrays in encoded:
                     if stop.is_set():
@@ -180,6 +182,14 @@ def _shard(
             meter.finish(index)
     except OSError as error:
         raise RunError(f"{final} cannot be written: {error.strerror or error}") from None
+
+
+def _documents(shard: Shard) -> Iterator[Document]:
+    """A shard's documents. Raises RunError where the source, and not the store, fails."""
+    try:
+        yield from shard.read()
+    except OSError as error:
+        raise RunError(f"{shard.name} cannot be read: {error.strerror or error}") from None
 
 
 Kept = list[tuple[Document, int]]

@@ -5,17 +5,18 @@ A source derives from Rows and says how many rows there are, what one holds (``f
 any row is found at once and a resumed run sees what it would have seen.
 
 A row that cannot be read raises BadRow. Within the allowance ``skip`` (a share of the rows) it becomes padding: its number is -1, it
-is never scored, and a notice naming file and row goes to the ledger; beyond it the source refuses. The allowance counts distinct rows.
+is never scored, and a notice naming file and row goes to the ledger; beyond it the source refuses. The allowance counts the distinct
+rows that a process has met since it started: not those that other ranks have met, nor those from before a run was stopped and resumed.
 """
 
 from __future__ import annotations
 
 import copy
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 
 from ..core.errors import UserError
 from ..core.framing import framed, laid
+from ..core.limits import cores
 from ..core.seams import Field
 from .order import seed_of
 
@@ -36,7 +38,7 @@ class BadRow(Exception):
 
 
 class Skips:
-    """Rows that were passed over. allowance: the largest share of the rows; 0 refuses the first."""
+    """Rows that this process has passed over since it started. allowance: the largest share of all rows; 0 refuses the first."""
 
     def __init__(self, allowance: float, rows: int):
         self.allowance, self.rows = allowance, rows
@@ -54,7 +56,8 @@ class Skips:
                 raise UserError(
                     message
                     if not self.allowance
-                    else f"{message}; {len(self.found)} of {self.rows} rows cannot be used, more than skip allows ({self.allowance:g})"
+                    else f"{message}; this process has met {len(self.found)} of {self.rows} rows that cannot be used since it started, "
+                    f"more than skip allows ({self.allowance:g})"
                 )
             self._fresh.append({"name": "skip", "message": f"row passed over: {message}", "skipped": len(self.found)})
 
@@ -79,6 +82,7 @@ class Rows:
         self.held: dict[str, np.ndarray] = {}
         self.partners: np.ndarray | None = None  # rows that others may be mixed with; None for all
         self.kept: list[str] = []
+        self.reading: list[Any] = []  # what decides rows beside ``identity``: to which sizes values are brought, by which tokenizer
 
     # -- what a source says ---------------------------------------------------------------------------------------------------
 
@@ -182,6 +186,7 @@ class Rows:
             for text, ids in zip(found, tokenizer.encode(list(found)), strict=True)
         ]
         other._tokens = (encoded, sequence)
+        other.reading = [*self.reading, tokenizer.identity]
         return other
 
     def rows(self, ids: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
@@ -308,6 +313,15 @@ def augmented_fields(fields: Mapping[str, Field], augments: Sequence[Any], views
     return result
 
 
+def mixed_fields(fields: Mapping[str, Field], more: Mapping[str, Field]) -> dict[str, Field]:
+    """Fields of the rows of several sources and of one more: of ids, as many as the source with the most has."""
+    found = dict(fields)
+    for key, field in more.items():
+        known = found.get(key, field)
+        found[key] = replace(known, values=max(filter(None, (known.values, field.values)), default=None))
+    return found
+
+
 def text_fields(sequence: int, vocabulary: int | None = None) -> dict[str, Field]:
     """Of rows of tokens."""
     return {
@@ -319,13 +333,13 @@ def text_fields(sequence: int, vocabulary: int | None = None) -> dict[str, Field
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1), thread_name_prefix="ingot-decode")
+    return ThreadPoolExecutor(max_workers=min(16, cores()), thread_name_prefix="ingot-decode")
 
 
 def _in_threads(function: Callable[[list[Any]], list[Any]], items: list[Any]) -> list[Any]:
     """The function of all items. Those that take long are shared out among threads in runs of neighbors; quick ones hold the interpreter's
     lock for most of their time, so that threads would only disturb each other and the step that is computed meanwhile."""
-    workers = min(16, os.cpu_count() or 1)
+    workers = min(16, cores())
     if workers == 1 or len(items) < 4:
         return function(items)
     began = time.perf_counter()

@@ -11,6 +11,7 @@ from ..core.errors import UserError
 from ..core.seams import Field
 from .mix import Mixture
 from .order import Grouped, Permutation, seed_of
+from .rows import mixed_fields
 
 # What stands for "nothing here" in rows of a source that does not give a key which others give (core/seams.py); elsewhere it is 0.
 ABSENT = {
@@ -73,14 +74,17 @@ class Stream:
     def fields(self) -> dict[str, Field]:
         """What a row holds: the fields of all sources together. Raises UserError where two give a key in different shapes."""
         if self._fields is None:
-            self._fields = {}
+            found: dict[str, Field] = {}
             for name, source in self.sources.items():
-                for key, field in source.fields().items() if hasattr(source, "fields") else ():
-                    known = self._fields.setdefault(key, field)
+                fields = source.fields() if hasattr(source, "fields") else {}
+                for key, field in fields.items():
+                    known = found.get(key, field)
                     if known.shape != field.shape:
                         raise UserError(
                             f"data source {name} gives {key} of shape {field.shape}, others {known.shape}: they cannot be mixed"
                         )
+                found = mixed_fields(found, fields)
+            self._fields = found
         return self._fields
 
     @property

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import UserError
 from ..core.evaluating import evaluating
 
 if TYPE_CHECKING:
@@ -38,9 +39,11 @@ def of_layer(layer: int | None) -> Any:
     return "features" if layer is None else lambda model, batch: model.features(batch, layer=layer)
 
 
-def labeled(x_ND: Tensor, label_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Only rows that have a label."""
+def labeled(x_ND: Tensor, label_N: Tensor, learner: str = "") -> tuple[Tensor, Tensor]:
+    """Only rows that have a label. learner: who learns from them; UserError where there are none."""
     there = label_N >= 0
+    if learner and not there.any():
+        raise UserError(f"{learner}: no training row has a label")
     return x_ND[there], label_N[there]
 
 
@@ -53,3 +56,10 @@ def class_count(fields: Any, *labels: Tensor) -> int:
     """Classes of the data, at least as many as are seen."""
     known = getattr((fields or {}).get("label"), "values", None) or 0
     return max(known, *(int(label.max()) + 1 if len(label) else 1 for label in labels))
+
+
+def pieces(batch: dict[str, Tensor], order: Tensor, size: int) -> Iterable[dict[str, Tensor]]:
+    """The batch in pieces, in this order."""
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size].to(batch["rows"].device)
+        yield {name: value if value.dim() == 0 else value[chosen] for name, value in batch.items()}

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from ..core.errors import UserError
 from ..core.evaluating import evaluating
 from ..core.parts import Fraction, NonNegative, Positive, part
-from ._features import accuracy, class_count
+from ._features import accuracy, class_count, labeled, pieces
 
 if TYPE_CHECKING:
     from ..core.seams import Layout
@@ -58,10 +58,9 @@ class FineTune:
         if self.layout.ranks > 1:
             raise UserError("fine_tune trains a whole copy of the model in one process: use 'ingot evaluate RUN --with fine_tune' on one")
         learn, judge = (whole(found) for found in (training(self.rows), windows))
-        known = learn["label"] >= 0  # a batch of rows without a class has no loss
+        # a batch of rows without a class has no loss
+        known, _ = labeled(torch.arange(len(learn["label"]), device=learn["label"].device), learn["label"], learner="fine_tune")
         learn = {name: value if value.dim() == 0 else value[known] for name, value in learn.items()}
-        if not known.any():
-            raise UserError("fine_tune: no training row has a label")
         classes = class_count(fields, learn["label"], judge["label"])
         with torch.enable_grad():
             twin, head, loss = self._trained(model, learn, classes, seed)
@@ -117,10 +116,3 @@ def whole(windows: Iterable[list[dict[str, Tensor]]]) -> dict[str, Tensor]:
     found = {name: value if value.dim() == 0 else torch.cat([micro[name] for micro in micros]) for name, value in micros[0].items()}
     real = found["rows"] >= 0
     return {name: value if value.dim() == 0 else value[real] for name, value in found.items()}
-
-
-def pieces(batch: dict[str, Tensor], order: Tensor, size: int) -> Iterable[dict[str, Tensor]]:
-    """The batch in pieces, in this order."""
-    for start in range(0, len(order), size):
-        chosen = order[start : start + size].to(batch["rows"].device)
-        yield {name: value if value.dim() == 0 else value[chosen] for name, value in batch.items()}

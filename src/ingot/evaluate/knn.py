@@ -49,7 +49,7 @@ class KNN:
         self, model: nn.Module, *, windows: Iterable[Any], training: Callable[[int | None], Iterable[Any]], fields: Any
     ) -> dict[str, float]:
         """accuracy, a share."""
-        known_ND, class_N = labeled(*features(model, training(self.rows), self.layout, "label", ask=self.ask))
+        known_ND, class_N = labeled(*features(model, training(self.rows), self.layout, "label", ask=self.ask), learner="knn")
         x_MD, class_M = labeled(*features(model, windows, self.layout, "label", ask=self.ask))
         return {"accuracy": accuracy(self.votes(x_MD, known_ND, class_N, class_count(fields, class_N, class_M)).argmax(dim=1), class_M)}
 

@@ -50,7 +50,7 @@ class LinearProbe:
         self, model: nn.Module, *, windows: Iterable[Any], training: Callable[[int | None], Iterable[Any]], fields: Any
     ) -> dict[str, float]:
         """accuracy on held-out rows, train_accuracy, and the l2 that was chosen."""
-        known_ND, class_N = labeled(*features(model, training(self.rows), self.layout, "label", ask=self.ask))
+        known_ND, class_N = labeled(*features(model, training(self.rows), self.layout, "label", ask=self.ask), learner="linear_probe")
         x_MD, class_M = labeled(*features(model, windows, self.layout, "label", ask=self.ask))
         mean_D, std_D = known_ND.mean(dim=0), known_ND.std(dim=0).clamp(min=1e-8)
         known_ND, x_MD = (known_ND - mean_D) / std_D, (x_MD - mean_D) / std_D

@@ -5,7 +5,8 @@ r"""Held-out loss of the training objective, perplexity and bits per byte, per s
 
 Bits per byte compare models with different tokenizers. Only the objective's first loss counts, without regularizers and before its
 weight, so that runs with other weights can be compared.
-Draws (masks) depend on the row and a fixed key, so every evaluation sees the same corruption.
+Draws (masks) depend on the row and a fixed key, so every evaluation sees the same corruption. Losses that compare rows compare those of a
+piece of evaluate.batch_rows, cut by row number, however many ranks there are: numbers of runs with pieces of another size differ.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from ..core.evaluating import evaluating
-from ..core.measured import units_of
 from ..core.parts import part
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Loss:
             for window in windows:
                 for micro in window:
                     batch = objective.prepare(micro)
-                    _, losses, units = _measured(model, objective, batch)
+                    _, losses, units = model(batch, ask="measured")
                     real = batch["rows"] >= 0
                     sums[0] += losses[real].double().sum().cpu()
                     sums[1] += units[real].sum().cpu()
@@ -64,12 +64,3 @@ class Loss:
             value, number = self.layout.total(pair).tolist()
             result[name] = value / max(1.0, number)
         return result | ({"bits_per_byte": total / (math.log(2) * size)} if size else {})
-
-
-def _measured(model: nn.Module, objective: Any, batch: dict[str, Tensor]) -> tuple[str, Tensor, Tensor]:
-    """As core/measured.py, by the model's one way in."""
-    if hasattr(objective, "measured"):
-        found: tuple[str, Tensor, Tensor] = model(batch, ask="measured")
-        return found
-    name, loss = next(iter(model(batch).items()))
-    return name, loss, units_of(batch, name)

@@ -14,9 +14,10 @@ which for equal parts is the paper's pair of estimators. Both are averaged over 
 A batch well below noise_rows still buys speed almost in proportion; well above, little. gain: progress of a step over that of a
 step with an endless batch (equation 2.8 of the paper).
 
-Needs two parts or more: ranks, or micro-batches below the batch (with ``micro_rows: auto`` they are made so). Norms are of whole
-gradients, so it is refused under fsdp, whose ranks hold slices; so are losses that compare the rows of a step, whose parts are no
-samples of one gradient.
+Needs two parts or more: ranks, or micro-batches below the batch (with ``micro_rows: auto`` they are made so). A step that has fewer all
+the same, such as the first ones of a batch that grows or the last one of the data, says nothing and leaves the averages as they are.
+Norms are of whole gradients, so it is refused under fsdp, whose ranks hold slices; so are losses that compare the rows of a step, whose
+parts are no samples of one gradient.
 
 State: two numbers.   Cost: a pass over the gradients a micro-batch, no matmul FLOPs.
 """
@@ -25,14 +26,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from ..core.errors import RunError, UserError
-from ..core.parts import Fraction, part
+from ..core.errors import RunError
+from ..core.parts import part
 from ..core.sums import wide
 from .clip import total_norm
 
@@ -46,12 +48,12 @@ Micro = dict[str, Tensor]
 class NoiseScale:
     """decay: share of the averages of S and |G|^2 that one step keeps.
 
-    parts (of the class): the fewest micro-batches, over all ranks, that a step must have.
+    parts (of the class): the fewest micro-batches, over all ranks, that a step must have to be heard.
     """
 
     parts = 2
 
-    def __init__(self, layout: Layout | None = None, *, decay: Fraction = 0.95):
+    def __init__(self, layout: Layout | None = None, *, decay: Annotated[float, Interval(ge=0, lt=1)] = 0.95):
         self.layout, self.decay = layout, decay
         self.noise = self.signal = self.weight = 0.0
         self._handles: list[Any] = []
@@ -100,7 +102,7 @@ class NoiseScale:
             self._first = self._first if self._units else batch["rows"]
             self._squares.append(wide(torch.zeros((), device=batch["rows"].device)))
             self._units.append(wide(batch["units"].sum()))
-            self._rows.append(wide((batch["rows"] >= 0).sum()))
+            self._rows.append(wide(distinct(batch["rows"])))
 
     @torch.no_grad()
     def _hear(self, gradient: Tensor) -> None:
@@ -117,7 +119,7 @@ class NoiseScale:
         self._handles.clear()
 
     def grads(self, state: Any) -> dict[str, float]:
-        """Compare the parts' gradients with the whole one; logs the estimates."""
+        """Compare the parts' gradients with the whole one; logs the estimates, nothing where there are fewer than two parts."""
         self._leave()
         units, squares = torch.stack(self._units), torch.stack(self._squares)
         there = units > 0
@@ -125,9 +127,7 @@ class NoiseScale:
         local = torch.stack([units.sum(), (squares[there] / units[there]).sum(), wide(there.sum()), torch.stack(self._rows).sum()])
         total, scaled, parts, rows = (local if self.layout is None else self.layout.total(local)).tolist()
         if parts < self.parts:
-            raise UserError(
-                "noise_scale: one micro-batch on one rank gives no two batch sizes to compare; set micro_rows below the batch, or use more ranks"
-            )
+            return {}
         known = getattr(state, "extra", {}).get("gradient_norm")  # before any hook changed the gradients
         whole = float(total_norm(weight.grad for weight in state.model.parameters() if weight.grad is not None)) if known is None else known
         noise = (total**2 * scaled - total * whole**2) / (parts - 1)
@@ -150,3 +150,9 @@ class NoiseScale:
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Take over saved averages."""
         self.noise, self.signal, self.weight = (float(state[name]) for name in ("noise", "signal", "weight"))
+
+
+def distinct(rows: Tensor) -> Tensor:
+    """How many rows of the data a micro-batch holds, padding (below 0) left out: pieces of a row share its number."""
+    ordered = rows.clamp(min=-1).sort().values
+    return (torch.diff(ordered, prepend=ordered.new_full((1,), -1)) > 0).sum()

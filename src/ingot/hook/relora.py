@@ -6,7 +6,8 @@ factors, which belongs to another subspace now, is made anew; with `prune` below
 values, is set to zero and the rest kept, as in the paper (0.9 to 0.99). What is not a moment of the weight's shape (projections, codes)
 is made anew all the same.
 
-Pair it with the schedule ``jagged`` at the same interval: the first steps after a restart have no settled second moment.
+Pair it with the schedule ``jagged`` at the same interval: the first steps after a restart have no settled second moment. Refused beside
+the hook ``ema``, whose average would mix factors from before and after a restart.
 
 DEPARTS: at `prune` 1 the optimizer's step count of the factors begins again too, so that Adam's bias correction is right; the reference
 zeroes all but a thousandth of the moments and keeps the count.

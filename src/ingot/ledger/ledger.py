@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from ..core.errors import RunError
 FILE = "ledger.jsonl"
 STEPPED = ("step", "evaluation", "event", "sample", "end")
 AGAIN = ("annotate", "data_end", "hook", "transform")  # events that a resumed run meets again where its checkpoint has not seen them
+BACK = ("rollback", "out_of_memory")  # events that tell the step from which a run went on after them
 
 
 class Ledger:
@@ -160,6 +161,28 @@ def read_lines(path: str | Path) -> Iterator[dict[str, Any]]:
 def read(folder: str | Path) -> list[dict[str, Any]]:
     """All lines of a run folder's ledger, in order."""
     return list(read_lines(Path(folder) / FILE))
+
+
+def lived(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines without what did not last: steps, evaluations and samples that a later rollback threw away, and a step or an evaluation as
+    it was told before it was told again. The ledger itself keeps them all."""
+    kept: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for number, line in enumerate(lines):
+        kind, step = line["kind"], line.get("step")
+        if kind == "event" and line.get("name") in BACK and isinstance(step, int):
+            gone = [key for key, one in kept.items() if key[0] in ("step", "evaluation", "sample") and (one.get("step") or 0) > step]
+            for key in gone:
+                del kept[key]
+        again = kind in ("step", "evaluation") and step is not None
+        kept[(kind, step, line.get("stage")) if again else (kind, number)] = line
+    return list(kept.values())
+
+
+def totals(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The line that tells what a run has spent in all: its end, else the step or evaluation that is furthest, for not every step is logged;
+    empty where none does."""
+    told = [line for line in lines if line["kind"] in ("step", "evaluation", "end") and {"step", "tokens", "flops"} <= line.keys()]
+    return max(reversed(told), key=lambda line: (line["kind"] == "end", line["step"]), default={})
 
 
 def plain(value: Any) -> Any:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from ..core.limits import memory_left
+
 
 def tensor_bytes(tensors: Iterable[Any]) -> int:
     """Bytes of the distinct storages behind the tensors; what is not a tensor is passed over."""
@@ -92,11 +94,11 @@ def _status(key: str) -> int:
 
 
 def available(device: torch.device | str = "cpu") -> int:
-    """Bytes a run could still take on the device."""
+    """Bytes a run could still take on the device; of the host's memory no more than what its control groups allow."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return psutil.virtual_memory().available
+    return int(min(psutil.virtual_memory().available, memory_left()))
 
 
 def measure(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, device: torch.device | str = "cpu") -> dict[str, int]:

@@ -59,15 +59,22 @@ def _numbers(group: str, values: Mapping[str, Any], keys: tuple[str, ...] | None
 
 
 class TensorBoard:
-    """Event files under ``tensorboard/``: loss, learning rate, gradient norm, speed, phases, memory, evaluations, samples, events."""
+    """Event files under ``tensorboard/``: loss, learning rate, gradient norm, speed, phases, memory, evaluations, samples, events.
+
+    What earlier files tell of steps after the one that a run starts from is hidden, as the ledger drops it.
+    """
 
     def __init__(self, folder: Path):
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), flush_secs=30)
+        self._folder, self._make = str(folder), SummaryWriter
+        self._writer: SummaryWriter | None = None  # until the first line tells where the run starts
 
     def write(self, line: Mapping[str, Any]) -> None:
         step = line.get("step", 0)
+        if self._writer is None:
+            fresh = (line.get("progress") or {}).get("total_steps", 0) + bool(line.get("resumed"))
+            self._writer = self._make(self._folder, purge_step=fresh if line["kind"] == "start" else None, flush_secs=30)
         for tag, value in scalars(line):
             self._writer.add_scalar(tag, value, step)
         if line["kind"] == "sample":
@@ -76,11 +83,16 @@ class TensorBoard:
             self._writer.add_text(f"event/{line.get('name', '')}", str(line.get("message", "")), step)
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class WeightsAndBiases:
-    """The same numbers as one W&B run; a resumed run continues under its own id, which is kept in the run folder."""
+    """The same numbers as one W&B run; a resumed run continues under its own id, which is kept in the run folder.
+
+    Numbers are drawn against a `step` of their own: W&B's own counter only goes up, and numbers for a lower one are thrown away, such as
+    those of the steps that a resumed run takes again.
+    """
 
     def __init__(self, folder: Path, name: str, recipe: Any):
         import wandb
@@ -89,11 +101,12 @@ class WeightsAndBiases:
         identity = kept.read_text().strip() if kept.is_file() else wandb.util.generate_id()
         kept.write_text(identity)
         self._run = wandb.init(id=identity, name=name, dir=str(folder), config=recipe, resume="allow")
+        self._run.define_metric("*", step_metric="step")
 
     def write(self, line: Mapping[str, Any]) -> None:
         values = dict(scalars(line))
         if values:
-            self._run.log(values, step=line.get("step", 0))
+            self._run.log(values | {"step": line.get("step", 0)})
 
     def close(self) -> None:
         self._run.finish()

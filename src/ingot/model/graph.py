@@ -12,8 +12,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..core.measured import measured
 from ..nn.context import Cache, Context
 from ..nn.dropout import name_layers
+from ..nn.embedding._placed import positions_given
 from ..nn.pooling import Pooling, pooled
 
 DECODER = "decoder_"
@@ -52,12 +54,15 @@ class Model(nn.Module):
         name_layers(self)
 
     def forward(self, batch: dict[str, Tensor], *, ask: str | Callable[[Any, dict[str, Tensor]], Any] = "losses") -> Any:
-        """Losses by name, (B,) sums per row each. ask: ``features`` (see there), or a method of the objective such as ``scores``, or a
-        function of model and batch instead; the one way in, since a sharded model's weights are whole only inside of this call."""
+        """Losses by name, (B,) sums per row each. ask: ``features`` (see there), ``measured`` (core/measured.py), or a method of the
+        objective such as ``scores``, or a function of model and batch instead; the one way in, since a sharded model's weights are whole
+        only inside of this call."""
         if callable(ask):
             return ask(self, batch)
         if ask == "features":
             return self.features(batch)
+        if ask == "measured":
+            return measured(self.objective, self, batch)
         return self.objective(self, batch) if ask == "losses" else getattr(self.objective, ask)(self, batch)
 
     def tower(self, name: str | nn.Module | None = None) -> Tower:
@@ -202,12 +207,6 @@ def spent(model: Model, batch: dict[str, Tensor]) -> Tensor:
     """(B,) int64 positions that a model is given per row, padding left out: all its embeddings' together."""
     rows = batch["rows"]
     total = torch.zeros_like(rows)
-    embeddings = [model.embedding, *(tower.embedding for tower in (model.towers or {}).values())]
-    for embedding in embeddings:
-        if hasattr(embedding, "lengths") and (lengths := embedding.lengths(batch)) is not None:
-            total = total + lengths
-        elif hasattr(embedding, "grid"):
-            total = total + int(torch.tensor(embedding.grid(batch)).prod())  # type: ignore[operator]
-        else:
-            total = total + 1
+    for embedding in (model.embedding, *(tower.embedding for tower in (model.towers or {}).values())):
+        total = total + positions_given(embedding, batch)
     return total * (rows >= 0)

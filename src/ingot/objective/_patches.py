@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any
 
@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from ..core.errors import UserError
 from ..core.parts import Spec
+from ..core.seams import Field
 from ..nn.context import Context
 from ..nn.position.relative import by_place
 from ..nn.vector import Vector
+
+ADDED = "objective.position wants one that is added to vectors, such as sincos or learned"
 
 
 class Filler(nn.Module):
@@ -47,9 +50,15 @@ def entered(model: Any, h_BTD: Tensor) -> Tensor:
     return found
 
 
-def positions_of(embedding: Any, batch: dict[str, Tensor]) -> int:
-    """How many there are, the leading ones left out."""
-    return prod(embedding.grid(batch))
+def known_grid(name: str, embedding: Any, batch: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """How positions are arranged, the leading ones left out. Raises UserError where it is not as the model was made for."""
+    found, known = tuple(embedding.grid(batch)), tuple(embedding.size)
+    if found != known:
+        has, gives = (" x ".join(map(str, grid)) for grid in (known, found))
+        raise UserError(
+            f"{name} has positions for {has} places, and the data gives {gives}; leave out embedding.image, or give data of its size"
+        )
+    return found
 
 
 def unfit_decoder(name: str, context: dict[str, Any]) -> Iterable[str]:
@@ -66,7 +75,9 @@ def unfit_decoder(name: str, context: dict[str, Any]) -> Iterable[str]:
             yield f"relative positions count places, and {name} gives the {place} a part of them; use another position there"
 
 
-def refuse_padding(name: str, embedding: Any) -> None:
-    """Raise UserError for an embedding whose grid is not known."""
-    if not getattr(embedding, "size", None):
+def refuse_padding(name: str, embedding: Any, fields: Mapping[str, Field] | None) -> None:
+    """Raise UserError for an embedding whose grid is not known, or is not that of the data."""
+    if not isinstance(getattr(embedding, "size", None), tuple):
         raise UserError(f"{name} needs an embedding whose positions form a grid of known size, such as patch")
+    if fields and fields.keys() >= set(embedding.reads):
+        known_grid(name, embedding, {key: torch.empty(1, *fields[key].shape, device="meta") for key in embedding.reads})

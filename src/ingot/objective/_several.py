@@ -40,13 +40,14 @@ class Several(nn.Module):
 
     @property
     def output_scale(self) -> float:
-        """Set by initial values, for all heads."""
+        """Set by initial values, for all heads that have one."""
         return float(getattr(next(iter(self.objectives.values())), "output_scale", 1.0))
 
     @output_scale.setter
     def output_scale(self, value: float) -> None:
         for item in self.objectives.values():
-            item.output_scale = value
+            if hasattr(item, "output_scale"):
+                item.output_scale = value
 
     def keep_apart(self, batch: Batch, given: Mapping[str, Batch]) -> Batch:
         """The batch, with what each objective prepared of its own rows beside it, and units under their losses' names."""

@@ -25,7 +25,8 @@ from ._pooled import RowHead
 @part
 class CTC(nn.Module):
     """blank: the id that says nothing; one more than the tokenizer's ids when not given. hide, span: share and length of stretches that
-    are hidden while training, as in pre-training. dropout: on what the head reads."""
+    are hidden while training, as in pre-training. dropout: on what the head reads. output_scale: set by width-transferring initial
+    values."""
 
     reads = ("transcript",)
     causal, couples_batch = False, False
@@ -47,7 +48,7 @@ class CTC(nn.Module):
             raise UserError("objective.ctc needs a tokenizer, and a source whose transcript is named")
         self.letters = vocabulary + (blank is None)
         self.blank = vocabulary if blank is None else blank
-        self.share, self.span, self.embedding = hide, span, embedding
+        self.hide, self.span, self.embedding, self.output_scale = hide, span, embedding, 1.0
         self.head, self.dropout = RowHead(width, self.letters, "letters"), Dropout(dropout)
         self.hidden = Hidden(width) if hide else None
 
@@ -72,11 +73,11 @@ class CTC(nn.Module):
         found = batch | {"units": size_B * fits_B, "positions_real": length_B}
         if self.hidden is None or not self.training:
             return found
-        return found | {"masked": stretches(batch, T, length_B, self.share, self.span, 0, "ctc")}
+        return found | {"masked": stretches(batch, T, length_B, self.hide, self.span, 0, "ctc")}
 
     def logits(self, model: Any, h: Tensor) -> Tensor:
         """(..., D) -> (..., V + 1), in fp32 at least."""
-        scores: Tensor = self.head(h)
+        scores: Tensor = self.head(h * self.output_scale if self.output_scale != 1.0 else h)
         return scores
 
     def _scores(self, model: Any, batch: dict[str, Tensor]) -> Tensor:

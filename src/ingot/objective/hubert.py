@@ -63,8 +63,7 @@ class HuBERT(nn.Module):
     ):
         super().__init__()
         self.clusters, self.share, self.span, self.temperature = clusters, share, span, temperature
-        self.weights = {"masked": masked, "unmasked": unmasked}
-        self.embedding = embedding
+        self.masked, self.unmasked, self.embedding = masked, unmasked, embedding
         self.hidden, self.dropout = Hidden(width), Dropout(dropout)
         self.head = linear.build(inputs=width, outputs=units, bias=True, axes=("units", "width"), role="matrix")
         self.units = Units(clusters, units)
@@ -84,6 +83,11 @@ class HuBERT(nn.Module):
                 yield f"needs units to predict: set stages.{index}.annotate, such as kmeans"
             elif current.knobs.get("clusters") not in (None, knobs["clusters"]):
                 yield f"predicts {knobs['clusters']} units, but stage {index} is annotated with {current.knobs['clusters']}; give both the same clusters"
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the losses by name."""
+        return {"masked": self.masked, "unmasked": self.unmasked}
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds masked (B, T), targets (B, T) of the positions that are scored, else -100, and units of both losses."""

@@ -6,7 +6,8 @@ arXiv:2301.08243, section 3.
     loss = sum over blocks and their positions of mean over features of huber(p - s)        t_k = m t_{k-1} + (1 - m) w_k
 
 norm: each vector brought to mean 0, deviation 1. huber: |d| - 1/2 beyond 1, d^2 / 2 within. The predictor is model.decoder with
-``cross: null``; the teacher sees the whole image and gives no gradient. ``schedule: {objective.momentum: ...}`` moves m.
+``cross: null``; the teacher sees the whole image and gives no gradient. The paper lets m rise to 1: set forget, 1 - m, and
+``schedule: {objective.forget: ...}``, to 0.
 
 DEPARTS: blocks have one size (``size`` of the image's area, square), and the context exactly the T - blocks * area positions that there
 must at least be outside of them; the paper draws sizes per batch and cuts contexts to the shortest. So a row's masks depend on it alone.
@@ -26,16 +27,19 @@ from torch.nn import functional as F
 
 from ..core.errors import UserError
 from ..core.parts import Fraction, Positive, Slot, Spec, part
+from ..core.seams import Field
+from ..nn.embedding._placed import refuse_turning
 from ..nn.side import Gathered
 from ..ops.random import hash_uniform, salt_of
 from ._collapse import deviation, moments
-from ._patches import Filler, entered, positions_of, refuse_padding, unfit_decoder
-from ._teacher import Teacher
+from ._patches import ADDED, Filler, entered, known_grid, refuse_padding, unfit_decoder
+from ._teacher import Teacher, refuse_rising
 
 
 @part
 class LatentPrediction(nn.Module):
-    """blocks: how many are predicted. size: share of the positions in each. momentum: m. position: of the predictor's positions."""
+    """blocks: how many are predicted. size: share of the positions in each. momentum: m; forget, where it is given instead: 1 - m, how much
+    of the teacher an update replaces. position: of the predictor's positions."""
 
     causal, couples_batch = False, False
     keeps_encoder = True
@@ -47,15 +51,18 @@ class LatentPrediction(nn.Module):
         embedding: Any,
         encoder: Any,
         decoder_width: int,
+        fields: Mapping[str, Field] | None = None,
         *,
         blocks: Positive[int] = 4,
         size: Fraction = 0.17,
         momentum: Fraction = 0.996,
+        forget: Fraction | None = None,
         position: Slot["nn.position"] = "sincos",
     ):
         super().__init__()
-        refuse_padding("latent_prediction", embedding)
-        self.embedding, self.blocks, self.size, self.momentum = embedding, blocks, size, momentum
+        refuse_padding("latent_prediction", embedding, fields)
+        self.embedding, self.blocks, self.size = embedding, blocks, size
+        self.forget = 1 - momentum if forget is None else forget
         self.side_of(tuple(embedding.size))
         self.fill = Filler(decoder_width, embedding, position)
         self.head = linear.build(inputs=decoder_width, outputs=width, bias=True, axes=("target", "width"), role="matrix")
@@ -64,6 +71,8 @@ class LatentPrediction(nn.Module):
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
         yield from unfit_decoder("latent_prediction", context)
+        yield from refuse_turning(knobs["position"], ADDED)
+        yield from refuse_rising(knobs, context)
         if knobs["blocks"] * knobs["size"] >= 1:
             yield f"{knobs['blocks']} blocks of {knobs['size']:g} of the image leave nothing to see"
 
@@ -79,8 +88,8 @@ class LatentPrediction(nn.Module):
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds kept (B, K), hidden (B, blocks, area) and units: predicted positions."""
-        grid, rows, device = tuple(self.embedding.grid(batch)), batch["rows"], batch["rows"].device
-        side, count = self.side_of(grid), positions_of(self.embedding, batch)
+        grid, rows, device = known_grid("latent_prediction", self.embedding, batch), batch["rows"], batch["rows"].device
+        side, count = self.side_of(grid), prod(grid)
         draws = (
             hash_uniform(rows, self.blocks * len(grid), batch["key"], salt_of("latent_prediction/blocks"))
             .to(device)
@@ -131,4 +140,4 @@ class LatentPrediction(nn.Module):
 
     def stepped(self, state: Any, log: dict[str, Any]) -> None:
         """After an update: the teacher follows."""
-        self.teacher.follow({"embedding": state.model.embedding, "encoder": state.model.encoder}, self.momentum)
+        self.teacher.follow({"embedding": state.model.embedding, "encoder": state.model.encoder}, 1 - self.forget)

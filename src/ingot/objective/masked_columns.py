@@ -1,12 +1,12 @@
 r"""Hidden cells of a table, told from the rest of the row.   VIME, Yoon et al. 2020 (NeurIPS 33); Rubachev et al. 2022, arXiv:2207.03208.
 
     numbers      loss = sum over hidden numeric cells of (v_j . h_j + c_j - number_j)^2
-    categories   loss = -sum over hidden categorical cells of log softmax over the column's values of (U_j h_j + e_j)
+    categories   loss = -sum over hidden categorical cells of log softmax over V values of (U_j h_j + e_j)
 
-Each is divided by its own cells. Of every row the share ``rate`` of its cells is hidden, at least one; a cell that is missing is never
-asked for. A learned vector stands where a cell is hidden; which column it is stays known.
+Each is divided by its own cells. Of every row the share ``rate`` of the cells that hold something is hidden, at least one; a cell that is
+missing is never asked for. A learned vector stands where a cell is hidden; which column it is stays known.
 
-v: (K, D)  U: (J V, D)   Cost: 2 J V D per row.
+v: (K, D)  U: (J V, D), V: the most values that a column has, the missing one included   Cost: 2 J V D per row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ._pooled import RowHead
 
 @part
 class MaskedColumns(nn.Module):
-    """rate: share of a row's cells that is hidden. numeric_weight, categorical_weight: factors on the two losses."""
+    """rate: share that is hidden of a row's cells that hold something. numeric_weight, categorical_weight: factors on the two losses."""
 
     causal, couples_batch = False, False
 
@@ -40,20 +40,25 @@ class MaskedColumns(nn.Module):
     ):
         super().__init__()
         self.embedding, self.output_scale = embedding, 1.0
+        self.rate, self.numeric_weight, self.categorical_weight = rate, numeric_weight, categorical_weight
         self.K, self.J, self.V = embedding.numbers, embedding.categories, embedding.widest
-        self.count = max(1, round(rate * (self.K + self.J)))
-        self.weights = {"numbers": numeric_weight, "categories": categorical_weight}
         self.mask = Vector(width)
         self.number = RowHead(width, self.K, "columns") if self.K else None
         self.category = RowHead(width, self.J * self.V, "vocabulary") if self.J else None
         self.salt = salt_of("masked columns")
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the losses by name."""
+        return {"numbers": self.numeric_weight, "categories": self.categorical_weight}
+
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds masked (B, K + J), units: hidden cells, and those of each kind."""
         there_BT = self.embedding.present(batch)
         drawn_BT = hash_uniform(batch["rows"], self.K + self.J, batch["key"], torch.tensor(self.salt, device=batch["rows"].device))
-        first_BN = (drawn_BT + (~there_BT).float()).argsort(dim=1, stable=True)[:, : self.count]
-        masked_BT = torch.zeros_like(there_BT).scatter(1, first_BN, True) & there_BT & (batch["rows"] >= 0)[:, None]
+        rank_BT = (drawn_BT + (~there_BT).float()).argsort(dim=1, stable=True).argsort(dim=1)
+        count_B = (there_BT.sum(dim=1).double() * self.rate).round().clamp(min=1)
+        masked_BT = (rank_BT < count_B[:, None]) & there_BT & (batch["rows"] >= 0)[:, None]
         numbers, categories = masked_BT[:, : self.K].sum(dim=1), masked_BT[:, self.K :].sum(dim=1)
         return batch | {"masked": masked_BT, "units": numbers + categories, "units/numbers": numbers, "units/categories": categories}
 

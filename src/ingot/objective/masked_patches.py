@@ -5,13 +5,15 @@ r"""Most of an image is hidden, its values are drawn back from the rest.   He et
     loss = sum over hidden patches of mean over their values of (p - t)^2        t = (v - mean v) / sqrt(var v + 1e-6) with norm, else v
 
 The encoder is given the share 1 - rate of the patches only, exactly floor(T (1 - rate)) in every row, drawn from the row's number. The
-decoder is model.decoder with ``cross: null``; it is thrown away after. Works over any embedding with ``values`` and a grid of fixed size.
+decoder is model.decoder with ``cross: null``; it is thrown away after. Works over any embedding of squares with ``values`` and a grid of
+fixed size.
 
 Shapes: v (B, T, C p p)   head: (C p p, E)   Cost: encoder over T (1 - rate) positions, decoder over T.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,15 +22,18 @@ from torch import Tensor, nn
 
 from ..core.parts import Fraction, Slot, Spec, part
 from ..core.seams import Field
+from ..nn.embedding._placed import refuse_turning
 from ..nn.subset import draw
 from ..ops.random import salt_of
-from ._patches import Filler, entered, positions_of, refuse_padding, unfit_decoder
+from ._patches import ADDED, Filler, entered, known_grid, refuse_padding, unfit_decoder
+
+INSTEAD = {"series_patch": "masked_series", "columns": "masked_columns"}
 
 
 @part
 class MaskedPatches(nn.Module):
     """rate: share of the patches that is hidden. norm: bring every patch's values to mean 0, deviation 1 before they are compared.
-    position: of the decoder's positions."""
+    position: of the decoder's positions. output_scale: set by width-transferring initial values, where the head reads the model's width."""
 
     causal, couples_batch = False, False
 
@@ -45,23 +50,30 @@ class MaskedPatches(nn.Module):
         position: Slot["nn.position"] = "sincos",
     ):
         super().__init__()
-        refuse_padding("masked_patches", embedding)
+        refuse_padding("masked_patches", embedding, fields)
         self.embedding, self.rate, self.norm = embedding, rate, norm
         self.fill = Filler(decoder_width, embedding, position)
         self.head = linear.build(
             inputs=decoder_width, outputs=embedding.channels * embedding.patch**2, bias=True, axes=("patch", "width"), role="head"
         )
+        if decoder_width == width:  # a width of the decoder's own does not grow with the model's
+            self.output_scale = 1.0
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
         yield from unfit_decoder("masked_patches", context)
+        yield from refuse_turning(knobs["position"], ADDED)
+        embedding = getattr(getattr(context.get("run"), "model", None), "embedding", None)
+        if embedding is not None and embedding.name in INSTEAD:
+            yield f"masked_patches draws back squares of an image; for embedding {embedding.name!r} use {INSTEAD[embedding.name]}"
         if not 0 < knobs["rate"] < 1:
             yield f"rate hides a share of the patches, between 0 and 1, got {knobs['rate']:g}"
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds kept (B, K), hidden (B, T - K), and units: hidden patches."""
-        count = positions_of(self.embedding, batch)
-        kept = max(1, int(count * (1 - self.rate)))
+        count = math.prod(known_grid("masked_patches", self.embedding, batch))
+        # A hair above, so that an exact multiple that floating point puts below itself is not rounded down.
+        kept = max(1, math.floor(count * (1 - self.rate) + 1e-9))
         device = batch["rows"].device
         stays_BK = draw(count, kept, batch["rows"], batch["key"], torch.tensor(salt_of("masked_patches"), device=device))
         masked_BT = torch.ones(len(stays_BK), count, dtype=torch.bool, device=device).scatter(1, stays_BK, False)
@@ -76,7 +88,8 @@ class MaskedPatches(nn.Module):
         """Values of the hidden patches, (B, U, C p p), in fp32 at least."""
         h_BKD, context = model.encoded(batch, causal=False)
         y_BUE = self.fill.through(model, batch, entered(model, h_BKD), context.positions_BT, batch["hidden"] + self.fill.leading)
-        found: Tensor = self.head(y_BUE)
+        scale = getattr(self, "output_scale", 1.0)
+        found: Tensor = self.head(y_BUE if scale == 1.0 else y_BUE * scale)
         return found.to(torch.promote_types(found.dtype, torch.float32))
 
     def targets(self, batch: dict[str, Tensor]) -> Tensor:

@@ -37,7 +37,6 @@ class MaskedSeries(nn.Module):
         super().__init__()
         self.embedding, self.rate, self.consistent, self.output_scale = embedding, rate, consistent, 1.0
         self.channels, self.positions = embedding.size
-        self.count = min(self.positions, max(1, round(rate * self.positions)))
         self.mask = Vector(width) if hide == "vector" else None
         self.head = RowHead(width, embedding.patch, "patch")
         self.salt = salt_of("masked series")
@@ -45,11 +44,10 @@ class MaskedSeries(nn.Module):
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds masked (B, T) and units: hidden patches of which something was observed."""
         rows, C, N = batch["rows"], self.channels, self.positions
+        count = min(N, max(1, round(self.rate * N)))
         salt = torch.tensor(self.salt, device=rows.device)
         hidden = [
-            torch.zeros(len(rows), N, dtype=torch.bool, device=rows.device).scatter(
-                1, draw(N, self.count, rows, batch["key"], salt + c), True
-            )
+            torch.zeros(len(rows), N, dtype=torch.bool, device=rows.device).scatter(1, draw(N, count, rows, batch["key"], salt + c), True)
             for c in range(1 if self.consistent else C)
         ]
         masked_BT = torch.cat(hidden * (C if self.consistent else 1), dim=1)
@@ -74,6 +72,7 @@ class MaskedSeries(nn.Module):
 
     def scores(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per row, for evaluation: the error as a share of what guessing 0, the channel's mean, would give."""
-        there = (batch["masked"][..., None] & self.embedding.seen(batch)).double()
-        base = (self.embedding.values(batch).double() ** 2 * there).flatten(1).sum(dim=1) / self.embedding.patch
-        return {"relative_error": self(model, batch)["squared_error"].double() / base.clamp(min=1e-12)}
+        seen_BTP = self.embedding.seen(batch)
+        base_BT = (self.embedding.values(batch).double() ** 2 * seen_BTP).sum(dim=2) / seen_BTP.sum(dim=2).clamp(min=1)
+        base_B = (base_BT * batch["masked"]).sum(dim=1)
+        return {"relative_error": self(model, batch)["squared_error"].double() / base_B.clamp(min=1e-12)}

@@ -8,8 +8,8 @@ r"""One look of a row tells what an averaged teacher makes of another.   Caron e
 
 g: linear layers with GELU to ``bottleneck`` features of length 1, then a linear layer whose rows have length 1. The teacher is given the
 first ``whole`` looks, the student all; the others may be smaller (``resized_crop``: small). The center is a statistic of all rows of a
-step, over accumulation and ranks. ``schedule: {objective.momentum: ...}`` moves m. Held-out rows have one look: then it is compared with
-itself.
+step, over accumulation and ranks. The paper lets m rise to 1: set forget, 1 - m, and ``schedule: {objective.forget: ...}``, to 0. Held-out
+rows have one look: then it is compared with itself.
 
 State: embedding, encoder and head once more, c (outputs,).   Cost: every look forward and backward, the teacher's looks forward.
 """
@@ -29,7 +29,7 @@ from ..core.parts import Fraction, Positive, Spec, part
 from ..nn.pooling import Pooling, pooled
 from ..nn.side import Gathered
 from ._projection import Projection, one_each, unit
-from ._teacher import Teacher
+from ._teacher import Teacher, refuse_rising
 from ._views import alike, count, looks, refuse_one_view
 
 
@@ -62,7 +62,8 @@ class Head(nn.Module):
 @part
 class SelfDistillation(nn.Module):
     """outputs, hidden, bottleneck, layers: of g; hidden is the width when not given. temperature, teacher_temperature: of the softmaxes.
-    momentum: m. center_momentum: q. whole: how many of the looks the teacher is given. pooling: which positions speak for a row."""
+    momentum: m; forget, where it is given instead: 1 - m, how much of the teacher an update replaces. center_momentum: q. whole: how many
+    of the looks the teacher is given. pooling: which positions speak for a row."""
 
     causal, couples_batch = False, False
     keeps_encoder = True
@@ -82,12 +83,14 @@ class SelfDistillation(nn.Module):
         temperature: Positive[float] = 0.1,
         teacher_temperature: Positive[float] = 0.04,
         momentum: Fraction = 0.996,
+        forget: Fraction | None = None,
         center_momentum: Fraction = 0.9,
         whole: Positive[int] = 2,
         pooling: Pooling = "mean",
     ):
         super().__init__()
-        self.temperature, self.teacher_temperature, self.momentum = temperature, teacher_temperature, momentum
+        self.temperature, self.teacher_temperature = temperature, teacher_temperature
+        self.forget = 1 - momentum if forget is None else forget
         self.center_momentum, self.whole, self.pooling = center_momentum, whole, pooling
         self.head = Head(width, hidden or width, layers, bottleneck, outputs, linear)
         self.teacher = Teacher(embedding=embedding.module(), encoder=encoder.module(), head=self.head)
@@ -97,6 +100,7 @@ class SelfDistillation(nn.Module):
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:
         yield from refuse_one_view("self_distillation", context)
+        yield from refuse_rising(knobs, context)
         for augment in getattr(getattr(context.get("run"), "data", None), "augment", ()):
             if augment.knobs.get("small") is not None and augment.knobs["whole"] != knobs["whole"]:
                 yield f"the teacher is given {knobs['whole']} whole looks, but {augment.name} makes {augment.knobs['whole']}; give both the same"
@@ -160,7 +164,7 @@ class SelfDistillation(nn.Module):
 
     def stepped(self, state: Any, log: dict[str, Any]) -> None:
         """After an update: the teacher follows."""
-        self.teacher.follow(self._students(state.model), self.momentum)
+        self.teacher.follow(self._students(state.model), 1 - self.forget)
 
     def _students(self, model: Any) -> dict[str, nn.Module]:
         return {"embedding": model.embedding, "encoder": model.encoder, "head": self.head}

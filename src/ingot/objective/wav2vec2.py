@@ -123,7 +123,7 @@ class Wav2Vec2(nn.Module):
         if not hasattr(embedding, "channels"):
             raise UserError("objective wav2vec2 quantizes what a waveform stem gives: set model.embedding to waveform")
         self.share, self.span, self.negatives, self.temperature = share, span, negatives, temperature
-        self.logit_temperature, self.weight, self.embedding = logit_temperature, diversity, embedding
+        self.logit_temperature, self.diversity, self.embedding = logit_temperature, diversity, embedding
         self.hidden = Hidden(width)
         self.quantizer = Quantizer(embedding.channels, code, groups, entries, memory, linear)
         self.head = linear.build(inputs=width, outputs=units, bias=True, axes=("units", "width"), role="matrix")
@@ -175,7 +175,7 @@ class Wav2Vec2(nn.Module):
         scores_BTN, p_BTGV = self.compared(model, batch)
         scored_BT = batch["masked"] & (batch["units"] > 0)[:, None]
         losses = {"contrastive": -(scores_BTN.log_softmax(dim=-1)[..., 0] * scored_BT).sum(dim=1)}
-        return losses | ({"diversity": self.weight * self.quantizer.diversity(p_BTGV, scored_BT)} if self.weight else {})
+        return losses | ({"diversity": self.diversity * self.quantizer.diversity(p_BTGV, scored_BT)} if self.diversity else {})
 
     def scores(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per row: share of the masked positions whose own value is the likeliest."""

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from ..core.axes import Axes
 from ..core.errors import RunError
+from ..core.parts import Spec
 from ._groups import Group, Layout, StatefulOptimizer, count, local
 
 
@@ -49,14 +50,8 @@ class DeclaredOptimizer(StatefulOptimizer):
         declared = self.declare(axes_in(group, weight), tuple(weight.shape), weight.dtype)
         return {key: _zeros(held, weight) for key, held in declared.items()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # torch casts state to the weight's dtype; codes and their scales have one of their own
-        super().load_state_dict(state_dict)
-        for group in self.param_groups:
-            for weight in group["params"]:
-                held: dict[str, Tensor] = self.state.get(weight) or {}
-                declared = self.declare(axes_in(group, weight), tuple(weight.shape), weight.dtype)
-                held.update({key: value.to(declared[key].dtype) for key, value in held.items() if key in declared})
+    def state_dtypes(self, axes: Axes | None, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, torch.dtype]:
+        return {key: held.dtype for key, held in self.declare(axes, shape, dtype).items() if held.dtype != dtype}
 
 
 def axes_in(group: Group, weight: Tensor) -> Axes | None:
@@ -70,17 +65,28 @@ def number(held: Tensor, pretended: float) -> float:
 
 
 def fixed(knobs: dict[str, Any], context: dict[str, Any], *names: str) -> Iterator[str]:
-    """Sentences for knobs that the state's shape or calendar hangs on: they can neither be scheduled nor change while it is kept."""
+    """Sentences for knobs that the state's shape or calendar hangs on: they can neither be scheduled nor change while it is kept.
+
+    knobs: of a stage's optimizer, or of one inside it, which is compared with the one at its place in the stage before.
+    """
     stages = context["run"].stages
     for index, stage in enumerate(stages):
-        if stage.optimizer.knobs is not knobs:
+        optimizers = by_place(stage.optimizer)
+        place = next((place for place, spec in optimizers.items() if spec.knobs is knobs), None)
+        if place is None:
             continue
         yield from (f"{name!r} says what the optimizer keeps, so it cannot be scheduled" for name in names if name in stage.schedule)
-        before = stages[index - 1].optimizer if index else None
-        if before is not None and before.name == stage.optimizer.name and stage.objective is None:
-            for name in names:
-                if before.knobs[name] != knobs[name]:
-                    yield f"{name!r} says what the optimizer keeps, and its state is carried on from the stage before, which has {before.knobs[name]}"
+        before = by_place(stages[index - 1].optimizer) if index and stage.objective is None else {}
+        if [(at, spec.name) for at, spec in before.items()] != [(at, spec.name) for at, spec in optimizers.items()]:
+            continue
+        for name in names:
+            if (old := before[place].knobs[name]) != knobs[name]:
+                yield f"{name!r} says what the optimizer keeps, and its state is carried on from the stage before, which has {old}"
+
+
+def by_place(optimizer: Spec) -> dict[str, Spec]:
+    """An optimizer and those inside it, by the knobs that lead there."""
+    return {place: spec for place, spec in optimizer.walk() if spec.slot == "optim"}
 
 
 def _zeros(held: Held, weight: Tensor) -> Tensor:

@@ -93,7 +93,9 @@ class StatefulOptimizer(torch.optim.Optimizer):
     whole_gradient: why no weight can be updated before the gradients of all are there; empty where ``update_one`` may be called
     inside the backward pass.   around_closure: what the optimizer does to the model while the gradient is taken; such an optimizer
     cannot be the inner one of another, which takes the gradient itself.   closure_calls: how often a step takes the gradient.
-    phase: a word for what the cost of the coming step depends on, where it is not the same in every step.   state_powers: by
+    phase: a word for what the cost of the coming step depends on, where it is not the same in every step.   width_rule: how its learning
+    rate changes with the width: "adam" as that of an update whose elements are as large as the rate; "spectral" not at all for matrices,
+    whose updates have a spectral norm of their own; "other".   state_powers: by
     state key, how it follows the gradient: 1 (a momentum), 2 (a second moment), 0 (does not), "weight" (follows the weight itself),
     "rows" and "columns" (a second moment's means along its rows and along its columns), "each row" and "each matrix" (numbers for
     every row or matrix that do not follow its size); growth carries only keys that are here, or whole weights that are copied.
@@ -105,6 +107,7 @@ class StatefulOptimizer(torch.optim.Optimizer):
     around_closure: str = ""
     closure_calls: int = 1
     phase: str = ""
+    width_rule: Literal["adam", "spectral", "other"] = "adam"
 
     def state_layout(self, axes: Axes | None, shape: tuple[int, ...]) -> dict[str, Layout]:
         """The state keys of a parameter and how each is laid out."""
@@ -121,6 +124,10 @@ class StatefulOptimizer(torch.optim.Optimizer):
     def update(self, group: Group, weights: list[Tensor]) -> None:
         """Update the weights of one group in place; all of them have gradients and state."""
         raise NotImplementedError
+
+    def state_dtypes(self, axes: Axes | None, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, torch.dtype]:
+        """By key, the dtypes of state that do not follow the parameter's."""
+        return {}
 
     @torch.no_grad()
     def update_one(self, group: Group, weight: Tensor) -> None:
@@ -140,10 +147,20 @@ class StatefulOptimizer(torch.optim.Optimizer):
             self.state[weight].update(fresh)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's; what a saved group does not hold (a checkpoint may carry the tensors alone) stays as the recipe declared it."""
+        """As torch's; what a saved group does not hold (a checkpoint may carry the tensors alone) stays as the recipe declared it.
+
+        State with a dtype of its own (codes, scales, counts), which torch casts to the parameter's, is as it was saved.
+        """
         saved = state_dict["param_groups"]
         groups = [{key: value for key, value in group.items() if key != "params"} | old for group, old in zip(self.param_groups, saved)]
         super().load_state_dict(state_dict | {"param_groups": groups + saved[len(groups) :]})
+        numbers = (number for group in saved for number in group["params"])
+        for group in self.param_groups:
+            for weight, axes in zip(group["params"], group["axes"]):
+                kept, held = state_dict["state"].get(next(numbers), {}), self.state.get(weight, {})
+                for key, dtype in self.state_dtypes(axes, tuple(weight.shape), weight.dtype).items():
+                    if key in kept:
+                        held[key] = kept[key].to(device=held[key].device, dtype=dtype)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

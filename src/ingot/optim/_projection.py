@@ -7,6 +7,9 @@ A matrix is a weight with the declared role "matrix" (a leading axis of experts 
 columns), or of two dimensions where nothing is declared. Every other weight has plain Adam moments. The rank is at most the shorter
 side. The bias corrections make the step lr sqrt(1 - b2^t) / (1 - b1^t), eps is added before them, as in the authors' code.
 
+A gradient of zero (behind a zero-initialized weight) has no subspace: the one at hand is kept, and before the first other gradient
+nothing is counted but the weight decay. An expert without a gradient while others have one is given coordinate axes.
+
 Sharding: B is cut along its rows and the moments along theirs, as the weight is. On the right side (rows >= columns) B is gathered
 for every step, on the left the image is summed over ranks and N gathered; the gradient is gathered whole only for a new subspace.
 
@@ -220,7 +223,10 @@ class LowRankAdam(KeepsCodes, DeclaredOptimizer):
             state, own, gradient, plan = self.state[weight], local(weight), local_gradient(weight), self.plan(axes, tuple(weight.shape))
             if plan is not None:
                 to, gradient = Projector(plan, weight), plan.matrix(gradient)
-                operand = self.operand(group, state, name, to, gradient)
+                if (found := self.operand(group, state, name, to, gradient)) is None:
+                    own.mul_(1 - group["lr"] * group["weight_decay"])
+                    continue
+                operand = found
             state["step"] += 1
             step, (beta1, beta2) = number(state["step"], 1), group["betas"]
             rate, decay = group["lr"] * sqrt(1 - beta2**step) / (1 - beta1**step), group["lr"] * group["weight_decay"]
@@ -243,10 +249,13 @@ class LowRankAdam(KeepsCodes, DeclaredOptimizer):
         self.adam(group, state, found, image, shape, -1.0)
         return found
 
-    def operand(self, group: Group, state: dict[str, Any], name: str, to: Projector, gradient: Tensor) -> Tensor:
-        """B for the coming step, as this rank's products want it; sought where it is due. The step count is not advanced yet."""
-        if self.due(group, state):
-            self.sought(group, state, name, to, gradient)
+    def operand(self, group: Group, state: dict[str, Any], name: str, to: Projector, gradient: Tensor) -> Tensor | None:
+        """B for the coming step, as this rank's products want it; sought where it is due. The step count is not advanced yet.
+
+        None where no gradient has given one so far.
+        """
+        if self.due(group, state) and not self.sought(group, state, name, to, gradient):
+            return None
         return to.operand(state["projection"])
 
     def move(
@@ -255,9 +264,11 @@ class LowRankAdam(KeepsCodes, DeclaredOptimizer):
         """own <- (1 - decay) own - rate D, with D the direction of a projected weight. own, gradient: this rank's rows, as matrices."""
         raise NotImplementedError
 
-    def sought(self, group: Group, state: dict[str, Any], name: str, to: Projector, gradient: Tensor) -> None:
-        """Put the subspace of this gradient into the state."""
+    def sought(self, group: Group, state: dict[str, Any], name: str, to: Projector, gradient: Tensor) -> bool:
+        """Put the subspace of this gradient, if it is not zero, into the state; whether one is there."""
         plan, weight = to.plan, to.weight
+        if not number(total(torch.count_nonzero(gradient), weight), 1):
+            return number(state["step"], 1) > 0
         whole = gathered(gradient, plan.rows, weight) if to.cut else gradient
         if group.get("subspace", "svd") == "svd":
             basis = svd_basis(whole, plan)
@@ -266,6 +277,7 @@ class LowRankAdam(KeepsCodes, DeclaredOptimizer):
             noise = gaussian(shape, name, turn(group, state), gradient)
             basis = randomized_basis(whole, plan, noise if to.cut else piece(noise, weight))
         local(state["projection"]).copy_(first_ranks(basis, weight) if to.cut else basis)
+        return True
 
     def limit(self, state: dict[str, Any], to: Projector, norm: Tensor, growth: float | None) -> Tensor:
         """The factor, as (..., 1, 1), that keeps a direction of this norm within `growth` times that of the step before.

@@ -2,12 +2,16 @@ r"""Adafactor: the second moment by its row and column means, no first moment.  
 
     b_t = 1 - t^beta2_decay
     R_t = b_t R_{t-1} + (1 - b_t) mean_columns(g^2)      C_t = b_t C_{t-1} + (1 - b_t) mean_rows(g^2)
-    V_t = R_t C_t^T / mean(R_t)                          vectors: V_t = b_t V_{t-1} + (1 - b_t) g^2
+    V_t = R_t C_t^T / max(mean(R_t), eps1)               vectors: V_t = b_t V_{t-1} + (1 - b_t) g^2
     u_t = g / sqrt(max(V_t, eps1^2))                     u^_t = u_t / max(1, RMS(u_t) / clip)
     w_t = w_{t-1} (1 - lr weight_decay) - max(eps2, RMS(w_{t-1})) min(lr, 1 / sqrt(t)) u^_t
 
 It is torch.optim.Adafactor to rounding: lr is relative to each weight's own size, and eps1 is the dtype's epsilon where it is None.
 Weights of three and more dimensions are factored in their last two.
+
+DEPARTS, as torch does: the paper adds eps1 = 1e-30 to g^2, here eps1 (1.2e-7 in fp32) is a floor. Where the mean of g^2 is below it
+(gradients of less than 3.5e-4), V is too small by their ratio and u too large by its root, which `clip` alone bounds: set eps1 lower there.
+min(lr, 1 / sqrt(t)) has lr for the paper's 0.01, and the weight decay is not in the paper.
 
 Shapes: g, u, V as w; R (..., rows), C (..., columns).
 State: rows + columns numbers per matrix, one tensor per vector, and a step count.   Cost: 2 rows columns FLOPs per matrix.
@@ -35,6 +39,7 @@ from ._groups import Group, local, local_gradient, prepare_groups
 class Adafactor(DeclaredOptimizer):
     """lr: relative step. beta2_decay: exponent of the averaging. eps: floors of the second moment and of the weight's size. clip: of RMS(u)."""
 
+    width_rule = "other"
     state_powers: ClassVar[dict[str, int | str]] = DeclaredOptimizer.state_powers | {"variance": 2, "row": "rows", "column": "columns"}
 
     def __init__(

@@ -5,7 +5,8 @@ r"""GaLore: Adam in a low-rank subspace of the gradient.   Zhao et al. 2024, arX
     m_t = b1 m_{t-1} + (1 - b1) R_t    v_t = b2 v_{t-1} + (1 - b2) R_t^2    N_t = m_t / (sqrt(v_t) + eps)
     w_t = w_{t-1} (1 - lr weight_decay) - lr scale (N_t B^T or B N_t) sqrt(1 - b2^t) / (1 - b1^t)
 
-Moments are kept when the subspace changes. Projected are weights with the role "matrix"; all others have plain Adam, without scale.
+The first subspace is that of the first gradient that is not zero. Moments are kept when it changes. Projected are weights with the role
+"matrix"; all others have plain Adam, without scale.
 With `state_bits: 8` all moments of two dimensions and `smallest` elements or more are block-wise quantized (part adam8bit).
 `subspace: randomized` finds the singular vectors nearly, from a random sketch drawn from the weight's name and the refresh number.
 

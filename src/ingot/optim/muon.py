@@ -56,6 +56,7 @@ class Muon(StatefulOptimizer):
     1e-3; on one that does not, it takes many times as long.
     """
 
+    width_rule = "spectral"
     state_powers: ClassVar[dict[str, int | str]] = StatefulOptimizer.state_powers | {"neurons": "each row"}
 
     def __init__(
@@ -128,6 +129,10 @@ class Muon(StatefulOptimizer):
             return int(self.rest.state_bytes(shape, dtype, axes))
         matrices, rows, _ = matrix_view(axes, shape)
         return (count(shape) + (matrices * rows if self.neurons else 0)) * dtype.itemsize
+
+    def state_dtypes(self, axes: Axes | None, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, torch.dtype]:
+        found: dict[str, torch.dtype] = {} if is_matrix(axes, shape) else self.rest.state_dtypes(axes, shape, dtype)
+        return found
 
     def new_state(self, weight: Tensor, group: Group) -> dict[str, Tensor]:
         if group.get("rule") == "muon":

@@ -6,7 +6,7 @@ arXiv:2408.12857, section 4.
     B_{t+1} = B_t - eta_t rule(grad L(B_t))                     eta_t = projection_lr lr_t / lr_base
     grad L = 2 (G^^T R^ (B^T B - 2 I) + B R^^T R^) + 4 orthogonality B (B^T B - I)
 
-B_1 are the leading singular vectors of the first gradient. rule "adamw": betas 0.9 and 0.999, eps 1e-8, with decay
+B_1 are the leading singular vectors of the first gradient that is not zero. rule "adamw": betas 0.9 and 0.999, eps 1e-8, with decay
 projection_weight_decay; "sgd": the gradient. The authors' code has orthogonality 0 and projection_lr 1 / 200.
 
 DEPARTS: decoupled weight decay comes before the update, as in AdamW; the authors' code has it after, on the new weight.

@@ -81,6 +81,10 @@ class SAM(StatefulOptimizer):
     def state_bytes(self, shape: tuple[int, ...], dtype: torch.dtype, axes: Axes | None = None) -> int:
         return int(self.inner.state_bytes(shape, dtype, axes))
 
+    def state_dtypes(self, axes: Axes | None, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, torch.dtype]:
+        found: dict[str, torch.dtype] = self.inner.state_dtypes(axes, shape, dtype)
+        return found
+
     def new_state(self, weight: Tensor, group: Group) -> dict[str, Tensor]:
         fresh: dict[str, Tensor] = self.inner.new_state(weight, group)
         return fresh

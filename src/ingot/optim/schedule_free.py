@@ -31,6 +31,7 @@ from ._adam import adam_, pieces
 from ._declared import number
 from ._groups import Beta, Group, Layout, StatefulOptimizer, count, local, local_gradient, prepare_groups
 
+_SCALARS = ("step", "weight_sum", "lr_max")
 TINY = torch.finfo(torch.float32).tiny  # in place of a sum that is still zero, while the learning rate is
 
 
@@ -62,8 +63,11 @@ class ScheduleFree(StatefulOptimizer):
     def state_bytes(self, shape: tuple[int, ...], dtype: torch.dtype, axes: Axes | None = None) -> int:
         return 2 * count(shape) * dtype.itemsize + 3 * torch.float32.itemsize
 
+    def state_dtypes(self, axes: Axes | None, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, torch.dtype]:
+        return dict.fromkeys(_SCALARS, torch.float32)
+
     def new_state(self, weight: Tensor, group: Group) -> dict[str, Tensor]:
-        scalars = {name: torch.zeros(()) for name in ("step", "weight_sum", "lr_max")}
+        scalars = {name: torch.zeros((), dtype=torch.float32) for name in _SCALARS}
         return {"z": weight.detach().clone(), "exp_avg_sq": torch.zeros_like(weight)} | scalars
 
     @torch.no_grad()

@@ -26,6 +26,8 @@ from ._groups import Beta, Group, Layout, StatefulOptimizer, count, local, local
 class SGD(StatefulOptimizer):
     """momentum: share of the last direction that is kept. nesterov: look ahead along it. weight_decay: L2, inside the gradient."""
 
+    width_rule = "other"
+
     def __init__(
         self,
         params: Iterable[Any],

@@ -35,7 +35,10 @@ def trial_tree(race: Race, arm: str, *, seed: int, factor: float = 1.0, share: f
             _multiply(tree, keys, factor, arm)
     tree["evaluate"] = {key: value for key, value in base.get("evaluate", {}).items() if key not in ("prompts", "prompt_tokens")}
     tree["evaluate"]["every"] = f"{100 / section.evaluations:.6g}%"
-    tree |= {key: copy.deepcopy(base[key]) for key in OF_THE_MACHINE if key in base and key not in entrant.arm.set}
+    machine = [key for key in OF_THE_MACHINE if key not in entrant.arm.set]
+    tree = {key: value for key, value in tree.items() if key not in machine} | {
+        key: copy.deepcopy(base[key]) for key in machine if key in base
+    }
     if section.memory is not None:
         tree |= {"memory": str(section.memory), "micro_rows": "auto"}
     return tree | {

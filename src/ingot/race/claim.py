@@ -157,12 +157,15 @@ def file_name(method: str) -> str:
 
 
 def write_card(race_folder: str | Path, cards: str | Path) -> tuple[Path, dict[str, Any]]:
-    """The card of a finished race, written beside the others. Raises UserError when the race has no verdict or no claim."""
+    """The card of a finished race, written beside the others. Raises UserError when the race has no verdict or no claim, or another method
+    has a card of that name."""
     verdict = read_json(Path(race_folder) / "verdict.json")
     if verdict is None:
         raise UserError(f"no finished race at {race_folder}: it has no verdict.json")
     found = card(verdict)
     path = Path(cards) / file_name(found["method"])
+    if path.exists() and (other := _read(path)["method"]) != found["method"]:
+        raise UserError(f"{path} is the card of {other!r}, not of {found['method']!r}: name one of them otherwise, or remove that card")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dump(found), encoding="utf-8")
     return path, found
@@ -170,16 +173,17 @@ def write_card(race_folder: str | Path, cards: str | Path) -> tuple[Path, dict[s
 
 def read_cards(cards: str | Path) -> list[dict[str, Any]]:
     """Every card of a folder, by method. Raises UserError for a file that is none."""
-    found = []
-    for path in sorted(Path(cards).glob("*.yaml")):
-        try:
-            value = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise UserError(f"{path} is no claim card: {str(error).splitlines()[0]}") from None
-        if not isinstance(value, dict) or not {"method", "verdict", "says", "parts"} <= value.keys():
-            raise UserError(f"{path} is no claim card")
-        found.append(renewed(value))
-    return found
+    return [renewed(_read(path)) for path in sorted(Path(cards).glob("*.yaml"))]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is no claim card: {str(error).splitlines()[0]}") from None
+    if not isinstance(value, dict) or not {"method", "verdict", "says", "parts"} <= value.keys():
+        raise UserError(f"{path} is no claim card")
+    return value
 
 
 def renewed(one: dict[str, Any]) -> dict[str, Any]:

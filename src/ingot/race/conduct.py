@@ -16,6 +16,7 @@ from typing import Any
 from ..build.session import commit
 from ..core.amounts import duration
 from ..core.errors import Problem, UserError
+from ..core.limits import cores
 from ..core.recipe import digest
 from ..core.version import installed_version
 from ..ledger.ledger import plain
@@ -26,7 +27,7 @@ from .outlook import RUNNING, tell_outlook
 from .page import write_page
 from .pool import Pool, Processes
 from .reference import calibrate
-from .running import Say, error_of, run_waiting
+from .running import Say, run_waiting, survey_error
 from .spec import BASELINE, CONTROL, Race
 from .statistics import student
 from .trials import Store, Trial, read_json, read_lines, write_whole
@@ -36,7 +37,7 @@ from .verdict import judge
 def default_jobs(race: Race) -> int:
     """Trials at once: one where seconds are the budget, since trials would take them from each other; else a core each."""
     wanted = race.section.parallel
-    return wanted if isinstance(wanted, int) else 1 if race.section.budget.unit == "seconds" else max(1, os.cpu_count() or 1)
+    return wanted if isinstance(wanted, int) else 1 if race.section.budget.unit == "seconds" else cores()
 
 
 def conduct(
@@ -73,7 +74,7 @@ def conduct(
     verdict = judge(race, store, course, notes=notes, standing=standing)
     verdict |= {
         "machine_rates": rates,
-        "commit": commit(),
+        "commit": ", ".join(verdict["commits"]) or commit(),
         "version": installed_version(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "identity": race.identity,
@@ -110,7 +111,7 @@ def refuse_unfit(race: Race, found: Mapping[str, Mapping[str, Any]]) -> list[str
 
 def surveys(race: Race, folder: Path, pool: Pool, *, forecast: bool = False, lenient: bool = False) -> dict[str, dict[str, Any]]:
     """Prepare every arm's data and look at it; with `forecast`, also what a trial will take (lenient: where that can be told). Raises
-    UserError for what cannot be read."""
+    UserError for what cannot be read, RunError where a worker died."""
     places: dict[Path, str] = {}
     for arm, entrant in race.entrants.items():
         if entrant.arm.command is not None:
@@ -134,7 +135,7 @@ def surveys(race: Race, folder: Path, pool: Pool, *, forecast: bool = False, len
                 continue  # of an earlier race with the same pool
             running -= 1
             if status:
-                raise UserError(f"{places[place]}: {error_of(place)}")
+                raise survey_error(place, status, places[place])
     found = {arm: read_json(place / "survey.json") or {} for place, arm in places.items()}
     for place in places:
         shutil.rmtree(place, ignore_errors=True)

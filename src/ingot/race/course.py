@@ -53,7 +53,8 @@ def survey_course(race: Race, store: Store, identities: Mapping[str, Any]) -> Co
         for arm in [*race.entrants, *([CONTROL] * race.section.control)]:
             _final(race, store, course, arm, index, make, metric)
     tuning = race.section.tuning.trials if race.section.tuning.trials > 1 else 0
-    course.expected = len(race.entrants) * tuning + (len(race.entrants) + race.section.control) * count
+    dropped = sum(count - len(course.trials[arm]) for arm in course.out)
+    course.expected = len(race.entrants) * tuning + (len(race.entrants) + race.section.control) * count - dropped
     return course
 
 
@@ -85,7 +86,7 @@ def _maker(race: Race, identities: Mapping[str, Any]) -> Maker:
                 "metric": section.metric,
                 "rows_of": shared,
                 "identity": identities.get(BASELINE),
-            }
+            } | ({"files": entrant.files} if entrant.files else {})
         else:
             what = {
                 "recipe": trial_tree(race, arm, seed=seed, factor=factor, share=share),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..ledger.ledger import lived
 from ..report.figures import flops_by_component, memory_by_kind, number, thinned, time_by_phase
 from .metric import metric_name, metric_of
 from .reference import REFERENCE, update_bytes
@@ -16,6 +17,7 @@ POINTS = 120  # of a training curve
 
 def summarize(lines: Sequence[Line], *, metric: str) -> dict[str, Any]:
     """Everything that verdict and page need, as plain data. final: the metric at the end, None when it was never evaluated."""
+    lines = lived(lines)
     steps = [line for line in lines if line["kind"] == "step"]
     evaluations = {line["step"]: line for line in lines if line["kind"] == "evaluation" and line.get("results")}
     last = steps[-1] if steps else {}

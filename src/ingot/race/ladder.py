@@ -26,12 +26,13 @@ from ..build.run import Run
 from ..core.amounts import count, duration
 from ..core.atomic import whole_file
 from ..core.errors import Problem, RunError, UserError
+from ..core.limits import cores
 from ..core.parts import Fraction, NonNegative, Positive, section
 from ..core.quantities import parse_quantity
 from ..core.recipe import Recipe, digest, load, merge_keys
 from ..core.resolve import resolve
 from .pool import Pool, Processes
-from .running import Say, error_of, run_waiting
+from .running import Say, run_waiting, survey_error
 from .trials import Store, Trial, make_trial, read_json, write_whole
 
 if TYPE_CHECKING:
@@ -247,7 +248,7 @@ def climb(
     place, store = folder / ladder.name, Store(folder)
     place.mkdir(parents=True, exist_ok=True)
     wanted = ladder.section.parallel
-    own, pool = pool is None, pool or Processes(jobs or (wanted if isinstance(wanted, int) else max(1, os.cpu_count() or 1)))
+    own, pool = pool is None, pool or Processes(jobs or (wanted if isinstance(wanted, int) else cores()))
     began = time.monotonic()
     try:
         every = trials(ladder, _identity(ladder, folder, pool))
@@ -284,7 +285,7 @@ def _identity(ladder: Ladder, folder: Path, pool: Pool) -> Any:
         for ended, status in pool.wait():
             if ended == place:
                 if status:
-                    raise UserError(error_of(place))
+                    raise survey_error(place, status)
                 return (read_json(place / "survey.json") or {}).get("identities")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..core.errors import RunError, missing_extra
+from ..core.limits import cores
 from ..core.parts import ROOT
 from ..core.waiting import wait_briefly
 
@@ -42,7 +43,7 @@ class Processes:
 
     def __init__(self, size: int, threads: int | None = None):
         self.size = size
-        self.threads = threads or max(1, (os.cpu_count() or 1) // size)
+        self.threads = threads or max(1, cores() // size)
         self._worker: subprocess.Popen[bytes] | None = None
         self._busy: set[Path] = set()
         self._said = b""

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import RunError
+from ..core.errors import RunError, UserError
 from .pool import Pool
 from .trials import Store, Trial
 
 Say = Callable[[str], None]
 MINUTE = 60.0
+WRONG = UserError.status  # of a worker's child whose input was wrong
 TRIES = 3  # times that a trial may be killed without a result before all is given up
 
 
@@ -57,13 +58,21 @@ def run_waiting(
                 continue
             deaths[trial.key] = deaths.get(trial.key, 0) + 1
             if status > 0 or deaths[trial.key] >= TRIES:
-                raise RunError(f"{trial.label}: {error_of(place)}{killed_words(status)}")
+                error = RunError(f"{trial.label}: {error_of(place)}{killed_words(status)}")
+                error.status = WRONG if status == WRONG else error.status  # a UserError would say that nothing was started
+                raise error
             say(f"{trial.label}: was killed (status {status}), is started again")
 
 
 def killed_words(status: int) -> str:
     """What a trial's end by a signal may mean; nothing for one that ended by itself."""
     return f"; it was killed {TRIES} times (status {status}), as happens when memory runs out" if status < 0 else ""
+
+
+def survey_error(place: Path, status: int, where: str = "") -> RunError | UserError:
+    """What ended a look at an arm, before any trial: its input, or what befell the worker."""
+    text = f"{where}: {error_of(place)}" if where else error_of(place)
+    return UserError(text) if status == WRONG else RunError(text)
 
 
 def error_of(place: Path) -> str:

@@ -12,6 +12,9 @@ tuning: {trials: 4}
 from __future__ import annotations
 
 import copy
+import hashlib
+import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,12 +130,13 @@ BASELINE, CONTROL = "baseline", "control"
 
 @dataclass
 class Entrant:
-    """An arm ready to run: its recipe as a plain tree (of the baseline, for a command) and what the race file says of it."""
+    """An arm ready to run: its recipe as a plain tree (of the baseline, for a command) and what the race file says of it. files: of a
+    command's words those that are files, with a hash of what they hold."""
 
     name: str
     arm: Arm
     tree: dict[str, Any]
-    overridden: frozenset[str] = frozenset()
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -160,7 +164,7 @@ class Race:
         return digest(
             {
                 "race": {key: value for key, value in self.tree.items() if key not in ("parallel", "question", "claim")},
-                "arms": {name: entrant.tree for name, entrant in self.entrants.items()},
+                "arms": {name: one.tree | ({"files": one.files} if one.files else {}) for name, one in self.entrants.items()},
             }
         )
 
@@ -177,7 +181,7 @@ def read_race(path: str | Path, overrides: list[str] | tuple[str, ...] = (), *, 
         entrants[BASELINE] = Entrant(BASELINE, section.baseline, base)
         for name, arm in section.contenders.items():
             own = _tree(arm, path.parent, tiny, section.set) if arm.recipe else merge_keys(copy.deepcopy(base), arm.set)
-            entrants[name] = Entrant(name, arm, own)
+            entrants[name] = Entrant(name, arm, own, _files(arm.command or ""))
     if problems:
         raise UserError(problems)
     section.metric = raced(section.metric)
@@ -188,6 +192,16 @@ def _tree(arm: Arm, folder: Path, tiny: bool, common: dict[str, Any]) -> dict[st
     """The arm's recipe with the race's changes, then its own."""
     recipe = load(folder / str(arm.recipe), tiny=tiny)
     return merge_keys(merge_keys(recipe.tree, copy.deepcopy(common)), copy.deepcopy(arm.set))
+
+
+def _files(command: str) -> dict[str, str]:
+    """Of a command's words those that are files, such as its script, with a hash of what each holds."""
+    found = {}
+    for word in shlex.split(command):
+        if os.path.isfile(word) and os.access(word, os.R_OK):
+            with open(word, "rb") as file:
+                found[word] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _wrong(recipe: Recipe, race: RaceSection) -> Iterator[Problem]:
@@ -204,6 +218,10 @@ def _wrong(recipe: Recipe, race: RaceSection) -> Iterator[Problem]:
             yield problem(f"contenders.{name}", f"names an arm, and cannot be {shown(name)}")
         if arm.command is not None and (arm.recipe or arm.set):
             yield problem(f"contenders.{name}", "has a command, so it takes no recipe and no set")
+        try:
+            shlex.split(arm.command or "")
+        except ValueError as error:
+            yield problem(f"contenders.{name}.command", f"cannot be split into words: {error}")
         if arm.command is None and not (arm.recipe or arm.set or arm.shares):
             yield problem(f"contenders.{name}", "is the baseline itself: give it a recipe, changes (set) or a command")
     if race.budget.unit not in UNITS:

@@ -47,6 +47,7 @@ def judge(race: Race, store: Store, course: Course, *, notes: list[str], standin
     _targets(race, results, arms, target, level)
     _paired(race, results, arms, level)
     metric = next((found["metric"] for runs in results.values() for found in runs.values() if found["status"] == "done"), section.metric)
+    commits = sorted({commit for one in arms.values() for commit in one["commits"]})
     machine: dict[str, Any] = next((found["machine"] for runs in results.values() for found in runs.values() if found.get("machine")), {})
     verdict: dict[str, Any] = {
         "race": race.name,
@@ -74,6 +75,7 @@ def judge(race: Race, store: Store, course: Course, *, notes: list[str], standin
         "recommend": _recommend(race, judged, seeds, standing),
         "machine": machine,
         "memory_cap": section.memory.value if section.memory else None,
+        "commits": commits,
         "claim": plain(section.claim),
         "pairs": {
             arm: difference(race.entrants[BASELINE].tree, race.entrants[arm].tree)
@@ -92,7 +94,7 @@ def judge(race: Race, store: Store, course: Course, *, notes: list[str], standin
         )
         for cost in ("peak_memory", "reference_seconds", "seconds", "flops")
     }
-    verdict["notes"] = notes + _notes(race, arms) + look_notes(standing)
+    verdict["notes"] = notes + _notes(race, arms, commits) + look_notes(standing)
     verdict["sentence"] = sentence(verdict)
     return verdict
 
@@ -134,6 +136,7 @@ def _arm(race: Race, store: Store, course: Course, arm: str, runs: Mapping[int, 
         "flops": _averaged(done, "flops"),
         "parameters": next((found["parameters"] for found in done if found.get("parameters")), None),
         "restarts": sum(found.get("restarts") or 0 for found in runs.values()),
+        "commits": sorted({found["commit"] for found in (*runs.values(), *tuning_trials) if found.get("commit")}),
         "curve": _mean_curve(done),
         "curves": [found["curve"] for found in done],
         "declared": any(found.get("declared") for found in done),
@@ -318,7 +321,7 @@ def front(points: Mapping[str, tuple[float | None, float | None]]) -> list[str]:
     ]
 
 
-def _notes(race: Race, arms: Mapping[str, dict[str, Any]]) -> list[str]:
+def _notes(race: Race, arms: Mapping[str, dict[str, Any]], commits: list[str]) -> list[str]:
     """What a reader must know before believing the table."""
     found = []
     base = arms[BASELINE]
@@ -352,6 +355,8 @@ def _notes(race: Race, arms: Mapping[str, dict[str, Any]]) -> list[str]:
             if not 0.8 <= ratio <= 1.25:
                 kind = "wall-clock" if clock == "seconds" else "processor time"
                 found.append(f"{arm}: takes {ratio:.2f} times the {kind} that its FLOPs and bytes explain, next to the baseline")
+    if len(commits) > 1:
+        found.append(f"its runs are of {len(commits)} versions of the code ({', '.join(commits)}): a difference may be one between those")
     control = arms.get(CONTROL, {})
     if control.get("verdict") in ("better", "worse"):
         found.append(

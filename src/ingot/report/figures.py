@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
+from ..ledger.ledger import lived, totals
+
 Line = dict[str, Any]
 BUCKETS = 600
 COLUMNS = ("step", "tokens", "flops", "seconds", "loss", "lr", "grad_norm", "tokens_per_second", "utilization")
@@ -19,6 +21,7 @@ SMOOTHED = ("loss", "grad_norm", "tokens_per_second", "utilization")
 
 def figures(lines: Sequence[Line], objectives: Sequence[Any] = ()) -> dict[str, Any]:
     """Everything that a page draws, as plain data; any kind of line, and any key of a line, may be missing. objectives: of the stages."""
+    lines = lived(lines)
     steps = [line for line in lines if line["kind"] == "step"]
     last_start = _last(lines, "start")
     return {
@@ -34,6 +37,7 @@ def figures(lines: Sequence[Line], objectives: Sequence[Any] = ()) -> dict[str, 
         "starts": sum(line["kind"] == "start" for line in lines),
         "end": _last(lines, "end"),
         "last": steps[-1] if steps else {},
+        "spent": totals(lines),
         "best": best_evaluations(lines, objectives),
     }
 

@@ -109,7 +109,7 @@ def _header(name: str, data: dict[str, Any], run: dict[str, Any]) -> str:
 
 
 def _tiles(data: dict[str, Any]) -> str:
-    spent = data["last"] | {key: value for key, value in data["end"].items() if value is not None}  # not every step is logged
+    spent = data["spent"]
     losses = [value for value in data["curves"]["smooth_loss"] if value is not None]
     bits = [entry["best"] for entry in data["best"].values() if entry["best"] is not None and "bits_per_byte" in entry["last"]]
     speeds = sorted(value for value in data["curves"]["tokens_per_second"] if value is not None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import numpy as np
 from ..core.errors import UserError
 from ..core.quantities import parse_quantity
 from ..core.recipe import load
+from ..ledger.ledger import lived, read_lines, totals
 from .table import Table, read
 
-TOTALS = {"step", "tokens", "flops"}  # what a line must tell of a run to stand for all of it
 RECENT = 10  # logged steps whose middle one tells what a step spends now
 
 
@@ -30,23 +29,13 @@ def ledgers(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """The ledger's whole lines; a torn one at the end is passed over. Steps that a resumed run took again are there once."""
-    found: list[dict[str, Any]] = []
+    """The ledger's whole lines; a torn one at the end is passed over. Steps that were taken again, or rolled back, are not there twice."""
+    if not path.is_file():
+        raise UserError(f"cannot read {path}: there is no such file")
     try:
-        texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return lived(read_lines(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error}") from None
-    for text in texts:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and "kind" in line:
-            found.append(line)
-    kept: dict[tuple[str, Any], dict[str, Any]] = {}
-    for index, line in enumerate(found):
-        kept[(line["kind"], line["step"]) if line["kind"] in ("step", "evaluation") else (line["kind"], -index)] = line
-    return list(kept.values())
 
 
 def curve(path: Path) -> Table:
@@ -114,10 +103,10 @@ def _row(path: Path) -> dict[str, Any]:
     judged = [line for line in found if line["kind"] == "evaluation" and line.get("results")]
     if not steps or not judged:
         raise UserError(f"{path.parent} has no evaluation to fit")
-    final = max(judged, key=lambda line: line["step"])
-    # Not every step is logged: totals are those of the end, or, in a ledger without one, of the last evaluation.
-    ends = [line for line in found if line["kind"] == "end" and set(line) >= TOTALS]
-    last = ends[-1] if ends else _latest(steps, final)
+    final = max(reversed(judged), key=lambda line: int(line["step"]))
+    last = totals(found)
+    if not last:
+        raise UserError(f"{path.parent}: no line of its ledger tells tokens and FLOPs")
     if final["step"] != last["step"]:
         raise UserError(f"{path.parent} is not finished: its last evaluation is at step {final['step']}, its last step is {last['step']}")
     losses = {name: _number(result.get("loss")) for name, result in final["results"].items()}
@@ -135,12 +124,6 @@ def _row(path: Path) -> dict[str, Any]:
         "lr": max(float(line.get("lr") or 0.0) for line in steps),
         "loss": float(np.mean(known)),
     } | {f"loss_{name}": value for name, value in losses.items() if value is not None and len(losses) > 1}
-
-
-def _latest(steps: list[dict[str, Any]], final: dict[str, Any]) -> dict[str, Any]:
-    """The last logged step, or the evaluation where that has its totals and is not before it."""
-    step = max(steps, key=lambda line: int(line["step"]))
-    return final if final["step"] > step["step"] and set(final) >= TOTALS else step
 
 
 def _parameters(found: list[dict[str, Any]]) -> float:

@@ -17,4 +17,4 @@ def cosine(moment: Moment, *, warmup: Span = "1%", final: Fraction = 0.1) -> flo
     """Factor on the knob's value. final: the factor at the end of the budget."""
     if (through := moment.through(warmup)) < 1:
         return through
-    return final + (1 - final) * fall(between(moment.fraction, moment.share(warmup), 1.0), "cosine")
+    return final + (1 - final) * fall(between(moment.fraction, moment.share_from_start(warmup), 1.0), "cosine")

@@ -15,4 +15,4 @@ END = Quantity(1.0, "fraction")
 @part
 def exponential(moment: Moment, *, final: Positive[float] = 0.1, at: Span = END) -> float:
     """Factor on the knob's value. final: where it ends (above 1: it grows); at: how much is spent until then."""
-    return float(final ** min(1.0, moment.fraction / max(moment.share(at), 1e-12)))
+    return float(final ** min(1.0, moment.through(at)))

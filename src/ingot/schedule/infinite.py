@@ -37,8 +37,8 @@ def infinite(
     """Factor on the knob's value. constant: the factor that lasts. anneal: length of the exponential decay to `final` at the end."""
     if (through := moment.through(warmup)) < 1:
         return through
-    warm = moment.share(warmup)
-    cool = warm + moment.share(cooldown)
+    warm = moment.share_from_start(warmup)
+    cool = warm + moment.share_from_start(cooldown)
     start = max(min(cool, 1.0), 1 - moment.share(anneal))
     if anneal.value and moment.fraction >= start:
         return float(constant * (final / constant) ** between(moment.fraction, start, 1.0))

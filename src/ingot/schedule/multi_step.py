@@ -17,7 +17,7 @@ def multi_step(moment: Moment, *, warmup: Span = "1%", at: list[Span] = POINTS, 
     """Factor on the knob's value. at: how much is spent at each drop. drop: factor of each."""
     if (through := moment.through(warmup)) < 1:
         return through
-    return float(drop ** sum(moment.fraction >= moment.share(point) for point in at))
+    return float(drop ** sum(moment.through(point) >= 1 for point in at))
 
 
 multi_step.jumps = True  # type: ignore[attr-defined]

@@ -24,4 +24,4 @@ def one_cycle(
     """Factor on the knob's value. peak: when the factor is 1. initial, final: factors at both ends."""
     if (through := moment.through(peak)) < 1:
         return initial + (1 - initial) * (1 - fall(through, shape))
-    return final + (1 - final) * fall(between(moment.fraction, moment.share(peak), 1.0), shape)
+    return final + (1 - final) * fall(between(moment.fraction, moment.share_from_start(peak), 1.0), shape)

@@ -24,7 +24,7 @@ def warmup_stable_decay(moment: Moment, *, warmup: Span = "1%", decay: Span = "2
     """Factor on the knob's value. decay: length of the decay at the end. final: the factor at the end of the budget."""
     if (through := moment.through(warmup)) < 1:
         return through
-    start = max(moment.share(warmup), 1 - moment.share(decay))
+    start = max(moment.share_from_start(warmup), 1 - moment.share(decay))
     if moment.fraction < start:
         return 1.0
     return final + (1 - final) * fall(between(moment.fraction, start, 1.0), shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -174,6 +174,8 @@ class Loop:
         log["first_row"] = stage.first + state.progress.rows - rows
         if rows != trained:
             log["read_rows"] = rows
+        if outcome.verdict is not None and not outcome.verdict.applies:
+            log["skipped"] = True  # the update was held back
         for hook in stage.hooks.values():
             if hasattr(hook, "stepped"):
                 hook.stepped(state, log)
@@ -194,18 +196,19 @@ class Loop:
 
     def _roll_back(self, stage: Stage, state: State, read: int) -> None:
         """Back to the last checkpoint; the window of so many rows that spoiled it is passed over when its rows come again."""
-        progress = state.progress
-        bad = [progress.stage, progress.rows - read, progress.rows]
-        skipped = [*state.extra.get("skipped_rows", []), bad]
+        at = replace(state.progress)
+        skipped = [*state.extra.get("skipped_rows", []), [at.stage, at.rows - read, at.rows]]
         found = self._restore(stage, state)
         state.extra["skipped_rows"] = skipped
-        self.emit(event(found, "rollback", f"back to step {found}; rows {bad[1]} to {bad[2] - 1} will be passed over"))
+        self.emit(event(found, "rollback", f"back to step {found}; rows {at.rows - read} to {at.rows - 1} will be passed over"))
 
     def _restore(self, stage: Stage, state: State) -> int:
-        """Back to the last checkpoint, and its step."""
+        """Back to the last checkpoint, and its step. What the undone steps spent stays spent."""
+        before = replace(state.progress)
         found = self.program.restore(state)
         if found is None:
             raise RunError("roll back: there is no whole checkpoint to return to")
+        state.progress.keep_spent(before)
         stage.put_back(state.extra.get("knobs", {}))
         self.saved = None  # that checkpoint does not know of what is passed over from here
         return found
@@ -286,8 +289,9 @@ class Loop:
 
 
 def _size(micro: dict[str, Any]) -> str:
-    """Tells apart windows whose rows are cut to different lengths."""
-    return f"/{sum(value[:1].numel() for value in micro.values() if value.dim())}"
+    """Tells apart windows whose rows are cut to different lengths, or parted otherwise into what is seen and what is hidden."""
+    sizes = [value[:1].numel() for value in micro.values() if value.dim()]
+    return f"/{sum(sizes)}.{sum(size * size for size in sizes)}"
 
 
 def _close(windows: Windows | None) -> None:

@@ -77,10 +77,10 @@ class Stage:
         return found, trained if found == read else max(1, round(trained * found / read))
 
     def per_step(self, progress: Progress, flops: float) -> dict[str, float]:
-        """What the coming step is expected to spend, by unit; tokens and seconds follow what was measured so far."""
+        """What the coming step is expected to spend, by unit; tokens and seconds follow what was measured so far. 0: not known yet."""
         rows = self.rows_read
         tokens = rows * progress.tokens / progress.rows if progress.rows else self.rows_per_step * self.tokens_per_row
-        seconds = progress.seconds / progress.steps if progress.steps else 1.0  # a guess for the first step
+        seconds = progress.seconds / progress.steps if progress.steps else 0.0
         return {
             "steps": 1,
             "rows": rows,

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import RunError
+from ..core.measured import units_of
 from ..core.sums import wide
 from ..ledger.memory import gradient_bytes
 from .coupled import coupling
@@ -65,17 +66,8 @@ class Outcome:
 
 def loss_units(window: Sequence[Micro], names: Sequence[str], layout: Layout) -> dict[str, Tensor]:
     """Scored units of each loss over the whole window and all ranks, at least 1, as float64 scalars."""
-    local = torch.stack([torch.stack([_units(micro, name).sum() for micro in window]).sum() for name in names])
+    local = torch.stack([torch.stack([units_of(micro, name).sum() for micro in window]).sum() for name in names])
     return dict(zip(names, layout.total(wide(local)).clamp(min=1), strict=True))
-
-
-def _units(micro: Micro, name: str) -> Tensor:
-    """Scored units per row of one loss: its own (units/x), those of all losses under its prefix (units/a for a/x), or the batch's."""
-    while name:
-        if f"units/{name}" in micro:
-            return micro[f"units/{name}"]
-        name = name.rpartition("/")[0]
-    return micro["units"]
 
 
 def collect_side(model: nn.Module) -> dict[str, dict[str, Tensor]]:

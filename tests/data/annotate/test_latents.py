@@ -11,11 +11,13 @@ import torch
 
 import ingot
 from ingot.build.check import resolve_run
+from ingot.build.initial_weights import adopt_tokenizer
 from ingot.build.latents import frozen
 from ingot.build.run import Run
 from ingot.cli import main
 from ingot.core.errors import UserError
-from ingot.core.recipe import load
+from ingot.core.recipe import Recipe, load, merge_keys
+from ingot.core.resolve import spec
 from ingot.data.loader import Loader
 
 
@@ -121,7 +123,7 @@ def test_what_cannot_be_kept_is_refused(tmp_path: Path, repository: Path, monkey
     with pytest.raises(UserError, match="fusemix blends rows, and would blend latents and what is kept with different ones"):
         locked(tmp_path, repository, "data.augment=[{name: fusemix}]")
     with pytest.raises(UserError, match=r"annotate\.keep: rows have no 'pictures'; they have image, label, tokens"):
-        entered(locked(tmp_path, repository, "stages.0.annotate.keep=[pictures]"))
+        entered(locked(tmp_path, repository, "stages.0.annotate.keep=[pictures]", "data.augment=[]"))
 
 
 def sentence_encoder(out: Path) -> Any:
@@ -176,3 +178,66 @@ def test_an_encoder_from_nowhere_is_refused(repository: Path) -> None:
         resolve_run(
             load(repository / "recipes/image_text/fusemix_emoji.yaml", ["stages.0.annotate.encoders.image.encoder=null"], tiny=True)
         )
+
+
+def fusemix(folder: Path, repository: Path, *given: str) -> Run:
+    return Run(resolve_run(load(repository / "recipes/image_text/fusemix_emoji.yaml", ["data.train.count=40", *given], tiny=True)), folder)
+
+
+def test_a_second_source_of_the_same_rows_gets_their_latents(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = fusemix(tmp_path / "run", repository, "data.validation.count=40", "data.validation.seed=0", "data.augment=[]")
+    assert "found for 40 rows" in entered(run)
+    data, ids = run.data_of(0), np.arange(40)
+    train, held = (stream.sources["synthetic_images"] for stream in (data.train, data.validation["synthetic_images"]))
+    assert train.identity == held.identity
+    for key in ("latent_image", "latent_text", "label"):
+        assert np.array_equal(train.rows(ids, ids)[key], held.rows(ids, ids)[key])
+
+
+def test_augments_of_what_rows_hold_no_more_are_refused(tmp_path: Path, repository: Path) -> None:
+    for name in ("mixup", "flip"):
+        with pytest.raises(UserError, match=f"{name} changes image, which rows do not hold beside latents; name image in keep"):
+            fusemix(tmp_path, repository, f"data.augment=[{name}]")
+    assert fusemix(tmp_path, repository, "data.augment=[]").section.data.augment == []
+
+
+def test_the_cache_may_lie_at_home(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    assert str(tmp_path / "home/c/latents") in entered(fusemix(tmp_path / "run", repository, "data.cache=~/c"))
+    assert list((tmp_path / "home/c/latents").iterdir()) and not Path("~").exists()
+    recipe, live = Recipe({"data": {"cache": "~/c"}}), spec("data.tokenizer", "bpe", vocabulary=258).build(texts=lambda: iter(["a"]))
+    adopt_tokenizer(recipe, live)
+    assert Path(recipe.tree["data"]["tokenizer"]["path"]).parent == tmp_path / "home/c/tokenizers"
+
+
+def test_latents_of_a_table_are_found_again_where_other_rows_are_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its numbers are scaled by the rows that are trained on."""
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("a,b\n" + "".join(f"{number},{number % 2}\n" for number in range(40)))
+    encoder = {"width": 8, "embedding": "columns", "encoder": {"name": "mlp", "depth": 1}}
+    tree = {
+        "name": "t",
+        "data": {"train": {"name": "table_csv", "paths": ["t.csv"], "numeric": ["a"], "label": "b", "classes": 2}},
+        "model": {
+            "width": 8,
+            "embedding": {"name": "latent", "key": "latent_row"},
+            "encoder": {"name": "mlp", "depth": 1},
+            "objective": "classification",
+        },
+        "stages": [
+            {
+                "budget": "1 steps",
+                "batch": "8 rows",
+                "optimizer": {"name": "adamw", "lr": 0.001},
+                "annotate": {"name": "latents", "encoders": {"row": encoder}},
+            }
+        ],
+    }
+
+    def latents(holdout: float) -> str:
+        return str(entered(Run(resolve_run(Recipe(merge_keys(tree, {"data": {"holdout": holdout}}))), tmp_path / "run")))
+
+    assert ["found" in latents(0.2), "found" in latents(0.5), "reused" in latents(0.2)] == [True, True, True]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ingot.core.errors import UserError
 from ingot.core.resolve import spec
-from ingot.data.augment._pixels import OPERATIONS, equalize, rotate, shift
+from ingot.data.augment._pixels import OPERATIONS, equalize, rotate, shift, smooth
 
 IMAGE = np.random.default_rng(0).integers(0, 200, (16, 16, 3), dtype=np.uint8)
 
@@ -39,3 +40,15 @@ def test_draws_all_operations() -> None:
     augment, draw = spec("data.augment", "rand_augment", number=1, magnitude=9, deviation=0.5).build(), np.random.default_rng(0)
     distinct = {augment(IMAGE, draw).tobytes() for _ in range(300)}
     assert len(distinct) > 100 and IMAGE.tobytes() in distinct
+
+
+def test_sharpness_starts_from_pillow_s_smoothing() -> None:
+    image, filters = pytest.importorskip("PIL.Image"), pytest.importorskip("PIL.ImageFilter")
+    assert np.array_equal(smooth(IMAGE), np.asarray(image.fromarray(IMAGE).filter(filters.SMOOTH)))
+    assert np.array_equal(smooth(IMAGE[:2, :2]), IMAGE[:2, :2])
+
+
+def test_strengths_that_cannot_be_are_refused() -> None:
+    for knobs in ({"magnitude": 10.5}, {"magnitude": 0}, {"deviation": -1.0}):
+        with pytest.raises(UserError, match=next(iter(knobs))):
+            spec("data.augment", "rand_augment", **knobs)

@@ -53,3 +53,25 @@ def test_digits_are_words_where_they_are_said_and_numbers_where_they_count(folde
     text = "audio\ttext\tkind\n" + "".join(f"clips/{number}.wav\t{said}\t{number}\n" for number, said in enumerate(("0", "007", "5")))
     built = source(folder, "a.tsv", text, transcript="text", label="kind")
     assert built.transcripts == ["0", "007", "5"] and built.labels.tolist() == [0, 1, 2]
+
+
+def test_an_empty_label_is_no_class(folder: Path) -> None:
+    for name, mark in (("a.csv", ","), ("b.tsv", "\t")):
+        text = f"audio{mark}kind\n" + "".join(f"clips/{number}.wav{mark}{kind}\n" for number, kind in enumerate(("1", " ", "0")))
+        with pytest.raises(UserError, match=rf"{name}:3 \(1\.wav\): field 'kind' is empty"):
+            source(folder, name, text, label="kind")
+
+
+def test_lines_end_where_files_end_them(folder: Path) -> None:
+    """Not at what else ends a line in Unicode, which may stand within a text; blank lines count in the line that is named."""
+    said = "one\u2028two\x85three\x0cfour"
+    line = json.dumps({"audio": "clips/0.wav", "text": said}, ensure_ascii=False)
+    assert source(folder, "a.jsonl", f"{line}\r\n{line}\n", audio="audio", transcript="text").transcripts == [said, said]
+    for name, mark in (("b.csv", ","), ("b.tsv", "\t")):
+        built = source(folder, name, f"audio{mark}text\n\nclips/1.wav{mark}{said}\n\n", transcript="text")
+        assert built.transcripts == [said] and built.where(0).endswith(f"{name}:3 (1.wav)")
+        with pytest.raises(UserError, match=f"{name}:4: wants 2 columns"):
+            source(folder, name, f"audio{mark}text\n\n\nclips/1.wav\n", transcript="text")
+    text = f'audio,text\nclips/1.wav,"one\ntwo"\nclips/0.wav,{"x" * 140_000}\n'
+    assert source(folder, "c.csv", text, transcript="text").transcripts == ["one\ntwo", "x" * 140_000]
+    assert len(source(folder, "c.tsv", f"{folder / 'clips'}\n2.wav\t400\n\n")) == 1

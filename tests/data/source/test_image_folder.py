@@ -74,3 +74,40 @@ def test_pictures_are_upright(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "train" / "x" / "0.png", exif=exif)
     found = source(tmp_path).rows(np.arange(1), np.arange(1))["image"][0, 0]
     assert found[:4].min() == 255 and found[4:].max() == 0
+
+
+def test_training_sources_that_number_their_classes_apart_are_refused(tmp_path: Path) -> None:
+    folder(tmp_path)
+    for kind in ("dog", "eel"):
+        (tmp_path / "other" / kind).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "other" / kind / "0.png")
+    own: dict[str, Any] = {"name": "image_folder", "size": 8, "labels": "folder"}
+    knobs: dict[str, Any] = {"sequence": 8, "pack": spec("data.pack", "stream"), "cache": Path("cache"), "folder": tmp_path, "seed": 0}
+
+    def opened(*paths: str) -> Any:
+        sources = {name: own | {"paths": [path]} for name, path in zip("ab", paths, strict=True)}
+        return open_data(train=spec("data.source", "mixture", sources=sources), **knobs)
+
+    with pytest.raises(UserError, match=r"data\.train: the classes of 'b' are not those of 'a' \('cat', 'eel' on one side alone\)"):
+        opened("train", "other")
+    assert opened("other", "other").train.fields()["label"].values == 2
+
+
+def test_more_folders_than_classes_are_refused_with_the_first_file(tmp_path: Path) -> None:
+    folder(tmp_path)
+    with pytest.raises(UserError, match=r"dog/0\.png: its folder is class 1, wanted are 0 to 0"):
+        source(tmp_path, classes=1)
+    assert source(tmp_path, classes=5).fields()["label"].values == 5
+
+
+def test_size_is_part_of_what_the_data_are_known_by(tmp_path: Path) -> None:
+    folder(tmp_path)
+
+    def opened(**changes: Any) -> str:
+        train = spec("data.source", "image_folder", **({"paths": ["train"], "size": 8} | changes))
+        return open_data(train=train, sequence=8, pack=spec("data.pack", "stream"), cache=Path("cache"), folder=tmp_path, seed=0).identity
+
+    assert opened() == opened() and len({opened(), opened(size=4), opened(channels=1), opened(background=0)}) == 4
+    for level in (-1, 256):
+        with pytest.raises(UserError, match="background"):
+            source(tmp_path, background=level)

@@ -138,7 +138,7 @@ def test_missing_columns_and_classes_are_refused(tmp_path: Path) -> None:
     write(tmp_path, [png(color) for color in COLORS[:2]], label=[0, 5])
     with pytest.raises(UserError, match=r"no column 'labels'; it has image, label\. Did you mean 'label'"):
         source(tmp_path, label="labels")
-    with pytest.raises(UserError, match="holds classes 0 to 5"):
+    with pytest.raises(UserError, match="row 1: column 'label' is class 5, wanted are 0 to 2"):
         source(tmp_path, label="label", classes=3)
     write(tmp_path, [png(color) for color in COLORS[:2]], label=[0, None])
     with pytest.raises(UserError, match="row 1: column 'label' is empty"):

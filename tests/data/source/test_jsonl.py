@@ -175,3 +175,12 @@ def test_many_small_files_share_shards_and_an_edit_moves_few(tmp_path: Path) -> 
     (tmp_path / "0100a.jsonl").write_text(line("new " + "x" * 200_000))
     after = [shard.identity for shard in source(tmp_path, ".").shards()]
     assert len(set(after) - set(before)) <= 3
+
+
+def test_documents_without_an_id_are_split_by_their_texts(tmp_path: Path) -> None:
+    """Not all of them to one side."""
+    (tmp_path / "a.jsonl").write_text(line("x", key=None) + line("y", key=None) + line("z", key=0))
+    (shard,) = source(tmp_path, "a.jsonl", id="key").shards()
+    (bare,) = source(tmp_path, "a.jsonl").shards()
+    ids, texts = ([document.id for document in one.read()] for one in (shard, bare))
+    assert ids == [*texts[:2], "0"] and len(set(ids)) == 3

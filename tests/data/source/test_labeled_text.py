@@ -32,6 +32,11 @@ def quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
+def rows_in(name: str) -> list[tuple[str, int]]:
+    """What a file of a kind can hold: in .tsv a line is a row."""
+    return [(text.replace("\n", " "), label) for text, label in ROWS] if name.endswith(".tsv") else ROWS
+
+
 def written(folder: Path, name: str) -> None:
     path = folder / name
     if name.endswith(".parquet"):
@@ -40,7 +45,8 @@ def written(folder: Path, name: str) -> None:
         writer.write_table(pyarrow.table({"text": texts, "label": labels}), path, row_group_size=3)
     elif name.endswith((".csv", ".tsv")):
         mark = "," if name.endswith(".csv") else "\t"
-        path.write_text("".join(f"{text}{mark}{label}\n" for text, label in [("text", "label"), *((quoted(t), c) for t, c in ROWS)]))
+        pairs = [("text", "label"), *((quoted(text), label) for text, label in rows_in(name))]
+        path.write_text("".join(f"{text}{mark}{label}\n" for text, label in pairs))
     else:
         path.write_bytes(gzip.compress(jsonl(ROWS).encode()) if name.endswith(".gz") else jsonl(ROWS).encode())
 
@@ -49,11 +55,11 @@ def written(folder: Path, name: str) -> None:
 def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     written(tmp_path, name)
     found = source(tmp_path, name)
-    assert list(found.captions()) == [text for text, _ in ROWS]
+    assert list(found.captions()) == [text for text, _ in rows_in(name)]
     tokenizer = spec("data.tokenizer", "bytes").build()
     given = found.with_tokenizer(tokenizer, 24).rows(np.arange(4), np.arange(4))
     assert given["label"].tolist() == [1, 0, 0, 1] and found.classes == 2
-    for index, (text, _) in enumerate(ROWS):
+    for index, (text, _) in enumerate(rows_in(name)):
         real = given["segments"][index] > 0
         ids = given["tokens"][index][real]
         assert (
@@ -90,6 +96,21 @@ def test_what_is_wrong_is_named_by_file_and_line(tmp_path: Path, text: str, knob
     (tmp_path / "a.jsonl").write_text(text)
     with pytest.raises(UserError, match=words):
         source(tmp_path, "a.jsonl", **knobs)
+
+
+def test_between_tabs_a_quote_is_a_letter(tmp_path: Path) -> None:
+    """A cell that begins with one takes no further line into itself; one that is quoted whole is read without its quotes."""
+    (tmp_path / "a.tsv").write_text('text\tlabel\n"bad movie\t0\ngood\t1\nhe said" hi\t1\n"so ""it"" is"\t0\n')
+    found = source(tmp_path, "a.tsv")
+    assert list(found.captions()) == ['"bad movie', "good", 'he said" hi', 'so "it" is'] and found.labels.tolist() == [0, 1, 1, 0]
+
+
+def test_long_cells_are_read_and_too_long_ones_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.csv").write_text("text,label\nshort,0\n" + "x" * 140_000 + ",1\n")
+    assert len(source(tmp_path, "a.csv").captions()[1]) == 140_000
+    monkeypatch.setattr("ingot.data.source._csv.LONGEST", 1000)
+    with pytest.raises(UserError, match=r"a\.csv:3: cannot be read as csv: field larger than field limit"):
+        source(tmp_path, "a.csv")
 
 
 def test_empty_texts_are_refused_or_counted(tmp_path: Path) -> None:

@@ -83,3 +83,9 @@ def test_no_rows_is_an_empty_corpus(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"text": pyarrow.array([], pyarrow.string())}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match="the corpus is empty"):
         source(tmp_path, "a.parquet").shards()
+
+
+def test_documents_without_an_id_are_split_by_their_texts(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", groups=1, text=["x", "y", "z"], key=[None, None, 5])
+    ids = [document.id for document in source(tmp_path, "a.parquet", id="key").shards()[0].read()]
+    assert ids[2] == "5" and len(set(ids)) == 3 and "None" not in ids

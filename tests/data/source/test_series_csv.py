@@ -12,6 +12,7 @@ from _runs import lines
 import ingot
 from ingot.core.errors import UserError
 from ingot.core.resolve import spec
+from ingot.data.open import open_data
 
 
 def written(folder: Path, rows: int = 20, cells: dict[tuple[int, int], str] | None = None, name: str = "s.csv") -> Path:
@@ -118,9 +119,38 @@ def test_the_class_is_that_of_the_last_row_read(tmp_path: Path) -> None:
         ({(3, 1): "1,2"}, {}, "s.csv:5: has 5 cells, the header names 4 columns"),
         ({}, {"columns": ["a", "bb"]}, "s.csv: has no column 'bb'; it has time, a, b, kind. Did you mean 'b'"),
         ({}, {"look_back": 30}, "no window of 30 and 2 rows fits"),
-        ({}, {"label": "kind", "classes": 1}, "column 'kind' holds classes up to 1"),
+        ({}, {"label": "kind", "classes": 1}, "s.csv:12: column 'kind' is class 1, wanted are 0 to 0"),
     ],
 )
 def test_bad_input_is_named(tmp_path: Path, cells: Any, knobs: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         source(written(tmp_path, cells=cells), **knobs)
+
+
+def test_words_that_are_numbered_differently_on_both_sides_are_refused(tmp_path: Path) -> None:
+    written(tmp_path)
+    written(tmp_path, cells={(t, 3): "wild" for t in range(20)}, name="held.csv")
+    train, held = (spec("data.source", "series_csv", paths=[name], look_back=4, label="kind") for name in ("s.csv", "held.csv"))
+    knobs: dict[str, Any] = {"sequence": 8, "pack": spec("data.pack", "stream"), "cache": Path("cache"), "folder": tmp_path, "seed": 0}
+    with pytest.raises(UserError, match=r"the classes of 'series_csv' are not those trained on \('calm' on one side alone\)"):
+        open_data(train=train, validation=held, **knobs)
+    written(tmp_path, cells={(t, 3): str(t % 2) for t in range(20)}, name="held.csv")
+    with pytest.raises(UserError, match=r"\('calm', 'wild' on one side alone\)"):
+        open_data(train=train, validation=held, **knobs)
+    assert open_data(train=train, validation=train, **knobs).train.sources["series_csv"].names == ["calm", "wild"]
+
+
+def test_numbers_are_classes_as_they_are_however_they_are_written(tmp_path: Path) -> None:
+    written(tmp_path, cells={(t, 3): ("10.0", "2.0", "2", "")[t % 4] for t in range(20)})
+    found = source(tmp_path, label="kind", horizon=0)
+    assert rows(found)["label"].tolist()[:4] == [-100, 10, 2, 2] and found.classes == 11 and found.names == []
+    written(tmp_path, cells={(t, 3): "0.5" if t == 7 else "1" for t in range(20)})
+    with pytest.raises(UserError, match=r"s\.csv:9: column 'kind' is 0\.5; classes are whole numbers or words"):
+        source(tmp_path, label="kind")
+
+
+def test_what_is_blank_is_part_of_the_identity(tmp_path: Path) -> None:
+    written(tmp_path)
+    found = source(tmp_path, missing=0.5)
+    assert found.identity == source(tmp_path, missing=0.5, blank=["", "?", "NA", "NaN", "nan", "null"]).identity
+    assert found.identity != source(tmp_path, missing=0.5, blank=["3"]).identity

@@ -10,7 +10,7 @@ import pytest
 
 from ingot.core.errors import UserError
 from ingot.core.resolve import spec
-from ingot.data.open import HeldOutRows
+from ingot.data.open import HeldOutRows, open_data
 
 LINES = ["1,red,yes,10", "2,blue,no,20", "?,red,yes,30", "4,?,no,40", "9,green,?,50"]
 
@@ -98,3 +98,35 @@ def test_nothing_is_learned_from_rows_that_are_held_out(tmp_path: Path) -> None:
     every = [side.rows(np.arange(len(side)), np.arange(len(side))) for side in (train, held)]
     assert (every[0]["categories"] > 0).all() and not every[1]["categories"].any()
     assert float(every[0]["numbers"].mean()) == pytest.approx(0, abs=1e-6)
+
+
+def opened(folder: Path, *train: dict[str, Any], validation: dict[str, Any] | None = None) -> Any:
+    knobs = {"name": "table_csv", "paths": ["t.csv"], "numeric": ["size"], "categorical": ["color"], "label": "good"}
+    sources = {name: knobs | changes for name, changes in zip("ab", train)}
+    return open_data(
+        train=spec("data.source", "mixture", sources=sources),
+        validation=None if validation is None else spec("data.source", **(knobs | validation)),
+        sequence=8,
+        pack=spec("data.pack", "stream"),
+        cache=Path("cache"),
+        folder=folder,
+        seed=0,
+    )
+
+
+def test_tables_that_are_scaled_each_by_its_own_rows_are_refused(tmp_path: Path) -> None:
+    written(tmp_path)
+    written(tmp_path, ["100,green,yes,1", "300,red,no,2"], "u.csv")
+    with pytest.raises(UserError, match=r"data\.validation: the columns of 'table_csv' are not scaled and numbered as those trained on"):
+        opened(tmp_path, {}, validation={"paths": ["u.csv"]})
+    with pytest.raises(UserError, match=r"data\.train: the columns of 'b' .* as those of 'a' are; name the same files in like"):
+        opened(tmp_path, {}, {"paths": ["u.csv"]})
+    data = opened(tmp_path, {}, {"paths": ["u.csv"], "like": ["t.csv"]}, validation={"paths": ["u.csv"], "like": ["t.csv"]})
+    assert data.validation["table_csv"].batch(0, 2)["categories"].ravel().tolist() in ([2, 3], [3, 2])
+
+
+def test_which_files_rows_come_from_is_part_of_the_identity(tmp_path: Path) -> None:
+    written(tmp_path)
+    written(tmp_path, ["3,red,no,2"], "u.csv")
+    one, other = (source(tmp_path, paths=[name], like=["t.csv", "u.csv"]) for name in ("t.csv", "u.csv"))
+    assert one.identity != other.identity

@@ -83,3 +83,13 @@ def test_relative_paths_start_at_the_folder_given(tmp_path: Path) -> None:
     assert texts(tmp_path / "data", "a.txt") == ["here"]
     with pytest.raises(UserError, match="no such file"):
         texts(tmp_path, "a.txt")
+
+
+def test_the_folder_s_own_name_is_no_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "x[1]"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("a.txt", "deep/b.txt"):
+        (folder / name).write_text(name)
+    assert texts(folder, "*.txt") == ["a.txt"] and texts(folder, "**/*.txt") == ["a.txt", "deep/b.txt"]
+    assert _files.find_files(folder, [str(tmp_path / "*" / "a.txt")]) == [folder / "a.txt"]
+    assert not list(_files.absent({"folder": folder}, ["*.txt"])) and list(_files.absent({"folder": folder}, ["*.csv"]))

@@ -84,3 +84,19 @@ def test_anonymous_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
             int(subprocess.run([sys.executable, "-c", MEMORY, str(folder)], check=True, capture_output=True, text=True, timeout=120).stdout)
         )
     assert used[1] - used[0] < 4_000, f"{used} KiB for 1.6 MB and 160 MB of tokens"
+
+
+MANY = """
+import resource, sys
+from pathlib import Path
+from ingot.data.store.token_store import TokenStore
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+print(TokenStore.open(sorted(Path(sys.argv[1]).iterdir())).documents)
+"""
+
+
+def test_more_shards_than_files_may_be_open_at_first(tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    write(tmp_path, [[3]] * 60)
+    done = subprocess.run([sys.executable, "-c", MANY, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "60", done.stderr

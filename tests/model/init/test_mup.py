@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from ingot.build.check import check as check_recipe
 from ingot.core.axes import axes_of
 from ingot.core.resolve import spec
 from ingot.model.coordinate_check import coordinate_check, spread
@@ -65,3 +66,30 @@ def test_rules_of_table_8() -> None:
     assert abs(float(model.objective.head.weight.detach().std()) / 0.02 - 1) < 0.05
     muon = spec("model.init", "mup", base_width=64, scale_matrices=False).build()
     assert {muon.lr_scale(name, axes[name], shapes[name]) for name in axes} == {1.0}
+
+
+SGD: dict[str, Any] = {"name": "sgd", "lr": 0.1}
+MUON: dict[str, Any] = {"name": "muon", "lr": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "knobs", "said"),
+    [
+        ({"name": "adamw", "lr": 0.1}, {}, ""),
+        ({"name": "sam", "inner": {"name": "lion", "lr": 0.1}}, {}, ""),
+        (SGD, {}, "Adam-like"),
+        (SGD, {"scale_matrices": False}, "Adam-like"),
+        (SGD, {"base_width": 32}, ""),
+        ({"name": "sam", "inner": SGD}, {}, "'sgd'"),
+        ({"name": "adafactor", "lr": 0.1}, {}, "Adam-like"),
+        (MUON, {}, "set scale_matrices to false"),
+        (MUON, {"scale_matrices": False}, ""),
+        (MUON | {"rest": SGD}, {"scale_matrices": False}, "'sgd'"),
+    ],
+)
+def test_optimizers_of_another_table_are_refused(tiny_recipe: Any, optimizer: dict[str, Any], knobs: dict[str, Any], said: str) -> None:
+    """At the width it was tuned at, every optimizer is as under normal."""
+    init = {"name": "mup", "base_width": 16} | knobs
+    stage = {"budget": "2 steps", "batch": "8 rows", "optimizer": optimizer}
+    _, problems = check_recipe(tiny_recipe({"model": {"init": init}, "stages": [stage]}))
+    assert [said in problem.message and problem.where == "model.init" for problem in problems] == [True] * bool(said)

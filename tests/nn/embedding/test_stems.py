@@ -44,6 +44,12 @@ def test_each_is_its_own_embedding_and_a_vector() -> None:
     assert built.weight is built.stems["text"].weight
 
 
+def test_real_positions_are_those_of_all_stems_that_are_there() -> None:
+    built, given = stems(), batch() | {"rows": torch.arange(2)}
+    assert built.lengths(given).tolist() == [10, 7]
+    assert built.lengths({key: value for key, value in given.items() if key != "image"}).tolist() == [6, 3]
+
+
 def test_what_no_stem_reads_is_refused() -> None:
     with pytest.raises(UserError, match="they read image, tokens"):
         stems()({"waveform": torch.zeros(2, 5)}, Context())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from ingot.core.axes import axes_of
 from ingot.core.parts import load
+from ingot.core.recipe import Recipe
 from ingot.core.resolve import spec
 from ingot.nn.context import Context
 
@@ -162,6 +164,42 @@ def test_muon_orthogonalizes_every_expert_by_itself() -> None:
 def test_wrong_combinations_are_refused_in_a_sentence(knobs: dict[str, Any], message: str) -> None:
     found = list(load("nn.feedforward", "moe").check(spec("nn.feedforward", "moe", **{"experts": 4} | knobs).knobs, {"width": 16}))
     assert len(found) == 1 and message in found[0]
+
+
+MIXTURE = {"name": "moe", "experts": 4}
+STACK = {"name": "transformer", "depth": 2, "mixer": {"name": "attention", "heads": 2}}
+DECODER = {
+    "objective": "span_corruption",
+    "target_embedding": "token",
+    "decoder": STACK | {"cross": {"name": "cross_attention", "heads": 2}},
+}
+TOWER = {"towers": {"text": {"embedding": "token", "encoder": STACK}}}
+
+
+@pytest.mark.parametrize("where", ["encoder", "decoder", "towers.text.encoder"])
+@pytest.mark.parametrize("linear", ["encoder", "decoder", "towers.text.encoder"])
+def test_the_linears_are_those_of_the_stack_around_it(tiny_recipe: Any, where: str, linear: str) -> None:
+    """A mixture wants dense linears of its own stack; those of the others are free."""
+    from ingot.build.check import check
+
+    tree = tiny_recipe({"model": copy.deepcopy(DECODER | TOWER)}).tree
+    for place, key, value in ((where, "feedforward", MIXTURE), (linear, "linear", {"name": "low_rank", "rank": 4})):
+        stack = tree["model"]
+        for word in place.split("."):
+            stack = stack[word]
+        stack[key] = value
+    said = [one for one in check(Recipe(tree))[1] if "stacks of dense matrices" in one.message]
+    assert [one.where for one in said] == ([f"model.{where}.feedforward"] if where == linear else [])
+
+
+@pytest.mark.parametrize(("knobs", "refused"), [({}, False), ({"every": 2}, False), ({"every": 3}, True), ({"first_dense": 2}, True)])
+def test_a_stack_without_any_mixture_is_refused(tiny_recipe: Any, knobs: dict[str, Any], refused: bool) -> None:
+    from ingot.build.check import check
+
+    problems = check(tiny_recipe({"model": {"encoder": {"feedforward": MIXTURE | knobs}}}))[1]
+    assert [("leave no mixture among the 2 layers" in one.message, one.where) for one in problems] == [
+        (True, "model.encoder.feedforward")
+    ] * refused
 
 
 def test_a_side_loss_that_no_layer_leaves_is_refused(tiny_recipe: Any) -> None:

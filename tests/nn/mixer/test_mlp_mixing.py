@@ -46,3 +46,6 @@ def test_what_it_cannot_do_is_refused() -> None:
         built()(torch.randn(1, 5, 4), Context(causal=True))
     with pytest.raises(UserError, match="weights for 5 positions, a document has 6"):
         built()(torch.randn(1, 6, 4), Context(causal=False))
+    place, documents = torch.arange(8)[None], torch.ones(1, 8, dtype=torch.int64)
+    with pytest.raises(UserError, match="weights for 5 positions, a document has 8"):
+        built()(torch.randn(1, 8, 4), Context(place, documents, False))

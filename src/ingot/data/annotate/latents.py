@@ -32,11 +32,18 @@ class Latents:
         for name, one in knobs["encoders"].items():
             yield from one.unclear(f"encoder {name!r}")
         run = context.get("run")
-        if run is not None and run.data.views > 1:
+        if run is None:
+            return
+        own = [one.data for one in run.stages if one.data is not None and one.annotate is not None and one.annotate.knobs is knobs]
+        data = own[0] if own else run.data
+        if data.views > 1:
             yield "latents are found of one look of a row; leave out data.views"
-        mixing = [one.name for one in run.data.augment if getattr(one.target, "mixes", False)] if run is not None else []
+        mixing = [one.name for one in data.augment if getattr(one.target, "mixes", False)]
         if knobs["keep"] and mixing:
             yield f"{mixing[0]} blends rows, and would blend latents and what is kept with different ones; leave out one of the two"
+        for one in data.augment:
+            if (reads := one.knobs.get("of", getattr(one.target, "reads", None))) is not None and reads not in knobs["keep"]:
+                yield f"{one.name} changes {reads}, which rows do not hold beside latents; name {reads} in keep, or leave out {one.name}"
 
     @staticmethod
     def known_fields(knobs: Mapping[str, Any]) -> dict[str, Field]:

@@ -66,6 +66,16 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     return _bytes(result)
 
 
+def smooth(image: np.ndarray) -> np.ndarray:
+    """Every pixel five times beside its eight neighbors, over 13; the edge stays: Pillow's SMOOTH, which its sharpness starts from."""
+    wide = image.astype(np.uint16)
+    columns = wide[:-2] + wide[1:-1] + wide[2:]
+    sums = columns[:, :-2] + columns[:, 1:-1] + columns[:, 2:] + wide[1:-1, 1:-1] * np.uint16(4)
+    result = image.copy()
+    result[1:-1, 1:-1] = (sums + np.uint16(6)) // np.uint16(13)
+    return result
+
+
 def solarize(image: np.ndarray, threshold: float) -> np.ndarray:
     return np.where(threshold <= LEVELS, 255 - LEVELS, LEVELS).astype(np.uint8).take(image)
 
@@ -149,7 +159,7 @@ OPERATIONS: dict[str, Operation] = {
     "color": lambda image, strength, sign: saturation(image, 1 + sign * 0.9 * strength),
     "contrast": lambda image, strength, sign: contrast(image, 1 + sign * 0.9 * strength),
     "brightness": lambda image, strength, sign: brightness(image, 1 + sign * 0.9 * strength),
-    "sharpness": lambda image, strength, sign: blend(image, blur(image, 1.0), 1 + sign * 0.9 * strength),
+    "sharpness": lambda image, strength, sign: blend(image, smooth(image), 1 + sign * 0.9 * strength),
     "shear_x": lambda image, strength, sign: shear(image, sign * 0.3 * strength, 0),
     "shear_y": lambda image, strength, sign: shear(image, sign * 0.3 * strength, 1),
     "shift_x": lambda image, strength, sign: shift(image, sign * 0.45 * strength, 0),

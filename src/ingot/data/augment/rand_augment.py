@@ -6,9 +6,12 @@ are drawn with replacement and applied one after another; those with a direction
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Annotated
 
-from ...core.parts import Positive, part
+import numpy as np
+from annotated_types import Interval
+
+from ...core.parts import NonNegative, Positive, part
 from ._pixels import OPERATIONS
 
 
@@ -18,15 +21,15 @@ class RandAugment:
 
     reads = "image"
 
-    def __init__(self, *, number: Positive[int] = 2, magnitude: Positive[float] = 9.0, deviation: float = 0.0):
+    def __init__(
+        self, *, number: Positive[int] = 2, magnitude: Annotated[float, Interval(gt=0, le=10)] = 9.0, deviation: NonNegative[float] = 0.0
+    ):
         self.number, self.magnitude, self.deviation = number, magnitude, deviation
 
     def __call__(self, value: np.ndarray, draw: np.random.Generator) -> np.ndarray:
         names = list(OPERATIONS)
         for _ in range(self.number):
             name, sign = names[int(draw.integers(len(names)))], 1.0 if draw.random() < 0.5 else -1.0
-            strength = (
-                float(np.clip(draw.normal(self.magnitude, self.deviation) / 10, 0, 1)) if self.deviation else min(1.0, self.magnitude / 10)
-            )
+            strength = float(np.clip(draw.normal(self.magnitude, self.deviation) / 10, 0, 1)) if self.deviation else self.magnitude / 10
             value = OPERATIONS[name](value, strength, sign)
         return value

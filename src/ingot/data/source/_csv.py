@@ -6,6 +6,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from ...core.resolve import nearest
 from ._files import bad
 
 BLANK = ("", "?", "NA", "NaN", "nan", "null")
+LONGEST = 1 << 28  # bytes of a line, and of a cell
 
 
 @dataclass
@@ -60,26 +62,44 @@ class Table:
 
 
 def read(path: Path, delimiter: str = ",") -> Table:
-    """Raises UserError for a file without header or rows, with a name twice, or with a row of another length (file and line)."""
+    """Raises UserError for a file without header or rows, with a name twice, or with a row of another length (file and line).
+
+    Between tabs quotes mean nothing, as in most files that are so written: a line is a row, whatever it holds. Cells that are quoted all
+    the same, as pandas and R write them, lose their quotes.
+    """
+    csv.field_size_limit(LONGEST)
+    tabs = delimiter == "\t"
+    names: list[str] = []
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    reader: Any = None
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
-            names = [name.strip() for name in next(reader, [])]
-            rows, lines = [], []
+            reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
             for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(names):
-                    raise bad(f"{path}:{reader.line_num}", f"has {len(row)} cells, the header names {len(names)} columns")
-                rows.append([cell.strip() for cell in row])
-                lines.append(reader.line_num)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+                cells = [_unquoted(cell.strip()) if tabs else cell.strip() for cell in row]
+                if not names:
+                    names = cells
+                elif len(cells) == len(names):
+                    rows.append(cells)
+                    lines.append(reader.line_num)
+                elif cells:
+                    raise bad(f"{path}:{reader.line_num}", f"has {len(cells)} cells, the header names {len(names)} columns")
+    except csv.Error as error:
+        raise bad(f"{path}:{reader.line_num if reader else 1}", f"cannot be read as csv: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
         raise bad(path, f"cannot be read as csv: {error}") from None
     if len(set(names)) < len(names) or not names:
         raise bad(path, "names a column twice in its header" if names else "is empty")
     if not rows:
         raise bad(path, "holds a header and no row")
     return Table(path, names, rows, lines)
+
+
+def _unquoted(cell: str) -> str:
+    """A cell without the quotes around all of it, where those within are doubled."""
+    inner = cell[1:-1]
+    return inner.replace('""', '"') if len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "") else cell
 
 
 def span(part: tuple[float, float], rows: int) -> tuple[int, int]:

@@ -51,8 +51,7 @@ def find_files(folder: Path, paths: Sequence[str], suffixes: Sequence[str] | Non
             if not inside:
                 problems.append(Problem(str(path), f"the directory holds no file{wanted}"))
         elif glob.has_magic(text):
-            matched = [Path(item) for item in glob.glob(str(path), recursive=True)]
-            matched = [item for item in matched if item.is_file() and (not suffixes or item.name.endswith(tuple(suffixes)))]
+            matched = [item for item in _matching(folder, text) if item.is_file() and (not suffixes or item.name.endswith(tuple(suffixes)))]
             found += matched
             if not matched:
                 problems.append(Problem(str(path), f"the pattern matches no file{wanted}"))
@@ -72,8 +71,13 @@ def absent(context: Mapping[str, Any], paths: Sequence[str]) -> Iterator[str]:
         yield "paths: names no file"
     for text in paths:
         path = folder / os.path.expanduser(text)
-        if not path.exists() and not (glob.has_magic(text) and next(glob.iglob(str(path), recursive=True), None)):
+        if not path.exists() and not (glob.has_magic(text) and next(_matching(folder, text), None)):
             yield f"paths: no such file or directory: {path}"
+
+
+def _matching(folder: Path, pattern: str) -> Iterator[Path]:
+    """Whatever a pattern matches; the name of the folder that it starts at is none."""
+    return (folder / found for found in glob.iglob(os.path.expanduser(pattern), root_dir=folder, recursive=True))
 
 
 def _wanted(path: Path, suffixes: Sequence[str] | None) -> bool:
@@ -241,6 +245,11 @@ def decode(data: bytes, where: Callable[[int], str], offset: int = 0) -> str:
         hint = " (it looks like UTF-16)" if offset == 0 and data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         raise bad(where(error.start), f"is not UTF-8: byte 0x{data[error.start]:02x} at offset {offset + error.start}{hint}") from None
     return text[1:] if offset == 0 and text.startswith("\ufeff") else text
+
+
+def document_id(said: Any, text: str) -> str:
+    """The id that a file gives a document, or, where it gives none, that of its text."""
+    return text_id(text) if said is None else str(said)
 
 
 def text_id(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from ...core.atomic import write_text
 from ...core.errors import RunError
+from ...core.limits import cores
 
 _BLOCK = 1 << 20
 _memory: ContextVar[Path | None] = ContextVar("fingerprints", default=None)
@@ -54,7 +54,7 @@ def fingerprints(ranges: Sequence[Range]) -> list[str]:
     known = _load(path)
     keys = [_key(item) for item in ranges]
     missing = [index for index, key in enumerate(keys) if key not in known]
-    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(8, cores() + 1)) as pool:
         fresh = dict(zip(missing, pool.map(lambda index: _hash(ranges[index]), missing)))
     result = [fresh[index] if index in fresh else known[key] for index, key in enumerate(keys)]
     settled = {keys[index]: value for index, value in fresh.items() if _settled(ranges[index].path)}

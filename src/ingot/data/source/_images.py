@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Interval
 
 from ...core.errors import UserError, missing_extra
 from ...core.seams import Field
@@ -15,6 +17,8 @@ from ..rows import BadRow, Row, Rows
 # Modes whose pixels have 8 bits; others (16 bits, floats) would be squeezed silently.
 PLAIN = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "PA", "La", "RGBa"})
 ORIENTATION = 0x0112  # of the EXIF tags
+NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)  # a label that is one
+Gray = Annotated[int, Interval(ge=0, le=255)]
 
 
 def pillow() -> Any:
@@ -34,6 +38,7 @@ class Images(Rows):
     def __init__(self, *, size: int, channels: int, convert: bool, background: int, skip: float):
         super().__init__(skip=skip)
         self.size, self.channels, self.convert, self.background = size, channels, convert, background
+        self.reading = [size, channels, convert, background]
         self.labels: np.ndarray | None = None
         self.classes: int | None = None
         self.names: list[str] = []
@@ -114,20 +119,33 @@ def resized(image: np.ndarray, box: tuple[float, float, float, float], size: int
 
 
 def numbered(values: Sequence[Any]) -> tuple[np.ndarray, list[str]]:
-    """Labels as class numbers: whole numbers as they are, words in the order of the alphabet."""
-    if all(isinstance(value, int) for value in values):
-        return np.array(values, dtype=np.int64), []
+    """Labels as class numbers: whole numbers as they are (2.0 is one), words in the order of the alphabet."""
+    if all(isinstance(value, int) or (isinstance(value, float) and value.is_integer()) for value in values):
+        return np.array(values).astype(np.int64), []
     names = sorted({str(value) for value in values})
     place = {name: number for number, name in enumerate(names)}
     return np.array([place[str(value)] for value in values], dtype=np.int64), names
 
 
+def spelled(values: Sequence[Any]) -> list[Any]:
+    """Labels of a file of text as what they spell: numbers where all that are there do, such as "2" and "2.0", else words."""
+    texts = [value.strip() if isinstance(value, str) else value for value in values]
+    if not all(NUMBER.fullmatch(text) for text in texts if text and isinstance(text, str)):
+        return texts
+    return [(int(text) if text.isdecimal() else float(text)) if text and isinstance(text, str) else text for text in texts]
+
+
 def classified(values: Sequence[Any], classes: int | None, what: str, where: Callable[[int], str]) -> tuple[np.ndarray, list[str], int]:
-    """Labels as class numbers, the classes' names, and how many there are. Raises UserError for a label that is missing or out of range."""
-    missing = next((index for index, value in enumerate(values) if value is None), None)
-    if missing is not None:
-        raise UserError(f"{where(missing)}: {what} is empty")
+    """Labels as class numbers, the classes' names, and how many there are. Raises UserError, with the row, for a label that is missing, a
+    broken number or out of range."""
+    for index, value in enumerate(values):
+        if value is None or (isinstance(value, str) and not value.strip()):
+            raise UserError(f"{where(index)}: {what} is empty")
+        if isinstance(value, float) and not value.is_integer():
+            raise UserError(f"{where(index)}: {what} is {value!r}; classes are whole numbers or words")
     labels, names = numbered(values)
-    if labels.min() < 0 or (classes is not None and labels.max() >= classes):
-        raise UserError(f"{what} holds classes {labels.min()} to {labels.max()}, wanted are 0 to {(classes or 1) - 1}")
+    wrong = np.flatnonzero((labels < 0) | (labels >= (classes or np.inf)))
+    if len(wrong):
+        wanted = "at least 0" if classes is None else f"0 to {classes - 1}"
+        raise UserError(f"{where(int(wrong[0]))}: {what} is class {labels[wrong[0]]}, wanted are {wanted}")
     return labels, names, classes or int(labels.max()) + 1

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.errors import missing_extra
+from ...core.errors import UserError, missing_extra
 from ...core.seams import Field
 from ..rows import BadRow, Row, Rows, augmented_fields, of_view
 from ._files import absent
@@ -88,6 +88,7 @@ class Sounds(Rows):
         other = copy.copy(self)
         other._skips = self.skips
         other._tokens = (tokenizer.encode([text.strip() for text in self.transcripts]), sequence)
+        other.reading = [*self.reading, tokenizer.identity]
         return other
 
     def _text(self, index: int) -> Row:
@@ -131,9 +132,20 @@ class Sounds(Rows):
         row |= {} if self.labels is None else {"label": int(self.labels[index])}
         return row | {key: values[starts[index] : starts[index + 1]] for key, (values, starts, _, _) in self.columns.items()}
 
+    def augmented(self, augments: Sequence[Any], views: int, seed: int) -> Rows:
+        """As the base's. Raises UserError for a crop that is not the first to change the sound: masks before it may lie behind the cut."""
+        for place, augment in enumerate(augments):
+            if hasattr(augment, "place") and (before := [one for one in augments[:place] if one.reads == augment.reads]):
+                names = [type(one).__name__ for one in (augment, before[0])]
+                raise UserError(f"data.augment: {names[0]} stands behind {names[1]}, whose changes it may cut off; put it first")
+        return super().augmented(augments, views, seed)
+
     def _changed(self, row: Row, draw: np.random.Generator, view: int) -> Row:
-        """As the base's; a crop moves what lies beside the sound with it."""
+        """As the base's, of what a row has room for; a crop moves what lies beside the sound with it."""
         row = dict(row)
+        if not any(hasattr(augment, "place") for augment in self.augments):
+            key = "frames" if self.mels else "waveform"
+            row[key] = row[key][: self.size]
         for augment in of_view(self.augments, view):
             if hasattr(augment, "place"):
                 start = augment.place(len(row[augment.reads]), self.size, draw)
@@ -199,6 +211,7 @@ class SoundFiles(Sounds):
 
     def __init__(self, **more: Any):
         super().__init__(**more)
+        self.reading = [self.size, self.mels, self.shortest, self.convert]
         soundfile()
 
     @staticmethod

@@ -1,11 +1,13 @@
 """Sound files listed in a manifest: jsonl, tsv or csv with a header, or fairseq's tsv (a folder, then ``path<tab>samples`` lines).
 
-A line is a row. Paths in it start at the manifest's folder (in fairseq's: at the folder of its first line).
+A line is a row. Paths in it start at the manifest's folder (in fairseq's: at the folder of its first line). What the sounds are known by,
+where something is kept of them, are the manifest's content and the files' sizes: their contents would have to be read whole at every start.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +15,10 @@ from typing import Any
 
 from ...core.parts import Fraction, NonNegative, Positive, part
 from ...core.resolve import nearest
+from ._csv import LONGEST
 from ._files import bad, find_files
 from ._fingerprint import Range, digest, fingerprints
+from ._images import spelled
 from ._sounds import SoundFiles, spoken
 
 
@@ -68,8 +72,7 @@ class AudioManifest(SoundFiles):
         if transcript:
             self.transcripts = spoken(beside[transcript])
         if label:
-            found = [int(value) if isinstance(value, str) and value.isdecimal() else value for value in beside[label]]
-            self.number(found, classes, f"field {label!r}")
+            self.number(spelled(beside[label]), classes, f"field {label!r}")
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -85,23 +88,30 @@ class AudioManifest(SoundFiles):
 def _read(path: Path, audio: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and fields; the field "" is a folder that paths start at. Raises UserError with file and line."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise bad(path, f"is not UTF-8 at byte {error.start}") from None
+    lines = text.split("\n")  # and at nothing else that ends a line in Unicode, which may stand within a text
     if path.suffix == ".jsonl":
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield number, _object(path, number, line)
         return
     mark = "\t" if path.suffix == ".tsv" else ","
-    if lines and path.suffix == ".tsv" and mark not in lines[0] and lines[0].strip() != audio:
+    if path.suffix == ".tsv" and mark not in lines[0] and lines[0].strip() != audio:
         for number, line in enumerate(lines[1:], 2):
-            yield number, {"": path.parent / lines[0].strip(), audio: line.partition(mark)[0]}
+            if line.strip():
+                yield number, {"": path.parent / lines[0].strip(), audio: line.partition(mark)[0]}
         return
-    for number, row in enumerate(csv.DictReader(lines, delimiter=mark, **({"quoting": csv.QUOTE_NONE} if mark == "\t" else {})), 2):
-        if None in row or None in row.values():
-            raise bad(f"{path}:{number}", f"wants {len([name for name in row if name is not None])} columns, as the header has")
-        yield number, dict(row)
+    csv.field_size_limit(LONGEST)
+    rows = csv.DictReader(io.StringIO(text), delimiter=mark, quoting=csv.QUOTE_NONE if mark == "\t" else csv.QUOTE_MINIMAL)
+    try:
+        for row in rows:
+            if None in row or None in row.values():
+                raise bad(f"{path}:{rows.line_num}", f"wants {len([name for name in row if name is not None])} columns, as the header has")
+            yield rows.line_num, dict(row)
+    except csv.Error as error:
+        raise bad(f"{path}:{rows.line_num}", f"cannot be read as csv: {error}") from None
 
 
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:

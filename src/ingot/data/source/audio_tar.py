@@ -15,6 +15,7 @@ from ...core.parts import Fraction, NonNegative, Positive, part
 from ..rows import BadRow
 from ._files import bad, find_files
 from ._fingerprint import Range, digest, fingerprints
+from ._images import spelled
 from ._sounds import SUFFIXES, SoundFiles, spoken
 
 
@@ -52,8 +53,7 @@ class AudioTar(SoundFiles):
         if transcript:
             self.transcripts = spoken(found.get(transcript) for found in beside)
         if label:
-            values = [found.get(label) for found in beside]
-            self.number([int(value) if isinstance(value, str) and value.strip().isdecimal() else value for value in values], classes, label)
+            self.number(spelled([found.get(label) for found in beside]), classes, label)
 
     def _index(self, path: Path, beside: list[dict[str, Any]], read: bool) -> None:
         """Where every sound lies, and what is told beside it."""

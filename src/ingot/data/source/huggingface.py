@@ -15,7 +15,7 @@ from ...core.errors import missing_extra
 from ...core.parts import part
 from ...core.resolve import nearest
 from ...core.seams import Document, Shard
-from ._files import SHARD_BYTES, SizedShard, bad, text_id
+from ._files import SHARD_BYTES, SizedShard, bad, document_id
 from ._fingerprint import digest
 
 _ROWS = 1024
@@ -86,4 +86,4 @@ class HuggingFace:
             for index, text in enumerate(rows[self.column]):
                 if not isinstance(text, str):
                     raise bad(self.path, f"row {at + index}: column {self.column!r} wants text, got {type(text).__name__}")
-                yield Document(str(rows[self.id][index]) if self.id else text_id(text), text)
+                yield Document(document_id(rows[self.id][index] if self.id else None, text), text)

@@ -16,7 +16,7 @@ from ...core.seams import Field
 from ..rows import BadRow
 from ._files import absent, find_files
 from ._fingerprint import digest
-from ._images import Images, image_fields, numbered
+from ._images import Gray, Images, classified, image_fields
 
 SUFFIXES = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".JPEG", ".JPG", ".PNG"]
 
@@ -37,7 +37,7 @@ class ImageFolder(Images):
         labels: Literal["folder"] | None = None,
         classes: Positive[int] | None = None,
         convert: bool = True,
-        background: Positive[int] = 255,
+        background: Gray = 255,
         skip: Fraction = 0.0,
         suffixes: list[str] = SUFFIXES,
     ):
@@ -45,8 +45,7 @@ class ImageFolder(Images):
         self.files = find_files(Path(folder), paths, suffixes)
         self.identity = digest("image_folder", 2, [(path.parent.name, path.name, path.stat().st_size) for path in self.files])
         if labels:
-            self.labels, self.names = numbered([path.parent.name for path in self.files])
-            self.classes = classes or int(self.labels.max()) + 1
+            self.labels, self.names, self.classes = classified([path.parent.name for path in self.files], classes, "its folder", self.where)
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from ..rows import Row, text_fields
 from ._encoded import EncodedColumn
 from ._files import absent, bad
 from ._fingerprint import digest
-from ._images import Images, classified, image_fields, numbered
+from ._images import Gray, Images, classified, image_fields, numbered
 
 
 @part
@@ -41,7 +41,7 @@ class ImagesParquet(Images):
         rows: Positive[int] | None = None,
         channels: Literal[1, 3] = 3,
         convert: bool = True,
-        background: Positive[int] = 255,
+        background: Gray = 255,
         skip: Fraction = 0.0,
         hold: Bytes = "2 GiB",
     ):

@@ -1,7 +1,7 @@
 """JSON lines, one document a line; plain, .gz or .zst.
 
 A line is an object with the text under ``field``. With ``id`` the split between training and validation follows that field,
-without it the text. Blank lines are skipped.
+without it, or where it is null, the text. Blank lines are skipped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ...core.parts import part
 from ...core.quantities import Bytes
 from ...core.resolve import nearest
 from ...core.seams import Document, Shard
-from ._files import absent, bad, decode, file_shards, find_files, line_number, lines, text_id
+from ._files import absent, bad, decode, document_id, file_shards, find_files, line_number, lines
 from ._fingerprint import Range
 
 _DECODER = json.JSONDecoder()  # by itself it takes half the time of json.loads
@@ -65,7 +65,7 @@ class Jsonl:
 
         row = object_of(line, at, offset)
         text = text_of(row, self.field, at)
-        return Document(str(value_of(row, self.id, at)) if self.id else text_id(text), text)
+        return Document(document_id(value_of(row, self.id, at) if self.id else None, text), text)
 
 
 def object_of(line: bytes, at: Callable[..., str], offset: int) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Texts with a class each, one document a row: what a text classifier is trained on, and what probes of a text encoder read.
 
-Files are JSON lines (plain, .gz or .zst), .csv and .tsv with a header, or .parquet. A row is one document's tokens, cut to the data's
-``sequence`` and closed by the end token, and its ``label``; a document without a label (null, or an empty cell) has -100 and is not scored.
-Labels are whole numbers from 0, or words that ``classes`` names in order, so that training and held-out files number them alike.
+Files are JSON lines (plain, .gz or .zst), .csv and .tsv with a header (in .tsv a line is a row, and quotes mean nothing), or .parquet. A
+row is one document's tokens, cut to the data's ``sequence`` and closed by the end token, and its ``label``; a document without a label
+(null, or an empty cell) has -100 and is not scored. Labels are whole numbers from 0, or words that ``classes`` names in order, so that
+training and held-out files number them alike.
 
 State: all texts and their tokens in memory.
 """
@@ -20,7 +21,7 @@ from ...core.parts import Fraction, Positive, part
 from ...core.resolve import nearest
 from ...core.seams import Field
 from ..rows import Row, Rows, text_fields
-from ._csv import read
+from ._csv import LONGEST, read
 from ._files import absent, bad, find_files, lines
 from ._fingerprint import Range, digest, fingerprints
 from .jsonl import object_of, text_of, value_of
@@ -28,7 +29,6 @@ from .parquet import _line, _opened
 
 JSON = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 TABLES = {".csv": ",", ".tsv": "\t"}
-LONGEST = 1 << 28  # bytes of a line
 
 
 @part

@@ -14,13 +14,14 @@ from ...core.errors import missing_extra
 from ...core.parts import part
 from ...core.resolve import nearest
 from ...core.seams import Document, Shard
-from ._files import SHARD_BYTES, SizedShard, absent, bad, find_files, text_id
+from ._files import SHARD_BYTES, SizedShard, absent, bad, document_id, find_files
 from ._fingerprint import Range, digest, fingerprints
 
 
 @part
 class Parquet:
-    """paths: files, directories or globs, relative to the recipe. column: where the text is. id: the column of document ids."""
+    """paths: files, directories or globs, relative to the recipe. column: where the text is. id: the column of document ids; a null
+    stands for the text."""
 
     def __init__(self, folder: Path, *, paths: list[str], column: str = "text", id: str | None = None, suffixes: list[str] = [".parquet"]):
         self.folder, self.paths, self.column, self.id, self.suffixes = Path(folder), paths, column, id, suffixes
@@ -80,7 +81,7 @@ class Parquet:
                     for index, text in enumerate(batch.column(self.column).to_pylist()):
                         if not isinstance(text, str):
                             raise bad(path, f"row {row + index}: column {self.column!r} wants text, got {type(text).__name__}")
-                        yield Document(str(ids[index]) if ids else text_id(text), text)
+                        yield Document(document_id(ids[index] if ids else None, text), text)
                     row += len(batch)
             except (OSError, ValueError) as error:
                 raise bad(path, f"is damaged near row {row}: {_line(error)}") from None

@@ -22,7 +22,7 @@ from ..rows import Row, Rows
 from ._csv import BLANK, Table, read, span, standard
 from ._files import absent, bad, find_files
 from ._fingerprint import Range, digest, fingerprints
-from ._images import numbered
+from ._images import classified, spelled
 
 Span = tuple[NonNegative[float], Positive[float]]
 
@@ -85,6 +85,7 @@ class SeriesCSV(Rows):
             standardize,
             missing,
             label,
+            *([["blank", sorted(blank)]] if set(blank) != set(BLANK) else []),
         )
 
     @staticmethod
@@ -134,20 +135,20 @@ class SeriesCSV(Rows):
 
     def _label(self, column: str | None, classes: int | None, blank: list[str]) -> None:
         self.labels: list[np.ndarray] | None = None
-        self.classes = None
+        self.names: list[str] = []
+        self.classes: int | None = None
         if column is None:
             return
         texts = [table.texts(column) for table in self.tables]
-        known = [text for piece in texts for text in piece if text not in blank]
-        numbers, _ = numbered([int(text) for text in known] if all(text.isdigit() for text in known) else known)
-        place = dict(zip(known, numbers.tolist(), strict=True))
+        known = [(text, table, row) for table, piece in zip(self.tables, texts) for row, text in enumerate(piece) if text not in blank]
+        if not known:
+            raise bad(self.tables[0].path, f"column {column!r} names no class")
+        words = [text for text, _, _ in known]
+        numbers, self.names, self.classes = classified(
+            spelled(words), classes, f"column {column!r}", lambda index: known[index][1].where(known[index][2])
+        )
+        place = dict(zip(words, numbers.tolist(), strict=True))
         self.labels = [np.array([place.get(text, -100) for text in piece], dtype=np.int64) for piece in texts]
-        if not known or (classes is not None and numbers.max() >= classes):
-            raise bad(
-                self.tables[0].path,
-                f"column {column!r} holds classes up to {numbers.max() if known else None}, wanted are 0 to {(classes or 1) - 1}",
-            )
-        self.classes = classes or int(numbers.max()) + 1
 
     def _starts(self, part: tuple[float, float], stride: int) -> np.ndarray:
         """(windows, 2): file, and the row after the last that is read."""

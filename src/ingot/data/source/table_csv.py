@@ -73,6 +73,7 @@ class TableCSV(Rows):
             like,
             fit,
             sorted(blank),
+            *([["paths", [list(tables).index(path) for path in files]]] if like else []),
         )
 
     @staticmethod
@@ -117,6 +118,11 @@ class TableCSV(Rows):
         self.mean, self.std = standard(np.concatenate([self._numbers(table)[0][rows] for table, rows in chosen])[:, : len(self.numeric)])
         seen = [{texts[row] for table, rows in chosen for texts in [table.texts(column)] for row in rows} for column in self.categorical]
         self.places = [{value: number for number, value in enumerate(sorted(values - self.blank), 1)} for values in seen]
+
+    @property
+    def learned(self) -> list[Any]:
+        """What numbers are scaled and categories numbered by; sources that are read together want the same."""
+        return [self.numeric, self.mean.tolist(), self.std.tolist(), self.categorical, self.places]
 
     def trained_on(self, ids: np.ndarray) -> None:
         """Only these rows are trained on, the others held out: nothing is learned from those. Without effect where ``like`` says from what."""

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.atomic import one_line_of
-from ...core.locks import taken
+from ...core.locks import Taken, taken
 
 
 @contextlib.contextmanager
-def lock(final: Path) -> Iterator[bool]:
-    """A lock on what will be under a name, dropped by the system when its holder dies; False where another process holds it.
+def lock(final: Path) -> Iterator[Taken]:
+    """A lock on what will be under a name, dropped by the system when its holder dies; false where another process holds it.
 
-    Where there are no locks, the rename decides. Raises RunError where nothing can be written.
+    Where there are no locks (Taken.FREE), the rename decides. Raises RunError where nothing can be written.
     """
     path = final.parent / "locks" / final.name
     with one_line_of(path):

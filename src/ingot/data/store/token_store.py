@@ -31,6 +31,18 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
     return meta if meta.get("format") == FORMAT else None
 
 
+def _allow_files() -> None:
+    """Let this process hold as many open files as the system lets it: every map keeps its file open, and usually 1,024 are allowed at first,
+    which is 8 GB of text in shards."""
+    try:
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ImportError, ValueError, OSError):  # Windows; a system that allows less than it says
+        pass
+
+
 def _mapped(path: Path, dtype: Any) -> np.ndarray:
     return np.asarray(np.memmap(path, dtype, "r"))
 
@@ -64,6 +76,7 @@ class TokenStore:
                     f"{folder}: was prepared with tokenizer {str(meta.get('tokenizer'))[:12]}, this run's is {tokenizer.identity[:12]}; use that tokenizer or prepare again"
                 )
             metas.append(meta)
+        _allow_files()
         return cls(folders, split, metas)
 
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:

@@ -9,12 +9,16 @@ With m = width / base_width, for Adam-like optimizers:
     gains, biases            1, 0                  1                1
 
 The multiplier 1/m is on the logits, so the table holds for tied embeddings. Attention keeps 1/sqrt(head_dim): widen by heads, not by
-head_dim. An update of fixed spectral norm per matrix (Muon) carries its own width rule: set scale_matrices to false there.
+head_dim. An update of fixed spectral norm per matrix (Muon with its original scale) carries its own width rule: set scale_matrices to
+false there. Optimizers whose steps follow the size of the gradient (SGD) or of the weight (Adafactor) have another table, and are refused.
 
 At base_width everything equals ``normal``. Reads only axes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -41,6 +45,18 @@ class MuP:
         zero_head: bool = False,
     ):
         self.base_width, self.std, self.residual, self.scale_matrices, self.zero_head = base_width, std, residual, scale_matrices, zero_head
+
+    @staticmethod
+    def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
+        run = context.get("run")
+        if run is None or context["width"] == knobs["base_width"]:
+            return
+        optimizers = {spec.name: getattr(spec.target, "width_rule", "") for stage in run.stages for _, spec in stage.optimizer.walk()}
+        for name, rule in optimizers.items():
+            if rule == "other":
+                yield f"mup's table is that of Adam-like optimizers, which {name!r} is not: its learning rates would not carry over to this width"
+            elif rule == "spectral" and knobs["scale_matrices"]:
+                yield f"the updates of {name!r} carry their own width rule for matrices: set scale_matrices to false"
 
     def apply(self, model: nn.Module, seed: int) -> None:
         """Fill every parameter from (seed, its name), and set the factor on the objective's logits."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 from typing import Any
 
 from torch import Tensor
@@ -22,7 +23,15 @@ def placed(embedding: Any, x_BTD: Tensor, context: Context) -> Tensor:
     return found
 
 
-def refuse_turning(position: Spec | None) -> Iterable[str]:
+def refuse_turning(position: Spec | None, instead: str = "set the mixer's position to it and embedding.position to null") -> Iterable[str]:
     """Why a position cannot be added to vectors."""
     if position is not None and not getattr(position.target, "additive", False):
-        yield f"position {position.name!r} turns queries and keys; set the mixer's position to it and embedding.position to null"
+        yield f"position {position.name!r} turns queries and keys; {instead}"
+
+
+def positions_given(embedding: Any, batch: dict[str, Tensor]) -> Tensor | int:
+    """How many positions that are not padding an embedding makes of each row, (B,), or of every row."""
+    if hasattr(embedding, "lengths") and (lengths := embedding.lengths(batch)) is not None:
+        found: Tensor = lengths
+        return found
+    return prod(embedding.grid(batch)) if hasattr(embedding, "grid") else 1

@@ -21,6 +21,7 @@ from ...core.axes import label
 from ...core.errors import UserError
 from ...core.parts import Slot, Spec, part
 from ..context import Context
+from ._placed import positions_given
 
 
 class Kind(nn.Module):
@@ -81,6 +82,13 @@ class Stems(nn.Module):
         """(T,), all stems together, class tokens included."""
         sizes = [(self.stems[name], self.stems[name].grid(batch)) for name in self.present(batch)]  # type: ignore[operator]
         return (sum(int(torch.tensor(grid).prod()) + int(getattr(stem, "leading", 0)) for stem, grid in sizes),)
+
+    def lengths(self, batch: dict[str, Tensor]) -> Tensor:
+        """Positions that are not padding, counted as ``grid`` does."""
+        total = torch.zeros_like(batch["rows"])
+        for name in self.present(batch):
+            total = total + positions_given(self.stems[name], batch) + int(getattr(self.stems[name], "leading", 0))
+        return total
 
     def forward(self, batch: dict[str, Tensor], context: Context) -> Tensor:
         pieces, positions, segments = [], [], []

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...core.parts import NonNegative, Positive, Slot, Spec, part, signature
+from ...core.parts import NonNegative, Positive, Slot, Spec, part, signature, walk_specs
 from ..context import Context
 from ._experts import Stacked
 
@@ -52,7 +52,7 @@ class MoE(nn.Module):
     ):
         super().__init__()
         self.dense: nn.Module | None = None
-        if layer < first_dense or (layer + 1) % every:
+        if not _sparse(layer, every, first_dense):
             self.dense = (dense or expert).build(width=width, linear=linear, layer=layer)
             return
         given = {} if capacity_factor is None else {"capacity": capacity_factor}
@@ -73,11 +73,15 @@ class MoE(nn.Module):
         for name in ("expert", "shared", "dense"):
             if knobs[name] is not None and knobs[name].name == "moe":
                 yield f"{name} cannot itself be a mixture of experts"
-        run = context.get("run")
-        stack = run.model.encoder if run is not None else None
-        linear = stack.knobs.get("linear") if stack is not None else None
+        stack = _stack(knobs, context)
+        if stack is None:
+            return
+        linear = stack.knobs.get("linear")
         if linear is not None and linear.name != "dense":
             yield f"experts are stacks of dense matrices, which linear {linear.name!r} would not enter; use linear dense, or another feed-forward"
+        every, first, depth = knobs["every"], knobs["first_dense"], stack.knobs["depth"]
+        if not any(_sparse(layer, every, first) for layer in range(depth)):
+            yield f"every {every} and first_dense {first} leave no mixture among the {depth} layers of the stack; lower them"
 
     def forward(self, x_BTD: Tensor, context: Context | None = None) -> Tensor:
         if self.dense is not None:
@@ -90,3 +94,17 @@ class MoE(nn.Module):
         y_BTD = routes.combine(self.experts(inputs_MD, context))
         self.groups.ends_E = None
         return y_BTD if self.shared is None else y_BTD + self.shared(x_BTD, context)
+
+
+def _sparse(layer: int, every: int, first_dense: int) -> bool:
+    """Whether a layer is a mixture."""
+    return layer >= first_dense and (layer + 1) % every == 0
+
+
+def _stack(knobs: dict[str, Any], context: dict[str, Any]) -> Spec | None:
+    """The innermost stack of layers that has this very mixture as its feed-forward; None where there is no run to look in."""
+    run = context.get("run")
+    graph = None if run is None else run.model
+    places = [] if graph is None else [graph.encoder, graph.decoder, *(one.encoder for one in graph.towers.values()), graph.objective]
+    stacks = [spec for place in places for _, spec in walk_specs(place) if "depth" in spec.knobs]
+    return next((stack for stack in reversed(stacks) if any(inner.knobs is knobs for _, inner in stack.walk())), None)

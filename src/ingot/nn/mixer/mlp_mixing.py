@@ -46,6 +46,8 @@ class MLPMixing(nn.Module):
             z_RND = x_BTD.reshape(-1, T // (context.even or 1), D)
             return self.mixed(z_RND.mT, None).mT.reshape(B, T, D)
         assert context.positions_BT is not None
+        if self.size < T:  # else no document can be longer than the weights
+            self.room_for(int(context.positions_BT.max()) + 1)
         same_BTU = context.segments_BT[:, :, None] == context.segments_BT[:, None, :]
         place_BUS = F.one_hot(context.positions_BT, self.size).to(x_BTD.dtype)
         laid_BTSU = same_BTU[:, :, None].to(x_BTD.dtype) * place_BUS.mT[:, None]
@@ -55,8 +57,7 @@ class MLPMixing(nn.Module):
     def mixed(self, z: Tensor, there: Tensor | None) -> Tensor:
         """(..., N) -> the same, over the last axis; there: which of S places the document has, where not the first N."""
         N = z.shape[-1]
-        if self.size < N:
-            raise UserError(f"mlp_mixing has weights for {self.size} positions, a document has {N}")
+        self.room_for(N)
         u = self.down(F.gelu(self.up(F.pad(z, (0, self.size - N)))))
         if self.gate is not None:
             if there is None:
@@ -64,6 +65,11 @@ class MLPMixing(nn.Module):
             u = u * there
             u = u * self.gate(u).masked_fill(~there, -torch.inf).softmax(dim=-1)
         return u[..., :N]
+
+    def room_for(self, positions: int) -> None:
+        """Raises UserError for a document of more positions than there are weights."""
+        if self.size < positions:
+            raise UserError(f"mlp_mixing has weights for {self.size} positions, a document has {positions}")
 
     def extra_repr(self) -> str:
         return f"positions={self.size}"
