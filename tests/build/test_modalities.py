@@ -190,6 +190,7 @@ def test_mixtures_of_pictures_and_text_hold_both(recipe: Any) -> None:
         ({"stages": {0: {"batch": "512 tokens"}}}, "a number of them, such as '256 images'"),
         ({"data": {"views": 2, "augment": []}}, "would be alike"),
         ({"stages": {0: {"batch": "60 s audio"}}}, "needs a source of audio"),
+        ({"stages": {0: {"schedule": {"lr": {"name": "cosine", "warmup": "60 s audio"}}}}}, "needs a source of audio"),
         ({"model": {"embedding": {"position": "rotary"}}}, "turns queries and keys"),
         ({"model": {"embedding": {"image": 10}}}, "patches of 4 do not divide"),
     ],

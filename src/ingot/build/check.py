@@ -237,9 +237,10 @@ def _stage(run: RunSection, index: int, problem: Any) -> Iterator[Iterator[Probl
             if sum(spec.name == name for spec in stage.hooks) > 1:
                 yield problem(f"{path}.hooks", f"{name!r} is there twice; a hook works once")
 
-    def audio(name: str) -> Iterator[Problem]:
+    def audio(name: str, *amounts: Any) -> Iterator[Problem]:
         data = stage.data or run.data
-        if getattr(stage, name).unit == "audio_seconds" and not any(hasattr(spec.target, "seconds_per_row") for spec in leaves(data.train)):
+        wanted = any(getattr(amount, "unit", "") == "audio_seconds" for amount in amounts)
+        if wanted and not any(hasattr(spec.target, "seconds_per_row") for spec in leaves(data.train)):
             yield problem(f"{path}.{name}", "a length of audio needs a source of audio, which this run has not")
 
     def batch() -> Iterator[Problem]:
@@ -271,8 +272,10 @@ def _stage(run: RunSection, index: int, problem: Any) -> Iterator[Iterator[Probl
     def schedule(knob: str) -> Iterator[Problem]:
         if knob != "batch" and (message := _unschedulable(run, index, knob)):
             yield problem(f"{path}.schedule.{knob}", message)
+        for key, value in getattr(stage.schedule[knob], "knobs", {}).items():
+            yield from audio(f"schedule.{knob}.{key}", *(value if isinstance(value, list | tuple) else [value]))
 
-    yield from (budget(), hooks(), audio("budget"), audio("batch"), batch(), micro_rows(), fused(), side())
+    yield from (budget(), hooks(), audio("budget", stage.budget), audio("batch", stage.batch), batch(), micro_rows(), fused(), side())
     yield from (schedule(knob) for knob in (stage.schedule if stage.schedule is not UNRESOLVED else ()))
 
 
