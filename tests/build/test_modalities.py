@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from _runs import StopAt, lines
+from PIL import Image
 
 import ingot
 from ingot.build.check import check
@@ -198,6 +199,37 @@ def test_mixtures_of_pictures_and_text_hold_both(recipe: Any) -> None:
 def test_what_cannot_be_is_refused_before_it_starts(recipe: Any, patch: dict[Any, Any], words: str) -> None:
     _, problems = check(recipe(patch))
     assert any(words in str(problem) for problem in problems), [str(problem) for problem in problems]
+
+
+@pytest.mark.parametrize(
+    ("objective", "fine"),
+    [
+        ({"name": "masked_patches", "rate": 0.5}, True),
+        ({"name": "by_source", "objectives": {"a": "classification", "b": "classification"}}, True),
+        ("classification", False),
+    ],
+)
+def test_sources_with_classes_of_their_own_go_together_where_none_are_put_together(
+    recipe: Any, tmp_path: Path, objective: Any, fine: bool
+) -> None:
+    for source, names in (("a", ("cat", "dog")), ("b", ("eel", "fox"))):
+        for name in names:
+            (tmp_path / source / name).mkdir(parents=True)
+            for number in range(4):
+                Image.fromarray(np.full((8, 8, 3), 40 * number, np.uint8)).save(tmp_path / source / name / f"{number}.png")
+    sources = {name: {"name": "image_folder", "paths": [name], "size": 8, "labels": "folder", "classes": 2} for name in "ab"}
+    decoder = {"name": "transformer", "depth": 1, "mixer": {"name": "attention", "heads": 2}, "cross": None}
+    made = recipe(
+        {
+            "data": {"train": {"name": "mixture", "sources": sources}, "validation": None, "holdout": 0.3, "augment": []},
+            "model": {"objective": objective} | ({"decoder": decoder} if "rate" in objective else {}),
+        }
+    )
+    if fine:
+        assert ingot.build(made).data_of(0).train.source_names == ["a", "b"]
+    else:
+        with pytest.raises(UserError, match=r"data\.train: the classes of 'b' are not those of 'a'"):
+            ingot.build(made).data_of(0)
 
 
 def test_a_stage_with_labels_follows_one_without(recipe: Any, tmp_path: Path) -> None:

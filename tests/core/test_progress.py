@@ -60,3 +60,21 @@ def test_stages_reset_counters_and_keep_totals() -> None:
     assert (progress.stage, progress.entering, progress.steps, progress.tokens, progress.epochs) == (1, True, 0, 0, 0.0)
     assert (progress.total_steps, progress.total_tokens, progress.total_seconds) == (2, 800, 1.0)
     assert Progress.from_dict(progress.as_dict() | {"of_a_later_version": 1}) == progress
+
+
+def test_what_undone_steps_spent_is_gone_but_is_not_what_a_step_takes() -> None:
+    progress = Progress()
+    for _ in range(4):
+        progress.advance(rows=8, tokens=80, flops=100.0, seconds=2.0)
+    saved = Progress.from_dict(progress.as_dict())
+    for _ in range(3):
+        progress.advance(rows=8, tokens=80, flops=100.0, seconds=2.0)
+    saved.keep_spent(progress)
+    assert (saved.steps, saved.rows) == (4, 32) and (saved.seconds, saved.flops) == (saved.total_seconds, saved.total_flops) == (14.0, 700.0)
+    assert (saved.seconds - saved.lost_seconds) / saved.steps == 2.0
+    again = Progress.from_dict(saved.as_dict())
+    again.advance(rows=8, tokens=80, flops=100.0, seconds=2.0)
+    saved.keep_spent(again)
+    assert saved.lost_seconds == 8.0 and saved.seconds == 16.0
+    saved.next_stage()
+    assert saved.lost_seconds == 0.0 and saved.total_seconds == 16.0

@@ -112,8 +112,6 @@ RANK = """
 import sys, time
 from pathlib import Path
 from ingot.core.resolve import spec
-from ingot.core.seams import Document, Shard
-from ingot.data import open as module
 from ingot.data import open as module, prepare
 if sys.argv[2] == "waits":
     prepare._run = module._train = None

@@ -25,7 +25,6 @@ import os, signal, sys, resource
 from pathlib import Path
 from ingot.core.errors import IngotError
 from ingot.core.resolve import spec
-from ingot.core.seams import Document, Shard
 from ingot.data import prepare as module
 module.BATCH_BYTES = 20_000
 folder, kill_at, limit = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])

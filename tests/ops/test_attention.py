@@ -173,3 +173,16 @@ def test_attended_pairs_count_the_mask(causal: bool, window: int | None, queries
 def test_attended_pairs_of_a_causal_row() -> None:
     assert attended_pairs(256, True) == 256 * 257 // 2
     assert attended_pairs(256, False) == 256**2
+
+
+def test_decoding_does_not_copy_its_cache() -> None:
+    """Keys and values of a cache are the first of many: whole where a product reads them, copied only where a gradient is to be taken."""
+    q, k, v = (t.detach() for t in operands(T=1, S=64))
+    held = [torch.zeros(2, 4, 256, 8, dtype=torch.float64) for _ in range(2)]
+    for cache, given in zip(held, (k, v)):
+        cache[:, :, :64] = given
+    with torch.profiler.profile() as seen, torch.no_grad():
+        out = attention(q, held[0][:, :, :64], held[1][:, :, :64], causal=True)
+    torch.testing.assert_close(out, attention_reference(q, k, v, causal=True))
+    sizes = [event.input_shapes for event in seen.events() if event.name in ("aten::clone", "aten::contiguous")]
+    assert not sizes

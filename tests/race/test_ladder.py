@@ -49,6 +49,11 @@ def test_rungs(ladder: Callable[..., Ladder]) -> None:
         assert parameters(rung.tree) == (rung.params, rung.params_non_embedding)
 
 
+def test_an_optimizer_with_a_width_rule_of_its_own_keeps_it(ladder: Callable[..., Ladder]) -> None:
+    found = ladder("set={stages: {0: {optimizer: {name: muon, lr: 0.01, rest: {name: adamw, lr: 0.01}}}}}")
+    assert [rung.tree["model"]["init"]["scale_matrices"] for rung in found.rungs] == [False] * 5
+
+
 def test_several_ratios_hold_out_every_run_of_the_largest(ladder: Callable[..., Ladder]) -> None:
     found = ladder("tokens_per_parameter=[1, 4]")
     assert len(found.rungs) == 10 and len(found.held) == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from ..data.rows import augmented_fields, mixed_fields, text_fields
 
 if TYPE_CHECKING:
     from .run import Run
-    from .schema import Data
+    from .schema import Data, RunSection
 
 
 def leaves(source: Spec) -> Iterator[Spec]:
@@ -50,6 +50,16 @@ def fields_of(data: Data, folder: Path) -> dict[str, Field]:
             fields |= getattr(spec.target, "text_fields", text_fields)(data.sequence) if gives_text(spec) else {}
         found = mixed_fields(found, fields)
     return augmented_fields(found, [augment.build() for augment in data.augment], data.views)
+
+
+def sources_apart(run: RunSection, stages: Iterable[int]) -> bool:
+    """Whether nothing that these stages train puts several sources' classes or columns together: by_source, and where neither is read."""
+    return all(_apart(run.objective_at(index)[1], run.model.embedding) for index in stages)
+
+
+def _apart(objective: Spec, embedding: Spec) -> bool:
+    read = {key for _, one in (*objective.walk(), *embedding.walk()) for key in getattr(one.target, "reads", None) or ()}
+    return objective.name == "by_source" or not read & {"label", "values", "numbers", "categories"}
 
 
 def known_keys(data: Data, annotated: Spec | None = None) -> set[str] | None:

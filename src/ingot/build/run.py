@@ -38,7 +38,7 @@ from .initial_weights import adopt, adopt_tokenizer, load_start
 from .latents import frozen
 from .program import DeviceWindows, Program, make_optimizer
 from .prompt import prompt_ids
-from .rows import fields_of, gives_text, seconds_per_row
+from .rows import fields_of, gives_text, seconds_per_row, sources_apart
 from .schema import Data, Graph, RunSection
 from .session import train
 
@@ -136,6 +136,7 @@ class Run:
                 augment=data.augment,
                 views=data.views,
                 bucket=data.bucket,
+                apart=sources_apart(self.section, (at for at in range(len(self.section.stages)) if self.data_index(at) == key)),
             )
         return self._data[key]
 

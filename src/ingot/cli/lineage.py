@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     from ..train.checkpoint import Checkpoints
 
     folder, checkpoint = run_and_checkpoint(arguments.run)
-    checkpoint = checkpoint or Checkpoints(folder / "checkpoints", say=output.note).latest()
+    checkpoint = checkpoint or next(reversed(Checkpoints(folder / "checkpoints", say=output.note).all()), None)
     if checkpoint is None:
         raise UserError(f"no run or checkpoint at {folder}")
     manifest = _manifest(checkpoint)

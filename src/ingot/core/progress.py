@@ -16,7 +16,8 @@ FIRST = 1e-3  # of any span in them: where the first step stands, as in a warm-u
 class Progress:
     """Spent so far. The plain counters are of the current stage; ``total_*`` are of the whole run.
 
-    rows is also the global position in the data stream of the stage: the next window starts at this row.
+    rows is also the global position in the data stream of the stage: the next window starts at this row. lost_seconds: of the seconds,
+    those of steps that were undone.
     """
 
     stage: int = 0
@@ -26,6 +27,7 @@ class Progress:
     tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0
+    lost_seconds: float = 0.0
     audio_seconds: float = 0.0
     epochs: float = 0.0
     total_steps: int = 0
@@ -51,15 +53,17 @@ class Progress:
 
     def keep_spent(self, before: Progress) -> None:
         """After going back: what the undone steps spent bought nothing, but no budget in FLOPs or seconds has it any more."""
+        useful = self.seconds - self.lost_seconds
         flops, seconds = before.total_flops - self.total_flops, before.total_seconds - self.total_seconds
         self.flops, self.total_flops = self.flops + flops, before.total_flops
         self.seconds, self.total_seconds = self.seconds + seconds, before.total_seconds
+        self.lost_seconds = self.seconds - useful
 
     def next_stage(self) -> None:
         """Enter the following stage with its counters at zero."""
         self.stage, self.entering = self.stage + 1, True
         self.steps = self.rows = self.tokens = 0
-        self.flops = self.seconds = self.audio_seconds = self.epochs = 0.0
+        self.flops = self.seconds = self.lost_seconds = self.audio_seconds = self.epochs = 0.0
 
     def spent(self, quantity: Quantity) -> float:
         """How much of the quantity's unit this stage has spent."""

@@ -34,7 +34,10 @@ from .text_rows import TextRows
 
 OPEN = 64  # shards that a tokenizer is trained on at once: every one is an open file
 LIKE = "name the same files in like, and the same of their rows in fit, for both"
-ALPHABET = "Words are numbered in the order of the alphabet of each side, so one class would have two numbers; label by whole numbers"
+ALPHABET = (
+    "Words, names of folders among them, are numbered in the order of the alphabet of each side, so one class would have two numbers; "
+    "give both sides the same names, or both a column of whole numbers"
+)
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,12 @@ def open_data(
     augment: Sequence[Spec] = (),
     views: int = 1,
     bucket: int = 0,
+    apart: bool = False,
 ) -> Data:
     """Open the data, preparing what is missing.
 
     augment, views: what training rows go through that are not text; see data/rows.py. bucket: training rows of similar length
-    that stand together, 0 for none.
+    that stand together, 0 for none. apart: whether nothing that is trained puts the classes or columns of several sources together.
 
     holdout: share of documents (rows, for sources of rows) kept for validation. cache: where tokens and trained tokenizers are kept.
     folder: where relative paths start. known: the tokenizer, where it is there already and need not be built. progress: called with (bytes
@@ -113,7 +117,7 @@ def open_data(
     if known is None and any(item.shards or item.captioned for item in plans):
         encoder = _tokenizer(tokenizer, plan, holdout, cache, Path(folder), writes, only_prepared)
     prepared = _prepare(plans, encoder, holdout, cache, writes, only_prepared, progress, workers)
-    opener = _Opener(encoder, pack, sequence, cache, seed, holdout, [spec.build() for spec in augment], views, bucket)
+    opener = _Opener(encoder, pack, sequence, cache, seed, holdout, [spec.build() for spec in augment], views, bucket, apart)
     return opener.open(plan, other, *prepared, *([{}] if other is None else []))
 
 
@@ -221,16 +225,18 @@ def _in_turn(shards: list[Shard], holdout: float) -> Iterator[str]:
         readers = going
 
 
-def _alike(train: _Plan, validation: _Plan | None) -> None:
-    """Raises UserError where two sources of rows of one kind number classes or categories, or scale numbers, each in its own way."""
-    known: dict[str, Any] = {}
-    for side, plan in (("train", train), ("validation", validation)):
-        for name, source in ({} if plan is None else plan.sources).items():
-            for other, trained in known.items() if hasattr(source, "fields") else ():
-                if reason := _difference(source, trained, name, "those trained on" if side == "validation" else f"those of {other!r}"):
-                    raise UserError(f"data.{side}: {reason}")
-            if plan is train and hasattr(source, "fields"):
-                known[name] = source
+def _alike(train: _Plan, validation: _Plan | None, apart: bool) -> None:
+    """Raises UserError where two sources of rows of one kind number classes or categories, or scale numbers, each in its own way: two that
+    are trained on, unless they stay apart, and one that is validated on beside that of its name, or beside all where none has it."""
+    trained = {name: source for name, source in train.sources.items() if hasattr(source, "fields")}
+    for place, (name, source) in enumerate(() if apart else trained.items()):
+        for other in list(trained)[:place]:
+            if reason := _difference(source, trained[other], name, f"those of {other!r}"):
+                raise UserError(f"data.train: {reason}")
+    for name, source in ({} if validation is None else validation.sources).items():
+        for one in ([trained[name]] if name in trained else trained.values()) if hasattr(source, "fields") else ():
+            if reason := _difference(source, one, name, "those trained on"):
+                raise UserError(f"data.validation: {reason}")
 
 
 def _difference(source: Any, other: Any, name: str, those: str) -> str:
@@ -244,7 +250,8 @@ def _difference(source: Any, other: Any, name: str, those: str) -> str:
     if tables and source.learned != other.learned:
         return f"the columns of {name!r} are not scaled and numbered as {those} are; {LIKE}"
     ours, known = _words(source), _words(other)
-    if ours == known or "label" not in fields.keys() & others.keys():
+    said = all(getattr(one, "classes_said", False) for one in (source, other)) and not (ours and known)  # the recipe's order, or numbers
+    if ours == known or said or "label" not in fields.keys() & others.keys():
         return ""
     apart = [repr(word) for word in (*known, *ours) if (word in ours) != (word in known)]
     told = f"{', '.join(apart[:5])} on one side alone" if apart else "their order is another"
@@ -272,6 +279,7 @@ class _Opener:
     augments: list[Any]
     views: int
     bucket: int
+    apart: bool
 
     def open(self, plan: _Plan, other: _Plan | None, train: dict[str, Prepared], validation: dict[str, Prepared]) -> Data:
         plain = {name: self._rows(source, train.get(name), "train") for name, source in plan.sources.items()}
@@ -288,7 +296,7 @@ class _Opener:
         mixture = plan.order({name: len(item) for name, item in rows.items()}, self.sequence) if plan.order else None
         stream = Stream(rows, self.seed, mixture, self._lengths(rows), self.bucket)
         held, counts = self._validation(plan, other, train, validation)
-        _alike(plan, other)
+        _alike(plan, other, self.apart)
         report = [self._describe(name, item, train.get(name), "train") for name, item in rows.items()] + counts
         texts = [[name, [folder.name for folder in prepared.folders]] for name, prepared in train.items()]
         fractions = [pattern.fraction.tolist() for pattern in stream.mixture.patterns]

@@ -55,8 +55,9 @@ def attention(
             f"causal attention of {q_BHTd.shape[2]} queries over {k_BKSd.shape[2]} keys: queries are the last positions of the keys"
         )
     if q_BHTd.device.type == "cpu":
-        q_BHTd, k_BKSd, v_BKSd = (t.contiguous() for t in (q_BHTd, k_BKSd, v_BKSd))  # once, for both passes; compiled, no pass at all
         keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (q_BHTd, k_BKSd, v_BKSd, bias_HTS))
+        if keep:  # once, for both passes; compiled, no pass at all. Decoding would copy its whole cache for every token
+            q_BHTd, k_BKSd, v_BKSd = (t.contiguous() for t in (q_BHTd, k_BKSd, v_BKSd))
         return torch.ops.ingot.blocked_attention(
             q_BHTd, k_BKSd, v_BKSd, segments_BT, key_segments_BS, bias_HTS, causal, window or 0, scale, softcap or 0.0, keep
         )[0]

@@ -177,13 +177,15 @@ class LowRankAdam(KeepsCodes, DeclaredOptimizer):
 
     @property
     def phase(self) -> str:  # type: ignore[override]
-        """The step in which a subspace is sought costs more than others."""
-        for group in self.param_groups:
-            for weight in group["params"]:
-                state = self.state.get(weight, {})
-                if "projection" in state and self.due(group, state):
-                    return "refresh"
-        return "" if self.state else "refresh"
+        """A step in which subspaces are sought costs more than others, by how many they are; weights that no gradient has given one yet,
+        from which nothing may be sought, do not count."""
+        states = ((group, self.state.get(weight, {})) for group in self.param_groups for weight in group["params"])
+        held = [(group, state) for group, state in states if "projection" in state]
+        found = [(group, state) for group, state in held if number(state["step"], 0)]
+        if not found:
+            return "first" if held or not self.state else ""
+        due = sum(self.due(group, state) for group, state in found)
+        return f"refresh {due}" if due else ""
 
     def due(self, group: Group, state: dict[str, Any]) -> bool:
         """Whether the coming step of a projected weight, whose step count is not advanced yet, finds a new subspace."""

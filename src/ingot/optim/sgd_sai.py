@@ -31,6 +31,7 @@ from ._groups import Beta, Group, local, local_gradient, prepare_groups
 class SGDSaI(DeclaredOptimizer):
     """lr: of a weight with ratio 1. momentum: averaging of the gradient. eps: added to the spread. weight_decay: decoupled."""
 
+    width_rule = "other"
     state_powers: ClassVar[dict[str, int | str]] = DeclaredOptimizer.state_powers | {"snr": 0}
 
     def __init__(

@@ -179,13 +179,23 @@ def _nested(path: str, value: Any) -> dict[Any, Any]:
     return found
 
 
+def _own_width_rule(tree: dict[str, Any]) -> bool:
+    """Whether an optimizer's updates of matrices carry a width rule of their own; what is wrong with a recipe is told where it is checked."""
+    try:
+        optimizers = [spec for stage in resolve_run(Recipe(copy.deepcopy(tree))).stages for _, spec in stage.optimizer.walk()]
+    except UserError:
+        return False
+    return any(getattr(spec.target, "width_rule", "") == "spectral" for spec in optimizers)
+
+
 def _sized(base: dict[str, Any], sizes: dict[str, Any], given: LadderSection) -> dict[str, Any]:
     """The recipe at one size, with the settings carried over and the evaluation that all rungs share."""
     tree = copy.deepcopy(base)
     for path, value in sizes.items():
         tree = merge_keys(tree, _nested(path, value))
     if given.base_width is not None:
-        tree = merge_keys(tree, {"model": {"init": {"name": "mup", "base_width": given.base_width}}})
+        init = {"name": "mup", "base_width": given.base_width} | ({"scale_matrices": False} if _own_width_rule(tree) else {})
+        tree = merge_keys(tree, {"model": {"init": init}})
     tree["evaluate"] = {key: value for key, value in tree.get("evaluate", {}).items() if key not in ("prompts", "prompt_tokens")} | {
         "every": f"{100 / given.evaluations:.6g}%"
     }

@@ -125,13 +125,14 @@ class RaceSection:
     claim: Claim | None = None
 
 
+WRITTEN = (".py", ".sh", ".yaml", ".yml", ".json", ".toml")  # by hand; other files of a command, such as a log, it may write itself
 BASELINE, CONTROL = "baseline", "control"
 
 
 @dataclass
 class Entrant:
     """An arm ready to run: its recipe as a plain tree (of the baseline, for a command) and what the race file says of it. files: of a
-    command's words those that are files, with a hash of what they hold."""
+    command's words those that are files written by hand, with a hash of what they hold."""
 
     name: str
     arm: Arm
@@ -195,10 +196,10 @@ def _tree(arm: Arm, folder: Path, tiny: bool, common: dict[str, Any]) -> dict[st
 
 
 def _files(command: str) -> dict[str, str]:
-    """Of a command's words those that are files, such as its script, with a hash of what each holds."""
+    """Of a command's words those that are files written by hand, such as its script, with a hash of what each holds."""
     found = {}
     for word in shlex.split(command):
-        if os.path.isfile(word) and os.access(word, os.R_OK):
+        if word.endswith(WRITTEN) and os.path.isfile(word) and os.access(word, os.R_OK):
             with open(word, "rb") as file:
                 found[word] = hashlib.file_digest(file, "sha256").hexdigest()
     return found

@@ -80,7 +80,7 @@ class Stage:
         """What the coming step is expected to spend, by unit; tokens and seconds follow what was measured so far. 0: not known yet."""
         rows = self.rows_read
         tokens = rows * progress.tokens / progress.rows if progress.rows else self.rows_per_step * self.tokens_per_row
-        seconds = progress.seconds / progress.steps if progress.steps else 0.0
+        seconds = (progress.seconds - progress.lost_seconds) / progress.steps if progress.steps else 0.0
         return {
             "steps": 1,
             "rows": rows,

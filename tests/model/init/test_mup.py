@@ -85,6 +85,8 @@ MUON: dict[str, Any] = {"name": "muon", "lr": 0.1}
         (MUON, {}, "set scale_matrices to false"),
         (MUON, {"scale_matrices": False}, ""),
         (MUON | {"rest": SGD}, {"scale_matrices": False}, "'sgd'"),
+        (MUON | {"scale": "match_rms_adamw"}, {"scale_matrices": False}, "grow with the root of the width"),
+        ({"name": "sgd_sai", "lr": 0.01}, {}, "'sgd_sai'"),
     ],
 )
 def test_optimizers_of_another_table_are_refused(tiny_recipe: Any, optimizer: dict[str, Any], knobs: dict[str, Any], said: str) -> None:

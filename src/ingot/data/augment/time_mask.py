@@ -15,6 +15,7 @@ class TimeMask:
     """number: stretches. width: the longest, in frames (the paper's T). share: the longest, of the clip (p)."""
 
     reads = "frames"
+    in_time = True  # a crop behind it may cut it off
 
     def __init__(self, *, number: Positive[int] = 2, width: Positive[int] = 100, share: Fraction = 1.0):
         self.number, self.width, self.share = number, width, share

@@ -133,9 +133,9 @@ class Sounds(Rows):
         return row | {key: values[starts[index] : starts[index + 1]] for key, (values, starts, _, _) in self.columns.items()}
 
     def augmented(self, augments: Sequence[Any], views: int, seed: int) -> Rows:
-        """As the base's. Raises UserError for a crop that is not the first to change the sound: masks before it may lie behind the cut."""
+        """As the base's. Raises UserError for a crop behind masks of stretches of time, which may lie behind the cut."""
         for place, augment in enumerate(augments):
-            if hasattr(augment, "place") and (before := [one for one in augments[:place] if one.reads == augment.reads]):
+            if hasattr(augment, "place") and (before := [one for one in augments[:place] if getattr(one, "in_time", False)]):
                 names = [type(one).__name__ for one in (augment, before[0])]
                 raise UserError(f"data.augment: {names[0]} stands behind {names[1]}, whose changes it may cut off; put it first")
         return super().augmented(augments, views, seed)

@@ -37,6 +37,7 @@ class LabeledText(Rows):
     words, their names in order. rows: only the first of each file. skip: share of rows whose text may be empty."""
 
     threads = False
+    classes_said = True  # words are numbered as the recipe orders them
 
     def __init__(
         self,

@@ -51,9 +51,11 @@ class MuP:
         run = context.get("run")
         if run is None or context["width"] == knobs["base_width"]:
             return
-        optimizers = {spec.name: getattr(spec.target, "width_rule", "") for stage in run.stages for _, spec in stage.optimizer.walk()}
-        for name, rule in optimizers.items():
-            if rule == "other":
+        specs = [spec for stage in run.stages for _, spec in stage.optimizer.walk()]
+        for name, scale, rule in sorted({(one.name, one.knobs.get("scale", ""), getattr(one.target, "width_rule", "")) for one in specs}):
+            if rule == "spectral" and scale == "match_rms_adamw":
+                yield f"the updates of {name!r} under scale match_rms_adamw grow with the root of the width, as no row of mup's table does"
+            elif rule == "other":
                 yield f"mup's table is that of Adam-like optimizers, which {name!r} is not: its learning rates would not carry over to this width"
             elif rule == "spectral" and knobs["scale_matrices"]:
                 yield f"the updates of {name!r} carry their own width rule for matrices: set scale_matrices to false"

@@ -47,7 +47,9 @@ class MLPMixing(nn.Module):
             return self.mixed(z_RND.mT, None).mT.reshape(B, T, D)
         assert context.positions_BT is not None
         if self.size < T:  # else no document can be longer than the weights
-            self.room_for(int(context.positions_BT.max()) + 1)
+            if "longest" not in context.shared:
+                context.shared["longest"] = (context.positions_BT.max().cpu(),)
+            self.room_for(int(context.shared["longest"][0]) + 1)
         same_BTU = context.segments_BT[:, :, None] == context.segments_BT[:, None, :]
         place_BUS = F.one_hot(context.positions_BT, self.size).to(x_BTD.dtype)
         laid_BTSU = same_BTU[:, :, None].to(x_BTD.dtype) * place_BUS.mT[:, None]
