@@ -70,7 +70,10 @@ def test_what_undone_steps_spent_is_gone_but_is_not_what_a_step_takes() -> None:
     for _ in range(3):
         progress.advance(rows=8, tokens=80, flops=100.0, seconds=2.0)
     saved.keep_spent(progress)
-    assert (saved.steps, saved.rows) == (4, 32) and (saved.seconds, saved.flops) == (saved.total_seconds, saved.total_flops) == (14.0, 700.0)
+    assert (saved.steps, saved.rows) == (4, 32) and (saved.seconds, saved.flops) == (saved.total_seconds, saved.total_flops) == (
+        14.0,
+        700.0,
+    )
     assert (saved.seconds - saved.lost_seconds) / saved.steps == 2.0
     again = Progress.from_dict(saved.as_dict())
     again.advance(rows=8, tokens=80, flops=100.0, seconds=2.0)
