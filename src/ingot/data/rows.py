@@ -246,7 +246,7 @@ class Rows:
         found = {key: np.array(value[ids]) for key, value in self.held.items() if key != "usable"}
         for augment in (item for item in self.augments if getattr(item, "mixes", False)):
             for at, number in enumerate(numbers.tolist()):
-                draw = np.random.Generator(np.random.Philox(key=[seed_of(self.seed, "augment"), number % 2**64]))
+                draw = self._draws(number)
                 partner = self._partner(draw)
                 if self.held["usable"][partner]:
                     other = {key: self.held[key][partner] for key in found}
@@ -255,7 +255,7 @@ class Rows:
         return found | {"rows": np.where(usable, numbers, -1)}
 
     def _view(self, row: Row, index: int, number: int, view: int) -> Row:
-        draw = np.random.Generator(np.random.Philox(key=[seed_of(self.seed, "augment"), number % 2**64], counter=[0, 0, 0, view]))
+        draw = self._draws(number, view)
         changed = self._changed(row, draw, view)
         for augment in (item for item in self.augments if getattr(item, "mixes", False)):
             partner = self._partner(draw)
@@ -266,6 +266,11 @@ class Rows:
                 other = changed
             changed = augment.mix(changed, other, draw)
         return changed
+
+    def _draws(self, number: int, view: int = 0) -> np.random.Generator:
+        """What a look of a row is drawn from. Arrays, because lists take a generator twice the time."""
+        key = np.array([seed_of(self.seed, "augment"), number % 2**64], dtype=np.uint64)
+        return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, view], dtype=np.uint64)))
 
     def _partner(self, draw: np.random.Generator) -> int:
         """A row to mix with, of the side of the split that is trained on."""

@@ -17,7 +17,7 @@ class PadCrop:
         self.pad = pad
 
     def __call__(self, value: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-        top, left = (draw.integers(0, 2 * self.pad + 1, size=2) - self.pad).tolist()
+        top, left = (int(draw.integers(0, 2 * self.pad + 1)) - self.pad for _ in range(2))
         H, W, _ = value.shape
         mirrored = min(H, W) > self.pad
         places = _places(top, H, mirrored)[:, None] * W + _places(left, W, mirrored)

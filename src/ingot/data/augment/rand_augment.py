@@ -14,6 +14,8 @@ from annotated_types import Interval
 from ...core.parts import NonNegative, Positive, part
 from ._pixels import OPERATIONS
 
+_OPERATIONS = tuple(OPERATIONS.values())
+
 
 @part
 class RandAugment:
@@ -27,9 +29,8 @@ class RandAugment:
         self.number, self.magnitude, self.deviation = number, magnitude, deviation
 
     def __call__(self, value: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-        names = list(OPERATIONS)
         for _ in range(self.number):
-            name, sign = names[int(draw.integers(len(names)))], 1.0 if draw.random() < 0.5 else -1.0
+            operation, sign = _OPERATIONS[int(draw.integers(len(_OPERATIONS)))], 1.0 if draw.random() < 0.5 else -1.0
             strength = float(np.clip(draw.normal(self.magnitude, self.deviation) / 10, 0, 1)) if self.deviation else self.magnitude / 10
-            value = OPERATIONS[name](value, strength, sign)
+            value = operation(value, strength, sign)
         return value
