@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.amounts import count, duration
-from ..core.folders import run_and_checkpoint
+from ..core.folders import checkpoints, run_and_checkpoint
 from ..ledger.lineage import described
 from . import _run
 from ._output import Output
@@ -27,10 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     from ..core.errors import UserError
-    from ..train.checkpoint import Checkpoints
 
     folder, checkpoint = run_and_checkpoint(arguments.run)
-    checkpoint = checkpoint or next(reversed(Checkpoints(folder / "checkpoints", say=output.note).all()), None)
+    checkpoint = checkpoint or next(reversed(checkpoints(folder / "checkpoints")), None)
     if checkpoint is None:
         raise UserError(f"no run or checkpoint at {folder}")
     manifest = _manifest(checkpoint)

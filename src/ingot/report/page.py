@@ -17,6 +17,7 @@ import yaml
 from ..core.amounts import count, duration, size
 from ..core.atomic import write_text
 from ..core.errors import UserError
+from ..core.folders import checkpoints
 from ..ledger.ledger import plain, read
 from .document import document, kept
 from .figures import figures, number
@@ -255,12 +256,10 @@ def _provenance(folder: Path, data: dict[str, Any], run: dict[str, Any]) -> str:
     for key in ("memory", "device_memory"):
         if number(machine.get(key)):
             machine[key] = size(number(machine[key]))
-    checkpoints = sorted(path.name for path in (folder / "checkpoints").glob("step-*") if path.is_dir())
+    kept = [path.name for path in checkpoints(folder / "checkpoints")]
     lineage = {key: run[key] for key in ("parents", "lineage", "from") if run.get(key)}
-    if checkpoints:
-        lineage["checkpoints"] = (
-            checkpoints if len(checkpoints) <= 6 else [*checkpoints[:2], f"… {len(checkpoints) - 4} more", *checkpoints[-2:]]
-        )
+    if kept:
+        lineage["checkpoints"] = kept if len(kept) <= 6 else [*kept[:2], f"… {len(kept) - 4} more", *kept[-2:]]
     about = {key: start.get(key) or run.get(key) for key in ("version", "commit", "recipe_hash")}
     about["recipe_hash"] = about["recipe_hash"] and str(about["recipe_hash"])[:16]
     about["written"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC") if start else None

@@ -10,7 +10,6 @@ import errno
 import json
 import math
 import os
-import re
 import shutil
 import threading
 import time
@@ -29,6 +28,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 from ..core.amounts import size
 from ..core.atomic import sync_folder
 from ..core.errors import IngotError, Problem, RunError, UserError
+from ..core.folders import CHECKPOINT, checkpoints
 from ..core.quantities import Quantity
 from ..core.version import installed_version
 from .state import Shape, State, model_tensors
@@ -45,7 +45,6 @@ from .storage import (
     verify_file,
 )
 
-NAME = re.compile(r"step-([0-9]{8,})")
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 SLACK = 4 * 1024**2
@@ -224,7 +223,7 @@ class Checkpoints:
         self._tidied = True
         for path in sorted(self.folder.glob(".step-*")):
             name, _, kind = path.name[1:].rpartition(".")
-            if kind == "old" and NAME.fullmatch(name) and not (self.folder / name).exists():
+            if kind == "old" and CHECKPOINT.fullmatch(name) and not (self.folder / name).exists():
                 path.rename(self.folder / name)
             elif path.is_dir() and not path.is_symlink() and (kind in ("old", "gone") or kind.startswith("tmp-")):
                 shutil.rmtree(path, ignore_errors=True)
@@ -233,14 +232,7 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """Every checkpoint folder, oldest first; links and folders in the making are not among them."""
-        if not self.folder.is_dir():
-            return []
-        found = [
-            (int(match[1]), path)
-            for path in self.folder.iterdir()
-            if (match := NAME.fullmatch(path.name)) and path.is_dir() and not path.is_symlink()
-        ]
-        return [path for _, path in sorted(found)]
+        return checkpoints(self.folder)
 
     def latest(self) -> Path | None:
         """The newest checkpoint that is whole, hashes included; None when there is none at all.
