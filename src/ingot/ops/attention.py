@@ -372,15 +372,16 @@ def _backward(
     b = _Blocks(q, k, v, segments, key_segments, bias, causal, window, scale, softcap)
     if b.blank_BT is not None:  # a zero gradient makes every term of a blank query zero
         gradient = gradient.masked_fill(b.blank_BT[:, None, :, None], 0)
-    dq_BTHd, dk, dv = q.new_empty(b.B, b.T, b.H, b.d), torch.empty_like(b.k_NSd), torch.empty_like(b.v_NSd)
-    dbias = torch.zeros_like(bias) if bias is not None else q.new_empty(0)
     spans, at = b.spans(), 0
+    whole = bool(spans) and spans[-1][2:] == (0, b.S)  # the last block sees every key: its products are written, the others added
+    make = torch.empty_like if whole else torch.zeros_like
+    dq_BTHd, dk, dv = q.new_empty(b.B, b.T, b.H, b.d), make(b.k_NSd), make(b.v_NSd)
+    dbias = torch.zeros_like(bias) if bias is not None else q.new_empty(0)
     slots = []
     for span in spans:
         *slot, at = _slots(b, kept, span, at)
         slots.append(slot)
-    written = False
-    for span, (p, tanh) in zip(reversed(spans), reversed(slots), strict=True):  # under causality the last block sees every key
+    for span, (p, tanh) in zip(reversed(spans), reversed(slots), strict=True):
         start, end, low, high = span
         q_Nrd, g_Nrd = b.fold(q, start, end) * scale, b.fold(gradient, start, end)
         if p is None:
@@ -394,13 +395,10 @@ def _backward(
         dq_BTHd[:, start:end] = b.unfold(torch.bmm(dscore, b.k_NSd[:, low:high]).mul_(scale), end - start)
         # The matmul adds in fp32 and rounds once per block.
         for d_NSd, left_Nrs, right_Nrd in ((dk, dscore, q_Nrd), (dv, p, g_Nrd)):
-            if not written and (low, high) == (0, b.S):
+            if whole and span is spans[-1]:
                 torch.bmm(left_Nrs.mT, right_Nrd, out=d_NSd)
             else:
-                (d_NSd if written else d_NSd.zero_())[:, low:high].baddbmm_(left_Nrs.mT, right_Nrd)
-        written = True
-    if not written:
-        dk.zero_(), dv.zero_()
+                d_NSd[:, low:high].baddbmm_(left_Nrs.mT, right_Nrd)
     return dq_BTHd.transpose(1, 2), dk.view(k.shape), dv.view(v.shape), dbias
 
 
