@@ -9,53 +9,59 @@ from contextlib import nullcontext
 from itertools import cycle, islice
 from typing import Any
 
-BEGUN = 3  # windows that a new loader has ready or in hand before its block's first step is timed; their steps are not counted
+from _machine import spread
+
+WARM = 8  # pairs that are not counted; a loader with a thread has windows in advance before the first
 
 
-def of_cached(run: Any, rounds: int, steps: int) -> dict[str, Any]:
-    """Samples a second both ways, and the rate on the loader's windows over the rate on kept ones. The first round is a warm-up."""
+def of_cached(run: Any, pairs: int) -> dict[str, Any]:
+    """Samples a second both ways, and the rate on the loader's windows over the rate on kept ones: of all steps, and of each pair, whose
+    steps are neighbors in time and so know the same clock. A step on the loader's windows makes one window, by a thread or not: before
+    any step nothing is in the making any more."""
     from ingot.train.step import step
 
     state = run.state()
     state.progress.entering = True
     stage = run.program.enter(state)
 
-    def block(windows: Iterator[Any], count: int) -> list[float]:
-        times = []
-        for _ in range(count):
-            began = time.perf_counter()
-            window = [stage.prepare(micro) for micro in next(windows)]
-            step(
-                state,
-                window,
-                run.layout,
-                side_weights=stage.side,
-                hooks=stage.hooks,
-                judge=lambda found: True,
-                stop=lambda: False,
-                phase=lambda name: nullcontext(),
-            )
-            times.append(time.perf_counter() - began)
-        return times
+    def one(windows: Iterator[Any]) -> float:
+        _rest()
+        began = time.perf_counter()
+        window = [stage.prepare(micro) for micro in next(windows)]
+        step(
+            state,
+            window,
+            run.layout,
+            side_weights=stage.side,
+            hooks=stage.hooks,
+            judge=lambda found: True,
+            stop=lambda: False,
+            phase=lambda name: nullcontext(),
+        )
+        return time.perf_counter() - began
 
-    seconds: dict[str, list[float]] = {"cached": [], "loader": []}
-    kept: list[Any] = []
-    row = 0
-    for number in range(rounds + 1):
-        opened = stage.open(row, stage.batch_rows, stage.micro_rows)
-        loaded = iter(opened)
-        kept = kept or list(islice(loaded, 4))
-        times = block(loaded, steps + BEGUN)[BEGUN:]
-        opened.close()  # nothing is read or decoded while kept windows are used
-        row += (steps + 2 * BEGUN + 2) * stage.batch_rows
-        if number:
-            seconds["loader"] += times
-            seconds["cached"] += block(cycle(kept), steps)
+    opened = stage.open(0, stage.batch_rows, stage.micro_rows)
+    loaded = iter(opened)
+    windows = {"loader": loaded, "cached": cycle(list(islice(loaded, 4)))}
+    seconds: dict[str, list[float]] = {name: [] for name in windows}
+    for number in range(WARM + pairs):
+        for name in windows if number % 2 else reversed(windows):
+            seconds[name].append(one(windows[name]))
+    opened.close()
+    seconds = {name: values[WARM:] for name, values in seconds.items()}
     middle = {name: statistics.median(values) for name, values in seconds.items()}
-    total = {name: statistics.mean(values) for name, values in seconds.items()}
     return {
         "samples_per_second": {name: stage.batch_rows / value for name, value in middle.items()},
         "ratio_of_medians": middle["cached"] / middle["loader"],
-        "ratio_of_means": total["cached"] / total["loader"],
-        "steps": {name: len(values) for name, values in seconds.items()},
+        "ratio_of_pairs": spread([kept / made for kept, made in zip(seconds["cached"], seconds["loader"], strict=True)]),
+        "ratio_of_means": sum(seconds["cached"]) / sum(seconds["loader"]),
     }
+
+
+def _rest() -> None:
+    """Until this process stands still."""
+    busy = 1.0
+    while busy > 5e-4:
+        before = time.process_time()
+        time.sleep(5e-3)
+        busy = time.process_time() - before

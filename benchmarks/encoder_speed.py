@@ -1,6 +1,6 @@
 """Images and sound: samples a second beside transformers' Trainer, and beside the same run on batches that lie ready in memory.
 
-    [ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16] python benchmarks/encoder_speed.py [--steps 30] [--rounds 3] [--kinds vit,hubert] [--precision bf16]
+    [ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16] python benchmarks/encoder_speed.py [--steps 30] [--rounds 3] [--pairs 200] [--kinds vit,hubert] [--precision bf16]
 
 trainer     a ViT (supervised) and a HuBERT (masked units) of the same parameters within 2 %, batch and length, bf16 with fp32 master weights
             on the CPU, in whole processes that alternate. Ingot decodes and augments real files meanwhile; the Trainer's rows lie in
@@ -117,6 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=200, help="of steps, one on the loader's windows and one on kept ones")
     parser.add_argument("--kinds", default="vit,hubert")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="fp32: on a processor without bf16")
     options = parser.parse_args()
@@ -133,7 +134,7 @@ def main() -> None:
         for kind in options.kinds.split(","):
             path = ROOT / "recipes" / KINDS[kind][0]
             recipe = ingot.load_recipe(path, overrides(kind, f"{kind}_cached", 1000, options.precision))
-            cached = of_cached(ingot.build(recipe, runs=folder / "runs"), options.rounds * 2, 6)
+            cached = of_cached(ingot.build(recipe, runs=folder / "runs"), options.pairs)
             mine, peer = [], []
             for number in range(options.rounds):
                 mine.append(ours(kind, folder, f"{kind}_{number}", options.steps, options.precision))

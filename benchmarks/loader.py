@@ -1,6 +1,6 @@
 """What reading the data leaves of a run's rate: packed documents of three sources beside batches that lie ready in memory.
 
-    python benchmarks/loader.py [--rounds 12] [--steps 8] [override ...]
+    python benchmarks/loader.py [--pairs 100] [override ...]
 
 recipes/text/gpt_tiny.yaml on a mixture of technical texts, fiction and Python code: steps on the loader's windows and on four kept
 ones in turn, in one process, so that the machine's moods fall on both. Beside it how long a row takes to read alone. Results go to
@@ -25,8 +25,7 @@ def main() -> None:
     from ingot.ops.memory import keep_freed_memory
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=8, help="of one kind before the other")
+    parser.add_argument("--pairs", type=int, default=100, help="of a step on the loader's windows and one on kept ones")
     parser.add_argument("overrides", nargs="*", help="changes of the recipe")
     options = parser.parse_args()
     keep_freed_memory()
@@ -47,7 +46,7 @@ def main() -> None:
         for row in range(0, 12_800, 32):
             stream.batch(row, 32)
         alone = (time.perf_counter() - began) / 12_800
-        found = of_cached(run, options.rounds, options.steps)
+        found = of_cached(run, options.pairs)
     write("loader", {"load_before": load, "overrides": options.overrides, "microseconds_per_row_alone": alone * 1e6, **found})
 
 

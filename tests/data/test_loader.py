@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingot.data.loader import Loader, share
+from ingot.data.loader import LOOKED, Loader, share
 from ingot.data.mix import Mixture
 from ingot.data.stream import Stream
 
@@ -43,11 +44,20 @@ def rows_of(windows: list[list[dict[str, torch.Tensor]]]) -> list[tuple[int, int
 
 
 @settings(deadline=None, max_examples=40)
-@given(start=st.integers(0, 200), step=st.integers(1, 17), micro=st.integers(1, 9), ranks=st.integers(1, 5), prefetch=st.integers(0, 3))
-def test_order_does_not_depend_on_layout(start: int, step: int, micro: int, ranks: int, prefetch: int) -> None:
+@given(
+    start=st.integers(0, 200),
+    step=st.integers(1, 17),
+    micro=st.integers(1, 9),
+    ranks=st.integers(1, 5),
+    prefetch=st.integers(0, 3),
+    beside=st.booleans(),
+)
+def test_order_does_not_depend_on_layout(start: int, step: int, micro: int, ranks: int, prefetch: int, beside: bool) -> None:
     windows: list[list[list[dict[str, torch.Tensor]]]] = []
     for rank in range(ranks):
-        loader = Loader(stream(), start=start, rows_per_step=step, micro_rows=micro, rank=rank, ranks=ranks, prefetch=prefetch)
+        loader = Loader(
+            stream(), start=start, rows_per_step=step, micro_rows=micro, rank=rank, ranks=ranks, prefetch=prefetch, beside=beside
+        )
         windows.append([next(loader) for _ in range(4)])
         loader.close()
     whole = stream().batch(start, 4 * step)
@@ -119,3 +129,31 @@ def test_prefetching_hides_the_data_wait() -> None:
     next(loader), next(loader)
     assert time.perf_counter() - begin < 0.015
     loader.close()
+
+
+def busy(seconds: float) -> None:
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+
+
+@pytest.mark.parametrize(("work", "thread"), [(time.sleep, True), (busy, False)])
+def test_on_the_cores_of_the_steps_a_thread_makes_windows_only_where_that_waits(work: Callable[[float], None], thread: bool) -> None:
+    class Working(Numbers):
+        def rows(self, ids: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
+            made.append(threading.current_thread().name)
+            work(0.01)
+            return super().rows(ids, numbers)
+
+    made: list[str] = []
+    loader = Loader(Stream({"a": Working(500, 0)}, seed=0), start=0, rows_per_step=5, micro_rows=5, beside=False)
+    windows = [next(loader) for _ in range(LOOKED)]
+    assert set(made) == {threading.current_thread().name}
+    for _ in range(4):
+        windows.append(next(loader))
+    assert (made[LOOKED] == "ingot-loader") == thread
+    whole = Stream({"a": Numbers(500, 0)}, seed=0).batch(0, 5 * len(windows))
+    assert [row for row, _, _ in rows_of(windows)] == whole["rows"].tolist()
+    loader.close()
+    with pytest.raises(StopIteration):
+        next(loader)

@@ -13,6 +13,7 @@ from ingot.build.rows import fields_of
 from ingot.core.errors import UserError
 from ingot.core.resolve import spec
 from ingot.data.open import HeldOutRows, open_data
+from ingot.data.order import seed_of
 from ingot.data.rows import Skips
 from ingot.data.stream import Stream
 
@@ -153,3 +154,25 @@ def test_the_allowance_is_said_to_be_of_one_process() -> None:
     skips.note(3, "row 3", "broken")
     with pytest.raises(UserError, match=r"row 4: broken; this process has met 2 of 10 rows .* since it started, more than skip allows"):
         skips.note(4, "row 4", "broken")
+
+
+def test_a_look_is_drawn_from_philox_of_seed_and_row() -> None:
+    rows = source().augmented([], 1, 5)
+    for number, view in ((0, 0), (7, 1), (2**40, 0), (0, 0)):
+        key = np.array([seed_of(5, "augment"), number], dtype=np.uint64)
+        fresh = np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, view], dtype=np.uint64)))
+        draw = rows._draws(number, view)
+        assert [draw.integers(9, dtype=np.int32), draw.random(), draw.normal(), *draw.permutation(9)] == [
+            fresh.integers(9, dtype=np.int32),
+            fresh.random(),
+            fresh.normal(),
+            *fresh.permutation(9),
+        ]
+
+
+def test_how_many_rows_are_read_before_they_are_augmented_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = source().augmented(augments("rand_augment"), 2, 5)
+    numbers = np.arange(20)
+    wanted = rows.rows(numbers, numbers)
+    monkeypatch.setattr("ingot.data.rows.TOGETHER", 0)
+    assert same(rows.rows(numbers, numbers), wanted)

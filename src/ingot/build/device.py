@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..core.errors import UserError
+from ..core.limits import cores
 from ..core.parts import Spec
 from ..core.resolve import spec
 from ..ops.bf16 import multiplies_bf16
@@ -46,6 +47,12 @@ def slow_precision(dtype: torch.dtype, device: torch.device) -> str:
         f"precision: this {'processor' if device.type == 'cpu' else 'GPU'} has no instructions for bf16, and may take many times "
         "as long with it as with fp32; precision=auto takes what is fast"
     )
+
+
+def cores_to_spare(device: torch.device) -> bool:
+    """Whether something can go on beside the steps without taking cores from them."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return device.type != "cpu" or torch.get_num_threads() * processes < cores()
 
 
 def choose_layout(wanted: Spec | str, device: torch.device) -> Any:

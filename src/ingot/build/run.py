@@ -30,7 +30,7 @@ from ..train.lines import event
 from ..train.state import State
 from .annotate import annotate, annotated_fields
 from .check import batch_rows, longest_sequence, resolve_run
-from .device import ALONE, choose_device, choose_layout, choose_precision, slow_precision
+from .device import ALONE, choose_device, choose_layout, choose_precision, cores_to_spare, slow_precision
 from .evaluation import evaluate_streams
 from .graph import build_model, without_weights
 from .grow import graph_of
@@ -193,7 +193,8 @@ class Run:
         from ..data.loader import Loader
 
         rank, ranks = part or (self.layout.rank, self.layout.ranks)
-        loader = Loader(stream, start=start, rows_per_step=rows, micro_rows=micro_rows, rank=rank, ranks=ranks)
+        share = {"micro_rows": micro_rows, "rank": rank, "ranks": ranks}
+        loader = Loader(stream, start=start, rows_per_step=rows, **share, beside=cores_to_spare(self.device))
         return DeviceWindows(loader, self.device, self.key(data), notices=lambda: self._pass_on(stream))
 
     def note(self, name: str, message: str, **more: Any) -> None:

@@ -1,9 +1,15 @@
-"""Windows of micro-batches for one rank, prefetched by a thread; their order does not depend on ranks, micro-batches or prefetching."""
+"""Windows of micro-batches for one rank, prefetched by a thread; their order does not depend on ranks, micro-batches or prefetching.
+
+Where the steps are computed by the same cores, a thread that decodes beside them costs twice what it takes: every product is shared out
+evenly, and all its threads wait for the one that was disturbed. There windows are made between the steps, unless making them waits (for
+a disk, a network): then a thread waits for it instead.
+"""
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +17,8 @@ import numpy as np
 import torch
 
 Window = list[dict[str, torch.Tensor]]
+LOOKED = 4  # windows after which it is decided whether making them waits: for more than a quarter of the time, and for LONG at all
+LONG = 1e-3  # seconds a window
 
 
 def share(rows: int, rank: int, ranks: int) -> range:
@@ -25,7 +33,8 @@ class Loader:
     micro-batches of exactly micro_rows, as many on every rank; rows that fill them up have rows = -1 and segments = 0.
 
     rows_per_step may be a function of the row at which the window starts (a scheduled batch). Ends where the stream ends.
-    Errors of the stream are raised in the consumer. close() stops the thread.
+    prefetch: windows that a thread makes in advance; 0 for no thread. beside: whether it does so from the start, or only if making
+    them waits. Errors of the stream are raised in the consumer. close() stops the thread.
     """
 
     def __init__(
@@ -38,6 +47,7 @@ class Loader:
         rank: int = 0,
         ranks: int = 1,
         prefetch: int = 2,
+        beside: bool = True,
     ):
         if micro_rows < 1 or not 0 <= rank < ranks:
             raise ValueError("micro_rows wants at least 1, rank a number below ranks")
@@ -46,18 +56,20 @@ class Loader:
         self._windows = self._generate()
         self._stop = threading.Event()
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=max(1, prefetch))
-        self._thread = threading.Thread(target=self._fill, name="ingot-loader", daemon=True) if prefetch else None
-        if self._thread is not None:
-            self._thread.start()
+        self._thread: threading.Thread | None = None
+        self._looks = bool(prefetch)
+        self._made, self._seconds, self._waited = 0, 0.0, 0.0  # of the windows that are being looked at
+        if prefetch and beside:
+            self._begin()
 
     def __iter__(self) -> Iterator[Window]:
         return self
 
     def __next__(self) -> Window:
-        if self._thread is None:
-            return next(self._windows)
         if self._stop.is_set():
             raise StopIteration
+        if self._thread is None:
+            return self._at_once()
         item = self._queue.get()
         if isinstance(item, BaseException):
             self.close()
@@ -72,6 +84,24 @@ class Loader:
             if with_room:
                 self._queue.get_nowait()
             self._thread.join(0.01)
+
+    def _begin(self) -> None:
+        self._thread = threading.Thread(target=self._fill, name="ingot-loader", daemon=True)
+        self._thread.start()
+
+    def _at_once(self) -> Window:
+        """The next window, made by the consumer. The thread takes over where most of that was waiting."""
+        began, busy = time.perf_counter(), time.process_time()
+        window = next(self._windows)
+        if self._looks:
+            seconds = time.perf_counter() - began
+            self._made, self._seconds = self._made + 1, self._seconds + seconds
+            self._waited += seconds - (time.process_time() - busy)
+            if self._made == LOOKED:
+                if self._waited > max(self._seconds / 4, LONG * LOOKED):
+                    self._begin()
+                self._made, self._seconds, self._waited = 0, 0.0, 0.0
+        return window
 
     def _fill(self) -> None:
         try:

@@ -30,7 +30,9 @@ from .order import seed_of
 
 Row = dict[str, Any]
 QUICK = 1e-3  # seconds in which a row is read that no other thread should be asked for
-TOGETHER = 8  # rows that are decoded before any of them is augmented
+_FRESH = {"bit_generator": "Philox", "buffer": np.zeros(4, np.uint64), "buffer_pos": 4, "has_uint32": 0, "uinteger": 0}  # nothing drawn yet
+_local = threading.local()
+TOGETHER = 2**20  # bytes of rows that are decoded before any of them is augmented
 
 
 class BadRow(Exception):
@@ -76,6 +78,8 @@ class Rows:
     def __init__(self, *, skip: float = 0.0):
         self.skip = skip
         self.augments: tuple[Any, ...] = ()
+        self.looks: list[list[Any]] = [[]]  # what each view of a row goes through
+        self.mixing: list[Any] = []  # augments that mix rows with others
         self.views, self.seed = 1, 0
         self._skips: Skips | None = None
         self._tokens: tuple[list[np.ndarray], int] | None = None
@@ -143,6 +147,9 @@ class Rows:
                 )
             if hasattr(augment, "bind"):
                 augment.bind(fields)
+        other.mixing = [augment for augment in augments if getattr(augment, "mixes", False)]
+        changing = [augment for augment in augments if augment not in other.mixing]
+        other.looks = [[augment.of_view(view) if hasattr(augment, "of_view") else augment for augment in changing] for view in range(views)]
         return other
 
     def hold(self, columns: Mapping[str, np.ndarray], keep: Sequence[str] = ()) -> None:
@@ -216,14 +223,18 @@ class Rows:
         return result
 
     def _whole(self, pairs: Sequence[tuple[int, int]]) -> list[Row | None]:
-        """Finished rows (index, number) with all their views and their text; None where one is passed over. A few are read, then the same
-        few changed: decoder and augmentation each stay in the processor's caches."""
+        """Finished rows (index, number) with all their views and their text; None where one is passed over. Some are read, then the same
+        changed: decoder and augmentation each stay in the processor's caches."""
         found: list[Row | None] = []
-        for start in range(0, len(pairs), TOGETHER):
-            some = pairs[start : start + TOGETHER]
-            read = [self._or_noted(index, partial(self.row, index)) for index, _ in some]
-            for (index, number), row in zip(some, read, strict=True):
-                found.append(None if row is None else self._or_noted(index, partial(self._looked_at, row, index, number)))
+        read: list[tuple[Row | None, int, int]] = []
+        held = 0
+        for at, (index, number) in enumerate(pairs, 1):
+            row = self._or_noted(index, partial(self.row, index))
+            read.append((row, index, number))
+            held += sum(value.nbytes for value in row.values() if isinstance(value, np.ndarray)) if row is not None else 0
+            if held > TOGETHER or at == len(pairs):
+                found += [None if one is None else self._or_noted(where[0], partial(self._looked_at, one, *where)) for one, *where in read]
+                read, held = [], 0
         return found
 
     def _or_noted(self, index: int, make: Callable[[], Row]) -> Row | None:
@@ -235,16 +246,16 @@ class Rows:
 
     def _looked_at(self, row: Row, index: int, number: int) -> Row:
         """A row as it is stored in all its views, and its text. Raises BadRow."""
-        result = self._view(row, index, number, 0)
+        result = self._view(row, number, 0)
         for view in range(1, self.views):
-            again = self._view(row, index, number, view)
+            again = self._view(row, number, view)
             result |= {f"{key}_{view}": again[key] for key in viewed(self.augments)}
         return result | self._text(index)
 
     def _held_rows(self, ids: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
         usable = self.held["usable"][ids]
         found = {key: np.array(value[ids]) for key, value in self.held.items() if key != "usable"}
-        for augment in (item for item in self.augments if getattr(item, "mixes", False)):
+        for augment in self.mixing:
             for at, number in enumerate(numbers.tolist()):
                 draw = self._draws(number)
                 partner = self._partner(draw)
@@ -254,10 +265,10 @@ class Rows:
                         found[key][at] = value
         return found | {"rows": np.where(usable, numbers, -1)}
 
-    def _view(self, row: Row, index: int, number: int, view: int) -> Row:
+    def _view(self, row: Row, number: int, view: int) -> Row:
         draw = self._draws(number, view)
         changed = self._changed(row, draw, view)
-        for augment in (item for item in self.augments if getattr(item, "mixes", False)):
+        for augment in self.mixing:
             partner = self._partner(draw)
             try:
                 other = self._changed(self.row(partner), draw, view)
@@ -268,9 +279,14 @@ class Rows:
         return changed
 
     def _draws(self, number: int, view: int = 0) -> np.random.Generator:
-        """What a look of a row is drawn from. Arrays, because lists take a generator twice the time."""
+        """What a look of a row is drawn from: Philox of (seed, row number; view). One generator of each thread is set anew, which takes a
+        seventh of making another, so this holds until the thread asks again."""
+        if not hasattr(_local, "draw"):
+            _local.draw = np.random.Generator(np.random.Philox(key=0))
         key = np.array([seed_of(self.seed, "augment"), number % 2**64], dtype=np.uint64)
-        return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, view], dtype=np.uint64)))
+        counter = np.array([0, 0, 0, view], dtype=np.uint64)
+        _local.draw.bit_generator.state = _FRESH | {"state": {"key": key, "counter": counter}}
+        return _local.draw  # type: ignore[no-any-return]
 
     def _partner(self, draw: np.random.Generator) -> int:
         """A row to mix with, of the side of the split that is trained on."""
@@ -279,9 +295,8 @@ class Rows:
     def _changed(self, row: Row, draw: np.random.Generator, view: int) -> Row:
         """A row through the augments that change one value, finished."""
         row = dict(row)
-        for augment in of_view(self.augments, view):
-            if not getattr(augment, "mixes", False):
-                row[augment.reads] = augment(row[augment.reads], draw)
+        for augment in self.looks[view]:
+            row[augment.reads] = augment(row[augment.reads], draw)
         return self.finish(row)
 
     def _text(self, index: int) -> Row:
@@ -292,11 +307,6 @@ class Rows:
         if not len(ids):
             raise BadRow("the text is empty")
         return laid(ids, length)
-
-
-def of_view(augments: Sequence[Any], view: int) -> list[Any]:
-    """What the view-th look of a row goes through, where an augmentation treats looks differently."""
-    return [augment.of_view(view) if hasattr(augment, "of_view") else augment for augment in augments]
 
 
 def viewed(augments: Sequence[Any]) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 
 from ingot.core.errors import UserError
 from ingot.core.resolve import spec
-from ingot.data.augment._pixels import OPERATIONS, equalize, rotate, shift, smooth
+from ingot.data.augment._pixels import OPERATIONS, autocontrast, equalize, rotate, shift, smooth
 
 IMAGE = np.random.default_rng(0).integers(0, 200, (16, 16, 3), dtype=np.uint8)
 
@@ -34,6 +34,21 @@ def test_geometry() -> None:
 def test_equalized_levels_are_spread() -> None:
     narrow = (100 + IMAGE // 20).astype(np.uint8)
     assert equalize(narrow).std() > 5 * narrow.std()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_levels_of_each_channel_go_through_their_own_table(channels: int) -> None:
+    """Every pixel by the definition: the share of darker pixels among all but the lightest; the place between darkest and lightest."""
+    image = np.random.default_rng(1).integers(40, 180, (7, 5, channels), dtype=np.uint8)
+    image[..., 0] = 77  # a level alone stays
+    spread, stretched = equalize(image), autocontrast(image)
+    assert (spread[..., 0] == 77).all() and (stretched[..., 0] == 77).all()
+    for at in range(1, channels):
+        levels = image[..., at].astype(int)
+        low, high, below = levels.min(), levels.max(), (levels < levels.max()).sum()
+        for y, x in np.ndindex(7, 5):
+            assert spread[y, x, at] == int((levels < levels[y, x]).sum() * 255 / below + 0.5)
+            assert abs(stretched[y, x, at] - (levels[y, x] - low) * 255 / (high - low)) <= 0.501
 
 
 def test_draws_all_operations() -> None:

@@ -10,24 +10,29 @@ GRAY = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 LEVELS = np.arange(256, dtype=np.float32)
+STARTS = np.arange(3)[:, None] * 256  # of the tables of three channels
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:
     return np.minimum(np.maximum(values + np.float32(0.5), np.float32(0)), np.float32(255)).astype(np.uint8)
 
 
+def luminance(image: np.ndarray) -> np.ndarray:
+    """(H, W, 1)."""
+    return image if image.shape[2] == 1 else _bytes(image.astype(np.float32) @ GRAY)[..., None]
+
+
 def gray(image: np.ndarray) -> np.ndarray:
     """The luminance, in every channel."""
-    if image.shape[2] == 1:
-        return image
-    return np.repeat(_bytes(image.astype(np.float32) @ GRAY)[..., None], 3, axis=2)
+    return np.repeat(luminance(image), image.shape[2], axis=2)
 
 
 def blend(image: np.ndarray, other: np.ndarray | float, factor: float) -> np.ndarray:
-    """factor of the image and 1 - factor of the other; above 1 it goes away from the other. One gray level goes through a table."""
+    """factor of the image and 1 - factor of the other; above 1 it goes away from the other. One gray level goes through a table, and what
+    is the same in all channels has one."""
     if isinstance(other, float):
         return _bytes(LEVELS * np.float32(factor) + np.float32(other * (1 - factor))).take(image)
-    return _bytes(image.astype(np.float32) * np.float32(factor) + other.astype(np.float32) * np.float32(1 - factor))
+    return _bytes(image * np.float32(factor) + other * np.float32(1 - factor))
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
@@ -35,11 +40,11 @@ def brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    return blend(image, float(gray(image)[..., 0].mean()), factor)
+    return blend(image, float(luminance(image).mean()), factor)
 
 
 def saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    return blend(image, gray(image), factor)
+    return blend(image, luminance(image), factor)
 
 
 def hue(image: np.ndarray, turn: float) -> np.ndarray:
@@ -86,30 +91,35 @@ def posterize(image: np.ndarray, bits: int) -> np.ndarray:
 
 def autocontrast(image: np.ndarray) -> np.ndarray:
     """Every channel's darkest level becomes 0 and its lightest 255."""
-
-    def table(levels: np.ndarray) -> np.ndarray:
-        low, high = float(levels.min()), float(levels.max())
-        return _bytes((LEVELS - low) * (255 / (high - low)) if high > low else LEVELS)
-
-    return _by_channel(image, table)
+    planes = _planes(image)
+    low, high = planes.min(axis=1) % 256, planes.max(axis=1) % 256
+    tables = [_bytes((LEVELS - a) * (255 / (b - a)) if b > a else LEVELS) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+    return _by_channel(image, planes, np.concatenate(tables))
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
     """Every channel's levels spread evenly."""
+    planes = _planes(image)
+    counts = np.bincount(planes.ravel(), minlength=256 * len(planes)).reshape(-1, 256)
+    upto = counts.cumsum(axis=1)
+    before = upto - counts
+    totals = np.where(upto < upto[:, -1:], upto, 0).max(axis=1, keepdims=True)  # of pixels below the lightest level that is there
+    tables = np.where(totals > 0, before * 255 / np.maximum(totals, 1), LEVELS)
+    return _by_channel(image, planes, _bytes(tables).ravel())
 
-    def table(levels: np.ndarray) -> np.ndarray:
-        counts = np.bincount(levels.ravel(), minlength=256)
-        before = np.cumsum(counts) - counts
-        total = levels.size - counts[counts.nonzero()[0][-1]]
-        return _bytes(before * 255 / total if total else LEVELS)
 
-    return _by_channel(image, table)
+def _planes(image: np.ndarray) -> np.ndarray:
+    """(C, H W): levels as places in the tables of all channels, which stand one after another."""
+    C = image.shape[2]
+    planes = image.reshape(-1, C).T.astype(np.intp, order="C")
+    planes += STARTS[:C]
+    return planes
 
 
-def _by_channel(image: np.ndarray, table: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Each channel through the table of 256 levels that is made from it."""
-    channels = [np.ascontiguousarray(image[..., at]) for at in range(image.shape[2])]
-    return np.stack([table(levels).take(levels) for levels in channels], axis=-1)
+def _by_channel(image: np.ndarray, planes: np.ndarray, tables: np.ndarray) -> np.ndarray:
+    """The image's planes through their tables of 256 levels."""
+    H, W, C = image.shape
+    return tables.take(planes).reshape(C, H, W).transpose(1, 2, 0)
 
 
 def affine(image: np.ndarray, matrix: np.ndarray, fill: int = 128) -> np.ndarray:
@@ -119,10 +129,15 @@ def affine(image: np.ndarray, matrix: np.ndarray, fill: int = 128) -> np.ndarray
     framed[1:-1, 1:-1] = image
     x, y = np.arange(W, dtype=np.float32) - (W - 1) / 2, np.arange(H, dtype=np.float32) - (H - 1) / 2
     (a, b, right), (c, d, down) = matrix.astype(np.float32).tolist()
-    column = a * x + (b * y + (right + (W + 1) / 2))[:, None]
-    row = c * x + (d * y + (down + (H + 1) / 2))[:, None]
+    column, row = _along(a, x, b, y, right + (W + 1) / 2), _along(c, x, d, y, down + (H + 1) / 2)
     places = _nearest(row, H + 1) * (W + 2) + _nearest(column, W + 1)
     return framed.reshape(-1, C).take(places, axis=0)
+
+
+def _along(a: float, x: np.ndarray, b: float, y: np.ndarray, start: float) -> np.ndarray:
+    """a x + b y + start, (H, W), or of one column or row where all of them are equal."""
+    down = (b * y + start)[:, None] if b else np.float32(start)
+    return a * x[None] + down if a else down + np.zeros((1, 1), np.float32)
 
 
 def _nearest(places: np.ndarray, last: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..rows import BadRow, Row, Rows
 
 # Modes whose pixels have 8 bits; others (16 bits, floats) would be squeezed silently.
 PLAIN = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "PA", "La", "RGBa"})
+CLEAR = frozenset({"LA", "RGBA", "PA", "La", "RGBa"})  # with transparent parts
 ORIENTATION = 0x0112  # of the EXIF tags
 NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)  # a label that is one
 Gray = Annotated[int, Interval(ge=0, le=255)]
@@ -23,12 +25,18 @@ Gray = Annotated[int, Interval(ge=0, le=255)]
 
 def pillow() -> Any:
     """PIL.Image, or the error that names the extra."""
+    Image, ImageFile = _modules()
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES  # half an image is a bad row
+    return Image
+
+
+@cache  # asking the import system for every picture is a part of what a small one takes
+def _modules() -> tuple[Any, Any]:
     try:
         from PIL import Image, ImageFile
     except ImportError:
         raise missing_extra("pillow", "vision") from None
-    assert not ImageFile.LOAD_TRUNCATED_IMAGES  # half an image is a bad row
-    return Image
+    return Image, ImageFile
 
 
 class Images(Rows):
@@ -60,18 +68,18 @@ class Images(Rows):
         """(H, W, C) uint8, upright. Raises BadRow."""
         Image = pillow()
         try:
-            with Image.open(io.BytesIO(data)) as image:
-                mode, wanted = image.mode, "L" if self.channels == 1 else "RGB"
-                if mode not in PLAIN:
-                    raise BadRow(f"pixels of mode {mode} do not fit 8 bits")
-                if not self.convert and len(image.getbands()) != self.channels:
-                    raise BadRow(f"has {len(image.getbands())} channels, {self.channels} are wanted (convert: true converts)")
-                image = _upright(image)
-                if "A" in image.getbands() or "transparency" in image.info:
-                    image = image.convert("RGBA")
-                    ground = Image.new("RGBA", image.size, (self.background,) * 3 + (255,))
-                    image = Image.alpha_composite(ground, image)
-                pixels = np.asarray(image if image.mode == wanted else image.convert(wanted))
+            image = Image.open(io.BytesIO(data))
+            mode, wanted = image.mode, "L" if self.channels == 1 else "RGB"
+            if mode not in PLAIN:
+                raise BadRow(f"pixels of mode {mode} do not fit 8 bits")
+            if not self.convert and len(image.getbands()) != self.channels:
+                raise BadRow(f"has {len(image.getbands())} channels, {self.channels} are wanted (convert: true converts)")
+            image = _upright(image)
+            if image.mode in CLEAR or "transparency" in image.info:
+                image = image.convert("RGBA")
+                ground = Image.new("RGBA", image.size, (self.background,) * 3 + (255,))
+                image = Image.alpha_composite(ground, image)
+            pixels = np.asarray(image if image.mode == wanted else image.convert(wanted))
         except BadRow:
             raise
         except Exception as error:  # decoders fail in many ways on damaged bytes
@@ -81,7 +89,7 @@ class Images(Rows):
 
     def finish(self, row: Row) -> Row:
         H, W, _ = row["image"].shape
-        small = H == W and H in {getattr(augment, "small", None) for augment in self.augments}
+        small = H == W != self.size and H in {getattr(augment, "small", None) for augment in self.augments}
         return row | {"image": np.ascontiguousarray(squared(row["image"], H if small else self.size).transpose(2, 0, 1))}
 
 

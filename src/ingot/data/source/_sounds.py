@@ -16,7 +16,7 @@ import numpy as np
 
 from ...core.errors import UserError, missing_extra
 from ...core.seams import Field
-from ..rows import BadRow, Row, Rows, augmented_fields, of_view
+from ..rows import BadRow, Row, Rows, augmented_fields
 from ._files import absent
 from ._images import classified
 from ._signal import log_mel, resample
@@ -146,7 +146,7 @@ class Sounds(Rows):
         if not any(hasattr(augment, "place") for augment in self.augments):
             key = "frames" if self.mels else "waveform"
             row[key] = row[key][: self.size]
-        for augment in of_view(self.augments, view):
+        for augment in self.looks[view]:
             if hasattr(augment, "place"):
                 start = augment.place(len(row[augment.reads]), self.size, draw)
                 row[augment.reads] = row[augment.reads][start : start + self.size]
