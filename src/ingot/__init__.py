@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Run", "build", "extend", "load_recipe", "open_run", "transform"]
 _HOMES = {
     "extend": ("build.extend", "extend"),
-    "transform": ("build.grow", "transform"),
     "Run": ("build.run", "Run"),
     "open_run": ("build.run", "open_run"),
     "load_recipe": ("core.recipe", "load"),
@@ -32,8 +31,8 @@ def __getattr__(name: str) -> Any:
     """The public names, imported when first used, so that ``import ingot`` stays instant."""
     from importlib import import_module
 
-    if name == "build":
-        return import_module("ingot.build")
+    if name in ("build", "transform"):  # packages that are their own front doors
+        return import_module(f"ingot.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'ingot' has no attribute {name!r}")
     module, attribute = _HOMES[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
@@ -17,7 +18,7 @@ from _runs import StopAt
 import ingot
 from ingot.build import annotate, compile_probe
 from ingot.build.check import check
-from ingot.core.errors import RunError
+from ingot.core.errors import RunError, UserError
 from ingot.core.recipe import load
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "speech" / "hubert_tiny.yaml"
@@ -50,6 +51,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, any_speed: None) -> A
 
 def test_two_rounds_of_units_resume_to_the_bit(train: Any) -> None:
     straight = train("straight")
+    assert straight.model.objective.embedding.module() is straight.model.embedding  # where the new objective looks, on the device
     events = [json.loads(line)["message"] for line in (straight.folder / "ledger.jsonl").read_text().splitlines() if '"annotate"' in line]
     assert len(events) == 2 and all("found 12 units in 64 clips" in event for event in events)
     folders = sorted(Path(".ingot/annotations").iterdir())
@@ -114,3 +116,26 @@ def test_units_are_asked_for_and_counted_alike() -> None:
     assert any("set stages.0.annotate" in str(problem) for problem in check(without)[1])
     other = load(RECIPE, ["stages.1.annotate.clusters=13"], tiny=True)
     assert any("annotated with 13" in str(problem) for problem in check(other)[1])
+
+
+def test_clips_that_the_annotator_of_another_stage_never_heard_are_refused_at_the_start(
+    tmp_path: Path, monkeypatch: Any, any_speed: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, **other: int) -> Any:
+        recipe = ingot.load_recipe(RECIPE, [*SMALL, f"name={name}"], tiny=True)
+        stage, data = recipe.tree["stages"][1], copy.deepcopy(recipe.tree["data"])
+        del stage["annotate"], stage["objective"]
+        stage["data"] = data | {"train": data["train"] | other, "augment": []}
+        return ingot.build(recipe)
+
+    assert run("same").train()["reason"] == "finished"
+    with pytest.raises(UserError, match=r"stages\.1\.data: kmeans of stage 0 finds units in the clips of its own stage"):
+        run("others", seed=7).train()
+
+
+def test_a_stage_may_grow_and_be_annotated(train: Any) -> None:
+    """Growing asks for rows of the stage, which have their units then."""
+    run = train("grown", None, "stages.0.transforms=[stack]", "stages.1.transforms=[stack]")
+    assert run.graph.encoder.knobs["depth"] == 8 and run.program.step == 5

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from _runs import lines
 
 import ingot
 from ingot.core.errors import UserError
@@ -148,6 +149,17 @@ def test_rewarming_is_a_further_stage(tiny_recipe: Any) -> None:
     two.train()
     assert equal(weights("runs/tiny_extended"), weights("runs/two"))
     assert extended.parents[0]["rewarm"] == "3 steps"
+
+
+def test_rewarming_reads_on_in_the_data_of_the_last_stage(tiny_recipe: Any) -> None:
+    stage = {"batch": "8 rows", "budget": "4 steps", "optimizer": {"name": "adamw", "lr": 0.003}}
+    recipe = tiny_recipe()
+    recipe.tree["stages"] = [stage, stage | {"data": recipe.tree["data"] | {"holdout": 0.4}}]
+    ingot.build(recipe).train()
+    made = ingot.extend("runs/tiny", "6 steps", rewarm="1 steps")
+    extended = ingot.build(Path(made["run"]) / "recipe.yaml")
+    extended.train()
+    assert [line["first_row"] for line in lines(extended, "step")] == [*range(0, 32, 8), *range(0, 48, 8)]
 
 
 def test_the_last_of_two_stages(tiny_recipe: Any) -> None:

@@ -133,6 +133,15 @@ def test_the_first_stage_can_grow_what_the_run_starts_from(tiny_recipe: Any) -> 
     assert run.checkpoints.manifest(run.checkpoints.latest())["parents"][0]["path"].startswith("runs/dense")
 
 
+def test_a_model_grows_where_the_data_were_used_up(tiny_recipe: Any) -> None:
+    """A stage that ends because its sources do may be followed by one that grows; LiGO then learns from the rows again."""
+    recipe = tiny_recipe(stages({"name": "ligo", "steps": 3}))
+    recipe.tree["data"]["train"]["max_epochs"] = {"left": 0.03, "right": 0.03}
+    run = ingot.build(recipe)
+    run.train()
+    assert [line["name"] for line in lines(run) if line["name"] in ("data_end", "transform")] == ["data_end", "transform", "data_end"]
+
+
 def test_a_run_from_before_there_were_transforms_resumes(tiny_recipe: Any) -> None:
     from ingot.core.recipe import dump, load
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import tokenizers
 
 import ingot
+from ingot.build.grow import transform
 from ingot.build.run import open_run
 from ingot.core import shipped
 from ingot.core.errors import UserError
@@ -162,3 +164,20 @@ def test_the_wheel_holds_every_recipe_and_works_without_a_checkout(tmp_path: Pat
         timeout=120,
     )
     assert done.returncode == 0 and "name: gpt_tiny" in done.stdout, done.stderr
+
+
+def test_a_recipe_that_is_built_stays_as_it_is(tiny_recipe: Any) -> None:
+    """So that it can be built again, with another tokenizer or none."""
+    recipe = tiny_recipe()
+    before = copy.deepcopy(recipe)
+    ingot.build(recipe, tokenizer={"name": "bpe", "vocabulary": 300})
+    assert recipe == before
+
+
+def test_a_run_is_transformed_by_names_as_a_recipe_has_them(tiny_recipe: Any) -> None:
+    ingot.build(tiny_recipe({"stages": {0: {"budget": "2 steps"}}})).train()
+    made = transform("runs/tiny", ["widen", {"name": "stack", "factor": 3}], "runs/large")
+    graph = open_run(made["run"]).graph
+    assert (graph.width, graph.encoder.knobs["depth"]) == (64, 6)
+    with pytest.raises(UserError, match="no part named 'stak'"):
+        ingot.transform("runs/tiny", ["stak"], "runs/other")  # the parts of the package are loaded by now, which hides no function

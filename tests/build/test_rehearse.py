@@ -16,6 +16,10 @@ def test_a_good_recipe_is_lived_through(tiny_recipe: Any) -> None:
     assert set(found["evaluation"]) == {"left", "right"} and found["bytes"] > 1000
 
 
+def test_the_average_that_a_run_is_opened_with_is_what_was_saved(tiny_recipe: Any) -> None:
+    assert rehearse(tiny_recipe({"stages": {0: {"hooks": ["ema"]}}}))["problems"] == []
+
+
 def test_what_fails_is_a_problem_and_not_a_traceback(tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: Any) -> None:
         raise IndexError("the planted fault")

@@ -95,10 +95,11 @@ def test_another_recipe_is_refused_with_the_difference(tiny_recipe: Any) -> None
 
 def test_a_finished_run_trains_no_further(tiny_recipe: Any) -> None:
     run = ingot.build(tiny_recipe({"stages": {0: {"budget": "2 steps"}}}))
-    run.train()
+    found = run.train()["evaluation"]
     before = weights(run)
     again = ingot.build(tiny_recipe({"stages": {0: {"budget": "2 steps"}}}))
-    assert again.train()["step"] == 2
+    summary = again.train()
+    assert summary["step"] == 2 and summary["evaluation"] == found != {}
     assert same(before, weights(again))
 
 
@@ -166,6 +167,21 @@ def test_what_belongs_to_the_machine_may_change_on_resume(tiny_recipe: Any) -> N
     assert again.train()["step"] == 6
 
 
+def test_what_a_resumed_run_is_told_goes_before_what_was_chosen_at_its_start(tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = {"stages": {0: {"budget": "6 steps"}}}
+    ingot.build(tiny_recipe(budget)).train(StopAt(2))
+    again = ingot.build(tiny_recipe(budget, {"micro_rows": "auto"}))  # 4 at first
+    again.train(StopAt(4))
+    assert again.choices["micro_rows"] == {"0": 8}
+    asked: list[Any] = []
+    last = ingot.build(tiny_recipe(budget, {"micro_rows": "auto", "compile": True, "memory": "2 GB"}))
+    fitted = {"micro_rows": 2, "checkpointing": "none", "fused_backward": False}
+    monkeypatch.setattr("ingot.build.program.fitting", lambda run, index, rows: fitted)
+    monkeypatch.setattr("ingot.build.session.choose_compile", lambda run, state, wanted: (False, str(asked.append(wanted))))
+    last.train()
+    assert asked == [True] and last.choices["micro_rows"] == {"0": 2} and last.choices["memory"] == 2e9
+
+
 def test_an_inner_optimizer_keeps_its_own_learning_rate_in_every_stage(tiny_recipe: Any) -> None:
     stages = [
         {"budget": "2 steps", "batch": "4 rows", "optimizer": {"name": "muon", "lr": lr, "rest": {"name": "adamw", "lr": inner}}}
@@ -218,3 +234,8 @@ def test_a_scheduled_batch_pays_for_its_own_rows_alone(tiny_recipe: Any, monkeyp
         flops[micro] = [line["step_flops"] for line in lines(run, "step")]
     assert met[8] == met[1] and [len(rows) for rows in met[8]] == [1, 3, 5, 7]
     assert flops[8] == flops[1]
+
+
+def test_a_seed_may_be_a_time_of_day(tiny_recipe: Any) -> None:
+    recipe = tiny_recipe({"seed": 20240101120000, "stages": {0: {"budget": "1 steps"}}})
+    assert ingot.build(recipe).train()["step"] == 1

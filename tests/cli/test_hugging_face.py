@@ -163,6 +163,19 @@ def test_continued_and_exported_it_computes_the_same_loss(shape: str, capsys: py
     assert {name: config[name] for name in SHAPES[shape][2]} == SHAPES[shape][2]
 
 
+@pytest.mark.parametrize("shape", ["llama"], indirect=True)
+def test_a_run_goes_on_where_its_folder_is_gone(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has weights and a tokenizer of its own; what has not begun is refused."""
+    again = ["train", RECIPE, "--from", "hf:model", "name=more", *SETTINGS, "stages.0.budget=2 steps"]
+    assert main(again) == 0, capsys.readouterr().err
+    Path("model").rename("elsewhere")
+    assert main(again) == 0, capsys.readouterr().err
+    assert main(["train", "runs/more/recipe.yaml"]) == 0, capsys.readouterr().err
+    assert main([*again, "model.encoder.depth=1"]) == 2
+    assert "model.encoder.depth: 2 -> 1" in capsys.readouterr().err
+    assert main([*again, "name=new"]) == 2
+
+
 def test_the_tokenizer_comes_out_as_it_went_in(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import", "hf:model", "runs/model"]) == 0, capsys.readouterr().err
     assert main(["export", "runs/model", "out"]) == 0, capsys.readouterr().err

@@ -87,6 +87,19 @@ def test_time_left_follows_the_pace_of_this_process(monkeypatch: pytest.MonkeyPa
     assert standing.seconds_left == pytest.approx(20.0 * 0.4 / 0.2)
 
 
+def test_time_left_in_a_stage_follows_the_pace_of_that_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: now[0])
+    standing = Standing()
+    standing.start(START)
+    standing.step(step(10, step_seconds=10.0))
+    now[0] = 5000.0  # the first stage took its time
+    standing.step(step(11, stage=1, step_seconds=10.0))
+    now[0] = 5010.0
+    standing.step(step(12, stage=1, step_seconds=10.0))
+    assert standing.seconds_left == pytest.approx(18 * 10.0)
+
+
 def test_money_is_time_by_price() -> None:
     standing = Standing(price_per_hour=2.0)
     standing.start(START)

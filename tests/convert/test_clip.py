@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from ingot.build.graph import build_model
 from ingot.build.schema import Graph
-from ingot.convert.hf import read_folder, write_folder
+from ingot.convert.hf import family_for, read_folder, write_folder
+from ingot.core.errors import UserError
 from ingot.core.recipe import Recipe
 from ingot.core.resolve import resolve
 
@@ -128,3 +129,11 @@ def test_masked_patches(tmp_path: Path) -> None:
     written("vit_mae", model, section, tmp_path, 17)
     again = transformers.ViTMAEForPreTraining.from_pretrained(tmp_path / "out").eval()
     torch.testing.assert_close(again(pixel_values=pixels, noise=noise).loss, expected.loss)
+
+
+def test_a_tower_of_another_name_is_refused(tmp_path: Path) -> None:
+    theirs("clip").save_pretrained(tmp_path)
+    section = read_folder(tmp_path)[0]
+    section |= {"towers": {"words": section["towers"]["text"]}, "objective": section["objective"] | {"tower": "words"}}
+    with pytest.raises(UserError, match=r"no model without towers\.text, towers\.words"):
+        family_for(section)

@@ -173,3 +173,17 @@ def test_a_generator_cannot_share_a_table_that_is_narrower_than_the_model(tmp_pa
     run = SimpleNamespace(model=SimpleNamespace(objective=spec("objective", **section["objective"])), stages=[])
     embedding = spec("nn.embedding", **section["embedding"])
     assert [said for said in embedding.target.check(embedding.knobs, {"run": run}) if "needs inner: null" in said]
+
+
+def test_a_factor_on_what_the_head_reads_is_written(tmp_path: Path) -> None:
+    """It stands before a layer and its gelu, so that no factor on the scores does the same."""
+    theirs("PreTraining", SMALL).save_pretrained(tmp_path / "in")
+    section, state, _, _ = read_folder(tmp_path / "in")
+    model = build(section)
+    model.load_state_dict(state, strict=False)
+    model.objective.output_scale = 0.5
+    write_folder(model, section, tmp_path / "out", sequence=32)
+    again = transformers.ElectraForPreTraining.from_pretrained(tmp_path / "out").eval()
+    tokens = rows()["tokens"]
+    expected = model.logits(model.encode({"tokens": tokens}, causal=False))
+    torch.testing.assert_close(again(input_ids=tokens).logits, expected, rtol=1e-4, atol=1e-5)

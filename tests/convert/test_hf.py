@@ -53,11 +53,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("Bert", SMALL),
     "bert-odd": ("Bert", SMALL | {"vocab_size": 89, "type_vocab_size": 3, "layer_norm_eps": 1e-6}),
 }
+UNTIED_BERT = {"bert-untied": ("Bert", SMALL | {"tie_word_embeddings": False})}  # holds a bias that it does not use
 
 
 def theirs(case: str) -> Any:
     """A transformers model of the case with random weights, biases and gains included."""
-    kind, settings = CASES[case]
+    kind, settings = (CASES | UNTIED_BERT)[case]
     extra = {} if kind == "GPT2" else {"initializer_range": 0.1}
     config = getattr(transformers, f"{kind}Config")(**settings, **extra, bos_token_id=1, eos_token_id=2, pad_token_id=0)
     config._attn_implementation = "eager"
@@ -302,6 +303,21 @@ def test_a_factor_on_the_logits_goes_into_an_untied_head(tmp_path: Path) -> None
     expected = model.logits(model.encode({"tokens": tokens}, causal=True))
     found = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out")(input_ids=tokens).logits
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_untied_bert_keeps_the_bias_of_its_head(tmp_path: Path) -> None:
+    tensors = save_case("bert-untied", tmp_path / "in")
+    own, other = "cls.predictions.decoder.bias", "cls.predictions.bias"
+    assert not torch.equal(tensors[own], tensors[other])
+    model, section, _ = ours(tmp_path / "in")
+    write_folder(model, section, tmp_path / "out", sequence=64)
+    tokens = torch.arange(12)[None]
+    expected = theirs("bert-untied")(input_ids=tokens).logits
+    torch.testing.assert_close(model.logits(model.encode({"tokens": tokens}, causal=False)), expected, rtol=1e-4, atol=1e-5)
+    again = transformers.BertForMaskedLM.from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
+    torch.testing.assert_close(again(input_ids=tokens).logits, expected, rtol=1e-5, atol=1e-6)
+    rewrite(tmp_path / "in", {name: tensor for name, tensor in tensors.items() if name != own})  # a folder may lack it
+    assert torch.equal(read_folder(tmp_path / "in")[1]["objective.bias"], tensors[other])
 
 
 def test_weights_load_into_a_model_of_the_section_with_another_objective(tmp_path: Path) -> None:

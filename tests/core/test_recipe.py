@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingot.core.errors import UserError
-from ingot.core.recipe import difference, digest, load, merge, parse
+from ingot.core.recipe import difference, digest, dump, load, merge, parse
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -116,3 +116,39 @@ def test_merging_with_itself_or_nothing_changes_nothing(tree: dict) -> None:
 
 def test_difference_names_each_leaf() -> None:
     assert difference({"a": {"b": 1}, "c": [1, 2]}, {"a": {"b": 2}, "c": [1, 3]}) == ["a.b: 1 -> 2", "c.1: 2 -> 3"]
+
+
+def test_an_overlay_with_a_name_of_its_own_keeps_that_of_its_parent(tmp_path: Path) -> None:
+    """The name in an overlay is a recipe's, as that beside it, and no part's: it replaces nothing, and is not handed down."""
+    (tmp_path / "base.yaml").write_text("a: 1\ntiny: {name: small, a: 10, b: {c: 2}}\n")
+    (tmp_path / "named.yaml").write_text("based_on: base.yaml\ntiny: {name: other, d: 3}\n")
+    (tmp_path / "plain.yaml").write_text("based_on: base.yaml\ntiny: {d: 3}\n")
+    found = {name: load(tmp_path / f"{name}.yaml", tiny=True).tree for name in ("base", "named", "plain")}
+    assert found["base"] == {"a": 10, "b": {"c": 2}, "name": "small"}
+    assert found["named"] == {"a": 10, "b": {"c": 2}, "d": 3, "name": "other"}
+    assert found["plain"] == {"a": 10, "b": {"c": 2}, "d": 3, "name": "plain_tiny"}
+
+
+def test_an_override_of_an_item_that_is_not_there_says_so(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("list: [x, y]\n")
+    for key in ("list.2", "list.2.k", "list.name"):
+        with pytest.raises(UserError, match=f"{key}: there is no item {key[5:6] if key[5].isdigit() else 'name'}, the list has 2"):
+            load(tmp_path / "r.yaml", [f"{key}=1"])
+    assert load(tmp_path / "r.yaml", ["list.1=z"]).tree["list"] == ["x", "z"]
+
+
+def test_a_key_with_dots_is_found_by_an_override(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("stages:\n  - schedule: {lr: x, hooks.ema.decay: {name: linear, final: 1}}\n")
+    path = "stages.0.schedule.hooks.ema.decay"
+    (stage,) = load(tmp_path / "r.yaml", [f"{path}.final=2", "stages.0.schedule.lr=y", "stages.0.hooks.ema=3"]).tree["stages"]
+    assert stage == {"schedule": {"lr": "y", "hooks.ema.decay": {"name": "linear", "final": 2}}, "hooks": {"ema": 3}}
+    assert load(tmp_path / "r.yaml", [f"{path}=cosine"]).tree["stages"][0]["schedule"]["hooks.ema.decay"] == "cosine"
+
+
+@pytest.mark.parametrize(
+    "text", ["1e-3", "7e10", "1.5e3", ".5E3", "+2e5", "1e3x", "010", "1:30", "yes", "null", "2024-01-01", ".nan", "a: b"]
+)
+def test_text_that_looks_like_something_else_is_written_as_text(text: str) -> None:
+    """A run named 1e-3 could not be resumed: its own recipe gave the name back as a number."""
+    tree = {"name": text, "paths": [text], "knobs": {"lr": 1e-3, "large": 1e16, "count": 3, "on": True, "none": None}}
+    assert parse(dump(tree), "recipe.yaml").tree == tree

@@ -156,6 +156,18 @@ def test_the_allowance_is_said_to_be_of_one_process() -> None:
         skips.note(4, "row 4", "broken")
 
 
+@pytest.mark.parametrize("allowance", [0.0, 0.1])
+def test_a_row_beyond_the_allowance_is_refused_as_often_as_it_is_met(allowance: float) -> None:
+    """A loader that reads ahead and is then set elsewhere takes its error along."""
+    skips = Skips(allowance, 10)
+    for row in range(int(allowance * 10)):
+        skips.note(row, f"row {row}", "broken")
+    for _ in range(3):
+        with pytest.raises(UserError, match="row 4: broken"):
+            skips.note(4, "row 4", "broken")
+    assert 4 not in skips.found and len(skips.drain()) == int(allowance * 10)
+
+
 def test_a_look_is_drawn_from_philox_of_seed_and_row() -> None:
     rows = source().augmented([], 1, 5)
     for number, view in ((0, 0), (7, 1), (2**40, 0), (0, 0)):

@@ -96,6 +96,19 @@ def test_truncating_drops_replayed_steps_but_keeps_what_happened(tmp_path: Path)
     assert [line.get("replayed") for line in read(tmp_path) if line["kind"] == "event"] == [True]
 
 
+def test_a_roll_back_that_a_resumed_run_meets_again_is_marked(tmp_path: Path) -> None:
+    """It tells the step it went back to, that of the checkpoint from which the killed run is resumed; one that the checkpoint saw is not."""
+    ledger = Ledger(tmp_path)
+    ledger.write("event", step=2, name="rollback", message="before")
+    ledger.write("step", step=3)
+    seen = ledger.count
+    ledger.write("step", step=4)
+    ledger.write("event", step=3, name="rollback", message="after")
+    ledger.truncate_after(3, seen)
+    ledger.close()
+    assert [(line.get("message"), line.get("replayed")) for line in read(tmp_path)] == [("before", None), (None, None), ("after", True)]
+
+
 def test_a_failed_truncation_leaves_the_old_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(tmp_path)
     for step in (1, 2):

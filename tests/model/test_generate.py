@@ -35,6 +35,17 @@ def test_greedy_with_cache_equals_greedy_without(mixer: dict[str, Any]) -> None:
     assert model.training
 
 
+def test_a_stack_without_mixers_writes_without_a_cache() -> None:
+    wiring = {"width": 32, "vocabulary": 50, "sequence": 16, "specials": {}, "linear": spec("nn.linear", "dense")}
+    parts = {
+        "embedding": spec("nn.embedding", "token"),
+        "encoder": spec("model.encoder", "mlp", depth=2),
+        "objective": spec("objective", "causal_lm"),
+    }
+    found = list(generate(Model(**{name: part.build(**wiring) for name, part in parts.items()}), [3, 1], max_new=5))
+    assert len(found) == 5
+
+
 def test_the_seed_decides() -> None:
     model = build()
     draws = [list(generate(model, [1], max_new=20, seed=seed)) for seed in (0, 0, 1)]

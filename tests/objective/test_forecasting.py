@@ -82,3 +82,10 @@ def test_the_best_constant_under_the_quantile_loss_is_the_quantile() -> None:
 def test_a_source_without_future_is_refused() -> None:
     with pytest.raises(UserError, match=r"set data\.train\.horizon"):
         made({"horizon": 0})
+
+
+@pytest.mark.parametrize("horizon", [1, 4])
+def test_a_horizon_that_is_not_the_futures_is_refused(horizon: int) -> None:
+    """One step against sixteen would be compared with all of them."""
+    with pytest.raises(UserError, match=f"objective.horizon: forecasts of {horizon} steps do not meet futures of 16"):
+        made(horizon=horizon)

@@ -204,3 +204,18 @@ def test_what_is_counted_is_counted_once() -> None:
     model = model_of(objective={"name": "nested", "objective": "replaced_token", "depths": [1]})
     counts = forward_backward(model, [batch_of(model, range(4))], Single(), {}).counts
     assert list(counts) == ["objective.objective"]
+
+
+def test_flops_are_those_of_the_rows_that_leave_early(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, tiny_recipe: Any) -> None:
+    """Steps whose draws differ are not filed under the first one's figure."""
+    from ingot.ledger.meter import Meter
+
+    changes = {
+        "model": {"encoder": {"depth": 6}, "objective": {"name": "nested", "objective": "causal_lm", "depths": [1]}},
+        "stages": {0: {"budget": "12 steps", "batch": "8 rows"}},
+    }
+    told = ingot.build(tiny_recipe(changes, name="told")).train()["flops"]
+    counting = Meter.counting
+    monkeypatch.setattr(Meter, "counting", lambda self, model, key: counting(self, model, key, cache=False))
+    counted = ingot.build(tiny_recipe(changes, name="counted")).train()["flops"]
+    assert told == pytest.approx(counted, rel=0.01)

@@ -65,3 +65,12 @@ def test_errors_are_told_in_the_values_units() -> None:
 def test_rows_without_values_are_refused() -> None:
     with pytest.raises(UserError, match="name their columns"):
         model().objective.prepare({"rows": torch.arange(2)})
+
+
+def test_numbers_that_do_not_meet_the_values_are_refused() -> None:
+    """One number against two values would be compared with both."""
+    for outputs in (1, 3):
+        with pytest.raises(UserError, match=f"objective.outputs: {outputs} numbers do not meet rows of 2 values"):
+            model(outputs=outputs, mean=0.0, std=1.0)
+    with pytest.raises(UserError, match=r"objective.mean wants one number or one for each of 2 values, got \[1.0, 2.0, 3.0\]"):
+        model(mean=[1.0, 2.0, 3.0])

@@ -120,9 +120,10 @@ def test_a_run_that_was_rolled_back_is_drawn_as_it_went_on() -> None:
         return step(number, seconds=seconds, step_seconds=1.0, phases={"data": 1.0})
 
     back = {"kind": "event", "step": 2, "name": "rollback"}
-    found = figures([timed(1, 1.0), timed(2, 2.0), timed(3, 3.0), timed(4, 4.0), back, timed(3, 5.0), timed(4, 6.0)])
+    undone = {"kind": "evaluation", "step": 4, "took": 0.5, "results": {}}
+    found = figures([timed(1, 1.0), timed(2, 2.0), timed(3, 3.0), timed(4, 4.0), undone, back, timed(3, 5.0), timed(4, 6.0)])
     assert found["curves"]["step"] == [1, 2, 3, 4] and found["curves"]["seconds"] == [1, 2, 5, 6]
-    assert found["time"] == {"data": 6.0} and found["spent"]["seconds"] == 6.0
+    assert found["time"] == {"data": 6.0, "evaluation": 0.5} and found["spent"]["seconds"] == 6.0
 
 
 @pytest.mark.parametrize(

@@ -223,3 +223,22 @@ def test_the_best_validation_is_of_the_objective_in_force(tmp_path: Path) -> Non
     assert "<td>3.25</td><td>3.25</td><td>2</td>" in text and "None" not in text.split("<script")[0]
     (folder / "recipe.yaml").write_text("model: {objective: [")
     assert "<td>0.125</td><td>0</td>" in write_report(folder).read_text()
+
+
+@pytest.mark.parametrize(("kind", "where"), [("process_peak", "process"), ("device_peak", "device")])
+def test_the_peak_says_whose_memory_it_is(tmp_path: Path, kind: str, where: str) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.write("step", step=1, memory={"process_peak": 1e9, "weights": 4e6} | {kind: 2**31})
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert re.search(rf"peak memory</dt><dd>2 GiB</dd><small>of the {where}</small>", page)
+
+
+def test_runs_without_text_tell_their_best_loss(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "images", 5, evaluations=False)
+    with Ledger(folder) as ledger:
+        ledger.write(
+            "evaluation", step=5, tokens=5e6, flops=5e15, seconds=150.0, took=1.0, results={"images": {"loss": 1.25, "accuracy": 0.5}}
+        )
+    assert "<dt>validation</dt><dd>1.25</dd><small>loss, best</small>" in write_report(folder).read_text(encoding="utf-8")
+    silent = write_report(make_run(tmp_path / "silent", 5, evaluations=False)).read_text(encoding="utf-8")
+    assert "<dt>validation</dt><dd>–</dd><small>not evaluated</small>" in silent

@@ -75,6 +75,15 @@ def test_a_lasting_change_is_accepted() -> None:
     assert [guard.judge(3.0, 1.0).event for _ in range(40)][-10:] == [""] * 10
 
 
+@pytest.mark.parametrize("empty", [0.0, -1.5])
+def test_steps_that_score_nothing_make_no_spikes_of_others(empty: float) -> None:
+    """Of few rows with few hidden tokens most hold none, and a loss of another kind may be negative; a spike among the others is one still."""
+    guard = AnomalyGuard()
+    for number, values in enumerate(clean_run(0, 1600)):
+        assert guard.judge(*(values if number % 4 == 0 else (empty, 0.0))).event == ""
+    assert guard.judge(30.0, 0.5).event == "spike"
+
+
 def test_resumed_guard_decides_alike() -> None:
     values = clean_run(1, 200) + [(math.nan, 1.0), (40.0, 1.0)] + clean_run(2, 60)
     whole, first = AnomalyGuard(), AnomalyGuard()

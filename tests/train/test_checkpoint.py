@@ -139,6 +139,23 @@ def test_retention(tmp_path: Path) -> None:
         Checkpoints(tmp_path, keep_every=parse_quantity("5%"))
 
 
+def test_the_best_is_of_what_the_newest_measures(tmp_path: Path) -> None:
+    """The loss of another objective, or on other data, is no better or worse: the best one of the stage in hand stays, and of its like."""
+    stages: list[dict[str, Any]] = [
+        {"objective": None},
+        {"objective": {"name": "classification"}},
+        {"objective": None, "data": {"train": "x"}},
+    ]
+    checkpoints = Checkpoints(tmp_path, keep_last=1, keep_best=1)
+    kept = []
+    for step, (stage, loss) in enumerate([(0, 0.3), (0, 0.4), (1, 2.0), (1, 1.5), (1, 2.5), (2, 3.0), (2, 3.5)], 1):
+        state = state_at(step)
+        state.progress.stage = stage
+        checkpoints.save(state, recipe_hash="abc", recipe={"stages": stages}, metrics={"loss": loss})
+        kept.append([int(path.name[-1]) for path in checkpoints.all()])
+    assert kept == [[1], [1, 2], [3], [4], [4, 5], [6], [6, 7]]
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [(errno.ENOSPC, "no room for .* needs .* are free"), (errno.EROFS, "cannot write .*: Read-only"), (errno.EIO, "cannot write")],

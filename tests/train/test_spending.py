@@ -11,10 +11,11 @@ import torch
 
 from ingot.core.patience import until
 from ingot.core.sums import wide
-from ingot.ledger.meter import Spent
-from ingot.train.loop import Loop, _size
+from ingot.ledger.meter import Counted, Meter, Spent
+from ingot.train.loop import Loop
 from ingot.train.moments import end_asked
 from ingot.train.spending import Spending
+from ingot.train.step import size_of
 
 
 class Two:
@@ -65,6 +66,29 @@ def test_all_that_a_step_cost_is_of_all_ranks() -> None:
             )
 
 
+def test_ranks_that_meter_at_different_steps_meet() -> None:
+    """Where FLOPs depend on a rank's own rows, one may meet something new, with a component of its own, while the others do not."""
+    layout, found = Two(), {}
+    costs = [[{"encoder": 3.0}] * 3, [{"encoder": 3.0}, {"encoder": 2.0, "early": 1.0}, {"encoder": 3.0}]]
+
+    def work(rank: int) -> None:
+        spending, meter = Spending(layout), Meter()  # type: ignore[arg-type]
+        for number, parts in enumerate(costs[rank]):
+            spent = Spent(1.0, flops=3.0, flops_by_component=dict(parts), metered=number == rank)
+            spending.total(spent, [])
+            found[rank, number] = spent.flops_by_component
+        meter._cache[f"of rank {rank}"] = Counted({"encoder": 3}, 0)
+        spending.metered(meter)
+        found[rank, "known"] = [meter.known(f"of rank {other}") for other in range(2)]
+
+    threads = [threading.Thread(target=work, args=(rank,), name=str(rank)) for rank in range(2)]
+    [thread.start() for thread in threads]
+    [thread.join(20) for thread in threads]
+    for rank in range(2):
+        assert [found[rank, number] for number in range(3)] == [{"encoder": 6.0}, {"encoder": 5.0, "early": 1.0}, {"encoder": 6.0}]
+        assert found[rank, "known"] == [True, True]
+
+
 def test_what_was_metered_on_some_ranks_is_not_taken_on_others() -> None:
     stage: Any = SimpleNamespace(rows_read=8, rows_per_step=8, micro=lambda ranks: 2, hooks={})
     state: Any = SimpleNamespace(progress=SimpleNamespace(stage=0), optimizer=None)
@@ -79,8 +103,10 @@ def test_what_was_metered_on_some_ranks_is_not_taken_on_others() -> None:
 def test_windows_that_are_parted_otherwise_are_metered_anew() -> None:
     """Of as many positions others are encoded, where the share that an objective hides is scheduled."""
     parts = [{"kept": torch.zeros(2, kept), "hidden": torch.zeros(2, 16 - kept), "rows": torch.arange(2)} for kept in (4, 4, 8)]
-    first, again, other = map(_size, parts)
+    first, again, other = (size_of([part]) for part in parts)
     assert first == again != other
+    leaving: Any = SimpleNamespace(cost=lambda window: f"{sum(int(micro['rows'].sum()) for micro in window)} rows leave early")
+    assert size_of(parts[:2], leaving) != size_of(parts[:1], leaving) and size_of(parts[:1], leaving).startswith(first)
 
 
 def test_a_row_that_several_ranks_pass_over_is_told_once() -> None:

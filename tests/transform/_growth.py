@@ -42,6 +42,12 @@ MAKES: dict[str, dict[str, Any]] = {
     "relative positions": {**PLAIN, "encoder": {**PLAIN["encoder"], "mixer": {"name": "attention", "heads": 2, "position": "relative"}}},
     "masked": {**PLAIN, "objective": {"name": "masked_lm", "rate": 0.4, "transform": "layer", "bias": True}},
     "width transfer": {**PLAIN, "init": {"name": "mup", "base_width": 8}},
+    "width transfer before a layer": {**PLAIN, "init": {"name": "mup", "base_width": 8}, "objective": "replaced_token"},
+    "narrow table": {
+        **PLAIN,
+        "embedding": {"name": "token", "inner": 8, "position": "learned", "norm": "layer"},
+        "objective": {"name": "masked_lm", "rate": 0.4, "transform": "layer", "bias": True},
+    },
 }
 
 

@@ -12,7 +12,9 @@ from ingot.core.errors import RunError, UserError
 from ingot.core.resolve import spec
 
 
-@pytest.mark.parametrize("make", ["tied rms", "grouped heads, biases, untied", "masked", "width transfer"])
+@pytest.mark.parametrize(
+    "make", ["tied rms", "grouped heads, biases, untied", "masked", "width transfer", "width transfer before a layer", "narrow table"]
+)
 def test_without_learning_it_is_widening(growth: Any, make: str) -> None:
     grown = growth(MAKES[make])
     before = grown.logits()

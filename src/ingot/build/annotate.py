@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..core.errors import RunError, UserError
+from ..core.errors import Problem, RunError, UserError
 from ..core.evaluating import evaluating
 from ..core.parts import Spec
 from ..core.seams import Field
@@ -85,6 +85,21 @@ def annotate(run: Run, extra: dict[str, Any], index: int, *, entering: bool) -> 
     await_first(run, [folder])
     attach(run, chosen, index, folder)
     return f"{chosen.name} {'found' if made else 'reused'} {chosen.knobs['clusters']} units in {sum(len(source) for source in sources(run, index))} clips: {folder}"
+
+
+def refuse_unannotated(run: Run, index: int) -> None:
+    """Raise UserError where a stage reads clips in which the annotator in force, which another stage names, has found nothing."""
+    found = annotator_of(run, index)
+    if (
+        found is None
+        or found[0] == index
+        or getattr(found[1].target, "whole_rows", False)
+        or run.data_index(found[0]) == run.data_index(index)
+    ):
+        return
+    if {source.identity for source in sources(run, index)} - {source.identity for source in sources(run, found[0])}:
+        message = f"{found[1].name} of stage {found[0]} finds units in the clips of its own stage, and here are others; name annotate in this stage too"
+        raise UserError([Problem(f"stages.{index}.data", message)])
 
 
 def sources(run: Run, index: int) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,31 +14,36 @@ from ..core.parts import Spec, knob_names, plain, signature, walk_specs
 from ..core.quantities import Quantity
 from ..core.recipe import Recipe, keys_of
 from ..core.resolve import UNRESOLVED, Unresolved, nearest, partly_resolve
+from ..core.resolve import spec as named
 from ..core.seams import SLOTS
+from ..nn.objectives import inside
 from .grow import graph_after
 from .rows import gives_only_rows, gives_text, known_keys, leaves, reading
 from .schema import Data, RunSection, Stage
 
+OBJECTIVE = re.compile(r"(?:model|stages\.(\d+))\.objective\b")
 
-def resolve_run(recipe: Recipe, folder: Path | None = None) -> RunSection:
-    """The recipe as sections and Specs. folder: also see whether the files it names are there. Raises UserError with every problem."""
-    section, problems = check(recipe, folder)
+
+def resolve_run(recipe: Recipe, folder: Path | None = None, *, tokenizer_kept: bool = False) -> RunSection:
+    """The recipe as sections and Specs. folder: also see whether the files it names are there, but for that of the tokenizer where a run
+    has kept its own copy. Raises UserError with every problem."""
+    section, problems = check(recipe, folder, tokenizer_kept=tokenizer_kept)
     if problems:
         raise UserError(problems)
     assert section is not None
     return section
 
 
-def check(recipe: Recipe, folder: Path | None = None) -> tuple[RunSection | None, list[Problem]]:
+def check(recipe: Recipe, folder: Path | None = None, *, tokenizer_kept: bool = False) -> tuple[RunSection | None, list[Problem]]:
     """Values, and the rules between parts: those that ask about nothing but sound values, where some are wrong.
 
-    folder: where relative paths start; None looks at no file.
+    folder: where relative paths start; None looks at no file. tokenizer_kept: nor at the tokenizer's.
     """
     section, problems = partly_resolve(recipe, RunSection)
     if section is UNRESOLVED:
         return None, problems
     wrong = bool(problems)
-    for rule in _rules(recipe, section, folder):
+    for rule in _rules(recipe, section, folder, tokenizer_kept):
         try:
             for problem in rule:
                 problems.append(problem)  # one by one: what was found before a rule gave up stays
@@ -59,7 +65,7 @@ def batch_rows(batch: Quantity, sequence: int) -> int:
     return round(batch.value / sequence) if batch.unit == "tokens" else round(batch.value)
 
 
-def _rules(recipe: Recipe, run: RunSection, folder: Path | None) -> Iterator[Iterator[Problem]]:
+def _rules(recipe: Recipe, run: RunSection, folder: Path | None, tokenizer_kept: bool) -> Iterator[Iterator[Problem]]:
     """Every rule by itself, not yet asked, so that one that cannot be answered keeps back no other. run: perhaps resolved in part."""
 
     def problem(path: str, message: str, hint: str = "") -> Problem:
@@ -75,7 +81,8 @@ def _rules(recipe: Recipe, run: RunSection, folder: Path | None) -> Iterator[Ite
         "folder": folder,
     }
     for path, spec in _specs(run):
-        yield _part(path, spec, context, problem)
+        inside = context | {"folder": None} if tokenizer_kept and path == "data.tokenizer" else context
+        yield _part(path, spec, _in_force(path, run, inside), problem)
     yield _whole_run(run, problem)
     yield _tokenizer(run, problem)
     yield _name(run, problem)
@@ -117,7 +124,25 @@ def _specs(value: Any, path: str = "") -> Iterator[tuple[str, Spec]]:
         yield from _specs(item, f"{path}.{key}" if path else str(key))
 
 
-def _part(path: str, spec: Spec, context: dict[str, Any], problem: Any) -> Iterator[Problem]:
+def _in_force(path: str, run: RunSection, context: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a part is asked about: the run; of an objective, the run as it is where the objective is in force, on the data of those stages."""
+    if not (found := OBJECTIVE.match(path)):
+        return [context]
+
+    def contexts() -> list[dict[str, Any]]:
+        one = run.model.objective if found[1] is None else run.stages[int(found[1])].objective
+        read = [stage.data for index, stage in enumerate(run.stages) if run.objective_at(index)[1] is one]
+        return [context] * (None in read or not read) + [
+            context | {"run": replace(run, data=replace(data, tokenizer=data.tokenizer or run.data.tokenizer))}
+            for data in read
+            if data is not None
+        ]
+
+    asked = _known(contexts)
+    return [context] if asked is UNRESOLVED else asked
+
+
+def _part(path: str, spec: Spec, contexts: list[dict[str, Any]], problem: Any) -> Iterator[Problem]:
     info = SLOTS.get(spec.slot)
     expected = signature(spec.target)
     strange = [
@@ -125,13 +150,21 @@ def _part(path: str, spec: Spec, context: dict[str, Any], problem: Any) -> Itera
     ]
     if strange and info and info.wiring:
         yield problem(path, f"part {spec.name!r} asks for wiring {', '.join(strange)}, which {spec.slot} does not provide", expected.where)
-    for message in _own(spec, context):
+    for message in dict.fromkeys(message for context in contexts for message in _own(spec, context)):
         yield problem(path, message)
 
 
 def _tokenizer(run: RunSection, problem: Any) -> Iterator[Problem]:
     if run.data.tokenizer is None and gives_text(run.data.train) and not getattr(run.model.embedding.target, "tokenizer", None):
         yield problem("data.tokenizer", "texts need a tokenizer: bytes, bpe or pretrained")
+    first = run.data.tokenizer or named("data.tokenizer", "bytes")
+    own = [stage.data.tokenizer if stage.data is not None and gives_text(stage.data.train) else None for stage in run.stages]
+    known = [(one or first).data() for one in own]
+    for index, one in enumerate(own if gives_text(run.data.train) and any(other != known[0] for other in known) else ()):
+        if one is not None and one.data() != first.data():
+            yield problem(
+                f"stages.{index}.data.tokenizer", "a model reads the ids of one tokenizer; leave it out here, or set data.tokenizer"
+            )
 
 
 def _whole_run(run: RunSection, problem: Any) -> Iterator[Problem]:
@@ -184,21 +217,23 @@ def _reading(run: RunSection, problem: Any) -> Iterator[Problem]:
 
 
 def _unread(run: RunSection) -> Iterator[tuple[str, str]]:
-    """Embeddings that find nothing to read in the data of a stage."""
+    """Embeddings and objectives that find nothing to read in the data of a stage."""
     embeddings = [
         ("model.embedding", run.model.embedding),
         *((f"model.towers.{name}.embedding", tower.embedding) for name, tower in run.model.towers.items()),
     ]
     annotated: Spec | None = None
-    for stage in run.stages:
+    for index, stage in enumerate(run.stages):
         annotated = stage.annotate or annotated
         keys = known_keys(stage.data or run.data, annotated)
-        for path, embedding in embeddings:
-            if keys is not None and (wanted := reading(embedding)) and not keys & set(wanted):
-                yield (
-                    path,
-                    f"embedding {embedding.name!r} reads {' or '.join(wanted)}, which the data does not give; it gives {', '.join(sorted(keys))}",
-                )
+        chosen, objective = run.objective_at(index)
+        place = f"stages.{chosen}.objective" if stage.objective is not None or chosen else "model.objective"
+        readers = [(path, embedding, reading(embedding)) for path, embedding in embeddings]
+        readers += [(place, one, tuple(getattr(one.target, "reads", ()))) for one in inside(objective)]
+        for path, one, wanted in readers if keys is not None else ():
+            if wanted and not keys & set(wanted):
+                slot, asked, given = one.slot.rpartition(".")[2], " or ".join(wanted), ", ".join(sorted(keys))
+                yield path, f"{slot} {one.name!r} reads {asked}, which the data does not give; it gives {given}"
 
 
 def _grown(run: RunSection, context: dict[str, Any], problem: Any) -> Iterator[Problem]:

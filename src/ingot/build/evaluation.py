@@ -24,7 +24,7 @@ def evaluate_streams(
     """Per source: the objective's loss, and ``<evaluator>.<metric>`` of those the recipe (or ``also``) names.
 
     plain: training rows without augmentation, by source. An evaluator runs on the sources that give what it reads; UserError where
-    none does. What an evaluator finds alarming becomes an event, unless nothing has been learned yet that could be lost.
+    none does, unless other stages have other data. What an evaluator finds alarming becomes an event, unless nothing has been learned yet that could be lost.
     """
     settings = run.section.evaluate
     chosen = [item for item in (settings.also if also is None else also) if item.name != "loss"]  # which is measured in any case
@@ -43,7 +43,10 @@ def evaluate_streams(
             for message in evaluator.alarms(found) if hasattr(evaluator, "alarms") and not untrained else ():
                 run.note("alarm", f"{item.name} on {name}: {message}")
         if streams and not ran:
-            raise UserError(f"evaluate: {item.name} reads {', '.join(evaluator.reads)}, which no validation data of this run gives")
+            lacking = f"evaluate: {item.name} reads {', '.join(evaluator.reads)}, which no validation data of this"
+            if also is not None or len({run.data_index(index) for index in range(len(run.section.stages))}) == 1:
+                raise UserError(f"{lacking} run gives")
+            run.program.hear(f"{lacking} stage gives; it is left out")
     return results
 
 
@@ -60,7 +63,7 @@ def _call(run: Run, evaluator: Any, stream: Any, plain: Any, rows: int | None) -
         "windows": lambda: windows(run, stream, most),
         "objective": lambda: run.model.objective,
         "training": lambda: _training(run, plain),
-        "looks": lambda: _looks(run),
+        "looks": lambda: _looks(run, stream),
         "token_bytes": lambda: torch.from_numpy(table()).double() if table else None,
         "fields": stream.fields,
         "tokenizer": lambda: run.tokenizer,
@@ -81,9 +84,17 @@ def _training(run: Run, plain: Any) -> Callable[[int | None], Windows]:
     return lambda rows=None: windows(run, plain, min(rows or 10**12, run.section.evaluate.training_rows))
 
 
-def _looks(run: Run) -> Callable[[int], Windows] | None:
+def _home(run: Run, stream: Any) -> Any:
+    """The opened data that a stream is of: stages may read different ones."""
+    every = list(run._data.values())
+    return next(
+        (data for data in every if any(stream is one for one in (data.train, *data.validation.values(), *data.plain.values()))), every[0]
+    )
+
+
+def _looks(run: Run, stream: Any) -> Callable[[int], Windows] | None:
     """Training rows with the views that training sees, where there are several."""
-    data = next(iter(run._data.values()))
+    data = _home(run, stream)
     return (lambda rows: windows(run, data.train, rows)) if any(key.endswith("_1") for key in data.train.fields()) else None
 
 
@@ -96,7 +107,7 @@ def windows(run: Run, stream: Any, rows: int) -> Windows:
     pieces = getattr(run.model.objective, "couples_batch", False)
     micro = min(count if pieces else -(-count // ranks), run.section.evaluate.batch_rows)
     per_window = micro * ranks
-    known = next(iter(run._data.values())).train.source_names  # a held-out stream has one source: its rows say which of the run's it is
+    known = _home(run, stream).train.source_names  # a held-out stream has one source: its rows say which of the training ones it is
     place = known.index(stream.source_names[0]) if len(stream.source_names) == 1 and stream.source_names[0] in known else 0
     for start in range(0, count, per_window):
         here, part = (start, min(per_window, count - start)), (run.layout.rank, ranks)

@@ -148,8 +148,6 @@ def _first_difference(progress: Progress, before: Stage, after: Stage) -> str:
 
 def _with_stage(tree: Tree, before: RunSection, budget: Quantity, rewarm: str) -> RunSection:
     """The recipe with a further stage like the last, its learning rate warmed up again."""
-    if before.stages[-1].data is not None:
-        raise UserError("--rewarm: the last stage has data of its own, which another stage would read from its beginning")
     stage = copy.deepcopy(tree["stages"][-1]) | {"budget": str(budget), "transforms": [], "objective": None, "annotate": None}
     curve = stage["schedule"].get("lr") or {"name": "constant"}
     curve = {"name": curve} if isinstance(curve, str) else curve

@@ -64,6 +64,17 @@ def build_model(
     return model
 
 
+def look_at(objective: nn.Module, others: dict[int, nn.Module]) -> None:
+    """Let an objective that was built beside some modules look at others, by the id of each of them: at those that are on the device and
+    trained, so that what it was built with can go."""
+    from ..nn.view import View
+
+    for module in objective.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, View) and id(value.module()) in others:
+                setattr(module, name, View(others[id(value.module())]))
+
+
 def untrained(one: Frozen, shared: dict[str, Any], initializer: Any, seed: int) -> Model:
     """The model of a frozen encoder that comes from nowhere. Raises UserError for one that another run or folder holds."""
     from ..model.graph import Model

@@ -7,7 +7,7 @@ same code serves one process, replicas and shards. What it costs is counted as p
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from ..core.errors import Problem, RunError, UserError
 from ..core.parts import Spec, plain
 from ..core.recipe import Recipe
 from ..core.resolve import resolve
+from ..core.resolve import spec as named
 from ..core.seams import Snapshot, Target
 from ..ledger.meter import Meter
 from ..train.state import State, model_tensors, put
@@ -239,16 +240,19 @@ def losses_of(run: Run, model: Any, batches: Iterator[Mapping[str, Tensor]]) -> 
 
 
 def stage_batches(run: Run, index: int, start: int, rows: int) -> Iterator[dict[str, Tensor]]:
-    """Prepared batches of a stage's data from a global row on, on the CPU, the same on every rank."""
+    """Prepared batches of a stage's data from a global row on, on the CPU, the same on every rank; where the data ends, again from its
+    beginning."""
     from ..data.loader import Loader
 
-    loader = Loader(run.data_of(index).train, start=start, rows_per_step=rows, micro_rows=rows, rank=0, ranks=1)
     key = run.key(run.data_index(index)).cpu()
-    try:
-        for window in loader:
-            yield run.model.objective.prepare({name: value.to("cpu") for name, value in window[0].items()} | {"key": key})
-    finally:
-        loader.close()
+    while True:
+        loader = Loader(run.data_of(index).train, start=start, rows_per_step=rows, micro_rows=rows, rank=0, ranks=1)
+        try:
+            for window in loader:
+                yield run.model.objective.prepare({name: value.to("cpu") for name, value in window[0].items()} | {"key": key})
+        finally:
+            loader.close()
+        start = 0
 
 
 def grow(run: Run, state: State, index: int, *, keep_optimizer: bool) -> list[dict[str, Any]]:
@@ -293,28 +297,31 @@ def grow(run: Run, state: State, index: int, *, keep_optimizer: bool) -> list[di
     return [line | facts for line in lines]
 
 
-def transform(source: Path, transforms: list[Spec], out: Path) -> dict[str, Any]:
+def transform(source: str | Path, transforms: Sequence[Spec | str | dict[str, Any]], out: str | Path) -> dict[str, Any]:
     """Apply transforms to a run's newest checkpoint, or to a checkpoint, and write the result as a run of its own.
 
-    The new run stands where the old one stood, optimizer state included; its recipe has the new model. Returns {"run", "checkpoint",
-    "lines"}. Raises UserError for a source that is none, or an `out` that exists.
+    transforms: in order, each as a recipe names it: ``"widen"``, or ``{"name": "stack", "factor": 2}``. The new run stands where the old
+    one stood, optimizer state included; its recipe has the new model. Returns {"run", "checkpoint", "lines"}. Raises UserError for a source
+    that is none, or an `out` that exists.
     """
     from .check import resolve_run
     from .program import make_optimizer
     from .run import Run, open_run
     from .session import prepare_folder
 
+    source, out = Path(source), Path(out)
     if out.exists():
         raise UserError(f"{out} exists already; name another folder")
+    chosen = [
+        one if isinstance(one, Spec) else named("transform", **({"name": one} if isinstance(one, str) else one)) for one in transforms
+    ]
     old = open_run(source)
     path = source if (source / "manifest.json").is_file() else old.checkpoints.latest()
     assert path is not None
     state = old.state(path)
     dropped = state.forget_hooks()
     index, manifest = state.progress.stage, old.checkpoints.manifest(path)
-    graph, model, snapshot, lines = grown(
-        old, snapshot_of(old, state), transforms, lambda: stage_batches(old, index, 0, old.batch_rows(index))
-    )
+    graph, model, snapshot, lines = grown(old, snapshot_of(old, state), chosen, lambda: stage_batches(old, index, 0, old.batch_rows(index)))
     tree = plain(old.section) | {"name": out.name, "model": plain(graph)}
     for stage in tree["stages"][: index + 1]:
         stage["transforms"] = []

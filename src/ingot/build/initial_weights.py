@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import shutil
 import tempfile
@@ -20,22 +21,21 @@ if TYPE_CHECKING:
     from .run import Run
 
 
-def adopt(recipe: Recipe, source: str) -> list[str]:
+def adopt(recipe: Recipe, source: str, begun: Recipe | None = None) -> list[str]:
     """For ``hf:FOLDER``: the folder's model, and its tokenizer, take the place of the recipe's own; what the command line set stays.
 
-    Returns lines that say what was taken over. A recipe whose objective is another part keeps it.
+    Returns lines that say what was taken over. begun: the recipe of the run that is gone on with, which has them where the folder is gone.
     """
     from ..convert.hf import locate, read_section
 
-    folder = locate(source.removeprefix("hf:"))
-    section, extra = read_section(folder)
-    by_hand = {keys: value for keys in recipe.overridden if keys[0] == "model" and (value := _at(recipe.tree, keys)) is not None}
-    recipe.tree["model"] = section | {"vocabulary": extra["vocabulary"]}
-    for keys, value in by_hand.items():
-        patch: Any = value
-        for word in reversed(keys):
-            patch = {word: patch}
-        recipe.tree = merge_keys(recipe.tree, patch)
+    try:
+        folder = locate(source.removeprefix("hf:"))
+        section, extra = read_section(folder)
+    except UserError:
+        if begun is None:
+            raise
+        return _adopt_again(recipe, begun)
+    _take_model(recipe, section | {"vocabulary": extra["vocabulary"]})
     said = [f"model: {extra['family']} from {source}"]
     data = recipe.tree.setdefault("data", {})
     if extra["tokenizer"] is not None and ("data", "tokenizer") not in recipe.overridden:
@@ -45,6 +45,28 @@ def adopt(recipe: Recipe, source: str) -> list[str]:
         data["sequence"] = extra["sequence"]
         said.append(f"sequence: {extra['sequence']}, the longest this model knows")
     return said
+
+
+def _adopt_again(recipe: Recipe, begun: Recipe) -> list[str]:
+    """What a run that has begun took from its folder; whether it is the run that is meant is seen where recipes are compared."""
+    _take_model(recipe, copy.deepcopy(begun.tree["model"]))
+    data, before = recipe.tree.setdefault("data", {}), begun.tree["data"]
+    if ("data", "tokenizer") not in recipe.overridden:
+        data["tokenizer"] = copy.deepcopy(before["tokenizer"])
+    if isinstance(data.get("sequence"), int) and ("data", "sequence") not in recipe.overridden:
+        data["sequence"] = min(data["sequence"], before["sequence"])
+    return []
+
+
+def _take_model(recipe: Recipe, section: dict[str, Any]) -> None:
+    """Put a model section in the place of the recipe's; what the command line set of it stays."""
+    by_hand = {keys: value for keys in recipe.overridden if keys[0] == "model" and (value := _at(recipe.tree, keys)) is not None}
+    recipe.tree["model"] = section
+    for keys, value in by_hand.items():
+        patch: Any = value
+        for word in reversed(keys):
+            patch = {word: patch}
+        recipe.tree = merge_keys(recipe.tree, patch)
 
 
 def _at(tree: Any, keys: tuple[str | int, ...]) -> Any:

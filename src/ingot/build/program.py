@@ -68,6 +68,11 @@ class Program:
         """Steps of the run so far."""
         return self._state.progress.total_steps if self._state is not None else 0
 
+    @property
+    def hooks(self) -> dict[str, Any]:
+        """Of the stage entered last, by name."""
+        return self._state.hooks if self._state is not None else {}
+
     def enter(self, state: State) -> Stage:
         """Build the stage that state.progress names. When entering afresh, a changed optimizer or objective starts here."""
         run, index = self.run, state.progress.stage
@@ -83,10 +88,6 @@ class Program:
             stays = section.objective is None if index else run.objective_started
             if not stays and hasattr(run.model.objective, "begin"):
                 run.model.objective.begin(run.model)
-        if section.fused_backward is True and run.layout.ranks > 1:
-            raise UserError(
-                f"stages.{index}.fused_backward: gradients cross {run.layout.ranks} ranks after backward, so updates cannot be made inside it"
-            )
         data = run.data_of(index)
         if said := annotate(run, state.extra, index, entering=state.progress.entering):
             self.say(event(state.progress.total_steps, "annotate", said))
@@ -104,7 +105,6 @@ class Program:
         objective = run.model.objective
         if hasattr(objective, "stepped"):  # such as an average of the encoder that teaches it; its state lies in the model
             hooks["objective"] = SimpleNamespace(stepped=lambda state, log: None if log.get("skipped") else objective.stepped(state, log))
-        # Stages on the same data read on where the last one stopped.
         before = state.progress.total_rows - state.progress.rows - state.extra["data_start"]
         stage = Stage(
             budget=section.budget,
@@ -133,8 +133,15 @@ class Program:
     def _begin(self, state: State, section: StageSection, index: int) -> None:
         """What happens once, when a stage is entered afresh: its transforms, its objective, its optimizer."""
         run = self.run
-        if index == 0 or run.data_index(index) != run.data_index(index - 1):
-            state.extra["data_start"] = state.progress.total_rows
+        # A stage reads on where the last one on the same data stopped, also where others lay between.
+        rows, read = state.progress.total_rows, state.extra.setdefault("read", {})
+        if index:
+            read[str(run.data_index(index - 1))] = rows - state.extra["data_start"]
+        at, end = read.get(str(run.data_index(index)), 0), run.data_of(index).train.end
+        if end is not None and at >= end:
+            self.say(event(state.progress.total_steps, "data_again", f"the data of stage {index} are used up (max_epochs) and read again"))
+            at = 0
+        state.extra["data_start"] = rows - at
         if index and section.objective is not None:
             run.replace_objective(section.objective, index)
             self._scheduled.clear()
@@ -145,6 +152,7 @@ class Program:
             and section.objective is None
         )
         if section.transforms:
+            annotate(run, dict(state.extra), index, entering=True)  # growing looks at rows of the stage
             for line in grow(run, state, index, keep_optimizer=same):
                 self.say(event(state.progress.total_steps, "transform", described(line), transform=line))
         elif not same:
@@ -162,13 +170,20 @@ class Program:
     def choose_micro_rows(self, index: int, rows: int) -> int:
         """Rows a rank holds at once: the recipe's number, the one chosen at start and recorded, or what memory allows.
 
-        What else the recipe leaves open is settled with it, once: activation checkpointing and fused updates.
+        What else the recipe leaves open is settled with it, once: activation checkpointing and fused updates. Raises UserError where a
+        stage cannot be taken so by these ranks.
         """
-        per_rank, key = -(-rows // self.run.layout.ranks), str(index)
-        if key not in self.checkpointing:
+        ranks, key = self.run.layout.ranks, str(index)
+        if self.run.section.stages[index].fused_backward is True and ranks > 1:
+            raise UserError(
+                f"stages.{index}.fused_backward: gradients cross {ranks} ranks after backward, so updates cannot be made inside it"
+            )
+        per_rank = -(-rows // ranks)
+        open = not isinstance(self.run.section.micro_rows, int)
+        if key not in self.checkpointing or (open and key not in self.micro_rows):
             found = fitting(self.run, index, per_rank)
             self.checkpointing[key], self.fused_backward[key] = found["checkpointing"], found["fused_backward"]
-            if not isinstance(self.run.section.micro_rows, int):
+            if open:
                 self.micro_rows.setdefault(key, found["micro_rows"])
         if isinstance(self.run.section.micro_rows, int):
             return min(per_rank, self.run.section.micro_rows)
@@ -228,6 +243,10 @@ class Program:
         messages, self.run.messages[:] = list(self.run.messages), []
         for message in messages:
             self.say(event(state.progress.total_steps, "notice", message))
+
+    def hear(self, message: str) -> None:
+        """A notice for the ledger, where it is told once."""
+        self.heard.append(event(self.step, "notice", message))
 
     def notices(self) -> list[dict[str, Any]]:
         """Events of this rank's data since the last call, such as rows that were passed over."""

@@ -17,13 +17,16 @@ def prompt_ids(run: Run, prompt: str) -> list[int]:
     return [*opened(run.tokenizer), *run.tokenizer.encode([prompt])[0].tolist()] or _nothing(run)
 
 
+def writes(objective: Any) -> bool:
+    """Whether a model of the objective continues a prompt."""
+    return hasattr(objective, "writer") or bool(getattr(objective, "causal", False) and hasattr(objective, "logits"))
+
+
 def _nothing(run: Run) -> list[int]:
     """What an empty prompt is where documents have no first token of their own: the end of the one before, if any was seen behind one."""
-    objective = run.model.objective
-    writes = getattr(objective, "causal", False) or hasattr(objective, "writer")  # what cannot is refused where it would write
     datas = [run.section.data, *(stage.data for stage in run.section.stages if stage.data is not None)]
     seen = any(data.pack.knobs.get("attend", "document") == "row" for data in datas) or _from_elsewhere(run.parents)
-    if writes and not seen:
+    if writes(run.model.objective) and not seen:  # what cannot is refused where it would write
         raise UserError(
             "an empty prompt begins nothing: the tokenizer has no token that opens a document, and this run's documents do not see the end "
             "of the one before; give the first words"

@@ -40,12 +40,14 @@ def rehearse(tiny: Recipe) -> dict[str, Any]:
 
 
 def _live_through(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    from .program import averaged
     from .run import build, open_run
 
     run = build(recipe, runs=folder)
     summary = run.train()
     again = open_run(run.folder)
-    kept = all(torch.equal(value, again.model.state_dict()[name]) for name, value in run.model.state_dict().items())
+    with averaged(run.program.hooks, run.model):  # where a hook keeps an average, that is what a run is opened with
+        kept = all(torch.equal(value, again.model.state_dict()[name]) for name, value in run.model.state_dict().items())
     problems = [] if kept else [Problem("rehearsal", "the weights that were loaded are not those that were saved")]
     offline = again.evaluate(rows=4)
     for source, result in (summary["evaluation"] or {}).items():

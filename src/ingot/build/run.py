@@ -6,7 +6,9 @@ run.train()
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,7 +19,7 @@ import torch
 
 from ..core.errors import Problem, RunError, UserError, one_line
 from ..core.evaluating import evaluating
-from ..core.folders import run_and_checkpoint
+from ..core.folders import checkpoints, run_and_checkpoint
 from ..core.frozen import Frozen
 from ..core.parts import Spec, plain, signature
 from ..core.progress import Progress
@@ -32,12 +34,12 @@ from .annotate import annotate, annotated_fields
 from .check import batch_rows, longest_sequence, resolve_run
 from .device import ALONE, choose_device, choose_layout, choose_precision, cores_to_spare, slow_precision
 from .evaluation import evaluate_streams
-from .graph import build_model, without_weights
+from .graph import build_model, look_at, without_weights
 from .grow import graph_of
 from .initial_weights import adopt, adopt_tokenizer, load_start
 from .latents import frozen
 from .program import DeviceWindows, Program, make_optimizer
-from .prompt import prompt_ids
+from .prompt import prompt_ids, writes
 from .rows import fields_of, gives_text, seconds_per_row, sources_apart
 from .schema import Data, Graph, RunSection
 from .session import train
@@ -79,7 +81,8 @@ class Run:
 
     def data_index(self, index: int) -> int:
         """The first stage that reads the same data: it names the data of a stage."""
-        return next(i for i in range(len(self.section.stages)) if self.data_section(i) is self.data_section(index))
+        wanted = plain(self.data_section(index))
+        return next(i for i in range(len(self.section.stages)) if plain(self.data_section(i)) == wanted)
 
     @property
     def sequence(self) -> int:
@@ -120,7 +123,7 @@ class Run:
         key = self.data_index(index)
         if key not in self._data:
             data = self.data_section(index)
-            tokenizer = data.tokenizer or spec("data.tokenizer", "bytes")
+            tokenizer = data.tokenizer or self.section.data.tokenizer or spec("data.tokenizer", "bytes")
             self._data[key] = open_data(
                 train=data.train,
                 validation=data.validation,
@@ -184,7 +187,7 @@ class Run:
 
     def key(self, data: int = 0) -> torch.Tensor:
         """The seed of row-wise randomness for the data of a stage, as a tensor so that compiled code does not specialize on it."""
-        return torch.tensor(self.section.seed * 1_000_003 + data, dtype=torch.int64, device=self.device)
+        return torch.tensor((self.section.seed * 1_000_003 + data) % 2**63, dtype=torch.int64, device=self.device)
 
     def windows(
         self, stream: Any, *, start: int, rows: int, micro_rows: int, data: int = 0, part: tuple[int, int] | None = None
@@ -266,6 +269,7 @@ class Run:
                 for name, value in fresh.objective.state_dict().items()
             }
         )
+        look_at(fresh.objective, {id(fresh.embedding): self.model.embedding, id(fresh.encoder): self.model.encoder})
         self.model.set_objective(fresh.objective.to(self.device))
 
     def parameters(self) -> int:
@@ -346,7 +350,10 @@ class Run:
         stage = self.checkpoints.manifest(path)["progress"]["stage"] if path else 0
         data = self.data_of(stage)
         annotate(self, dict(self._extra), stage, entering=False)
-        return self.evaluate_streams(data.validation, rows or 10**12, **({} if also is None else {"also": also}))
+        found = self.evaluate_streams(data.validation, rows or 10**12, **({} if also is None else {"also": also}))
+        for notice in self.program.notices():
+            self.echo(notice["message"])
+        return found
 
     def evaluate_streams(
         self, streams: dict[str, Any], rows: int | None = None, also: list[Spec] | None = None
@@ -406,9 +413,12 @@ class Run:
         return Path(write_report(self.folder))
 
     def sample_prompts(self) -> list[dict[str, str]]:
-        """The recipe's evaluation prompts, continued."""
-        settings = self.section.evaluate
+        """The recipe's evaluation prompts, continued; none in a stage whose objective writes no text, where another's may."""
+        settings, objective = self.section.evaluate, self.model.objective
         if self.layout.ranks > 1:
+            return []
+        if settings.prompts and not writes(objective) and any(stage.objective is not None for stage in self.section.stages[1:]):
+            self.program.hear(f"{type(objective).__name__} writes no text: evaluate.prompts are left out in this stage")
             return []
         with evaluating(self.model):
             return [
@@ -436,13 +446,16 @@ def build(
         recipe = load(recipe, tuple(overrides), tiny=tiny)
     elif overrides or tiny:
         raise UserError("overrides and tiny belong to load_recipe, where the recipe is loaded already")
+    recipe = copy.deepcopy(recipe)  # the caller's stays as it is, to be built again
     if tokenizer is not None:
         adopt_tokenizer(recipe, tokenizer)
+    folder = Path(runs) / str(recipe.tree.get("name"))
+    begun = load(folder / "recipe.yaml") if os.path.isfile(folder / "recipe.yaml") and checkpoints(folder / "checkpoints") else None
     if start_from and start_from.startswith("hf:"):
-        for line in adopt(recipe, start_from):
+        for line in adopt(recipe, start_from, begun):
             (echo or (lambda text: None))(line)
-    section = resolve_run(recipe, Path.cwd())
-    folder = Path(runs) / section.name
+    kept = begun is not None and (folder / "tokenizer" / "tokenizer.json").is_file()
+    section = resolve_run(recipe, Path.cwd(), tokenizer_kept=kept)
     run = Run(section, folder, start_from=start_from, echo=echo)
     refuse_changed(run)
     return run

@@ -16,7 +16,7 @@ from ..core.locks import alone_in
 from ..core.recipe import dump
 from ..core.version import installed_version
 from ..ledger.energy import Energy
-from ..ledger.ledger import Ledger
+from ..ledger.ledger import FILE, Ledger, read_lines
 from ..ledger.machine import describe
 from ..ledger.meter import Meter
 from ..ledger.viewers import open_viewers
@@ -26,6 +26,7 @@ from ..train.anomaly import AnomalyGuard
 from ..train.lines import event
 from ..train.loop import Loop
 from ..train.state import State
+from .annotate import refuse_unannotated
 from .compile_probe import choose_compile
 from .plan import refuse_unschedulable
 
@@ -121,9 +122,17 @@ def _train(run: Run, reporter: Any) -> dict[str, Any]:
             "reason": reason,
         }
         scribe.emit({"kind": "end", **summary})
-        return summary | {"run": str(run.folder), "evaluation": loop.results}
+        return summary | {"run": str(run.folder), "evaluation": loop.results or last_evaluation(run)}
     finally:
         scribe.close()
+
+
+def last_evaluation(run: Run) -> dict[str, dict[str, float]]:
+    """By source, of a sitting before; nothing where none was made."""
+    found: dict[str, dict[str, float]] = {}
+    for line in read_lines(run.folder / FILE):
+        found = line["results"] if line["kind"] == "evaluation" else found
+    return found
 
 
 def put_back(run: Run, state: State, path: Path | None) -> tuple[Meter, AnomalyGuard]:
@@ -181,10 +190,12 @@ def prepare_folder(run: Run) -> None:
 
 
 def choose(run: Run, state: State, resumed: bool) -> None:
-    """Settle what depends on this machine: micro-batch and compilation. A resumed run reuses what was recorded, to stay bit-exact."""
-    recorded = recorded_choices(run) if resumed else {}
+    """Settle what depends on this machine: micro-batch and compilation. A resumed run reuses what was recorded, to stay bit-exact, but
+    for what it is now told otherwise."""
+    recorded, said = recorded_choices(run) if resumed else {}, run.section.compile
     same_layout = recorded.get("ranks") == run.layout.ranks and recorded.get("device") == run.device.type
-    if same_layout:
+    cap = run.section.memory.value if run.section.memory is not None else recorded.get("memory") if same_layout else None
+    if same_layout and recorded.get("memory", cap) == cap:
         run.program.micro_rows = dict(recorded.get("micro_rows", {}))
         run.program.checkpointing, run.program.fused_backward = (
             dict(recorded.get("checkpointing", {})),
@@ -192,18 +203,22 @@ def choose(run: Run, state: State, resumed: bool) -> None:
         )
     for index in range(state.progress.stage, run.program.stages):
         refuse_unschedulable(run, index)
+        if not resumed:
+            refuse_unannotated(run, index)
         run.program.choose_micro_rows(index, run.batch_rows(index))
-    wanted = recorded.get("compile") if same_layout else run.section.compile
-    enabled, why = choose_compile(run, state, wanted if wanted is not None else run.section.compile)
+    kept = same_layout and said in ("auto", recorded.get("compile_said"))
+    enabled, why = choose_compile(run, state, recorded["compile"] if kept else said)
     if enabled:
         run.model.compile_blocks()
     run.choices = {
         "precision": str(run.dtype).removeprefix("torch."),
         "compile": enabled,
-        "compile_reason": recorded.get("compile_reason", why) if same_layout else why,
+        "compile_said": said,
+        "compile_reason": recorded.get("compile_reason", why) if kept else why,
         "micro_rows": run.program.micro_rows,
         "checkpointing": run.program.checkpointing,
         "fused_backward": run.program.fused_backward,
+        "memory": cap,
         "ranks": run.layout.ranks,
         "layout": run.layout_name,
         "device": run.device.type,

@@ -55,7 +55,7 @@ class Standing:
 
     def step(self, line: dict[str, Any]) -> None:
         if line.get("stage", 0) != self.stage:
-            self.stage, self.entered = line["stage"], self.reached
+            self.stage, self.entered, self.began = line["stage"], self.reached, None
         self.line, self.reached = line, {unit: _total(line, unit) for unit in UNITS}
         seconds = line.get("step_seconds", 0.0)
         if self.began is None:

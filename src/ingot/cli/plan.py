@@ -108,7 +108,7 @@ def _tell_stage(index: int, stage: dict[str, Any], output: Output) -> None:
     if stage["naive"]["peak"] > forecast["peak"]:
         output.print(
             f"in micro-batches of {stage['naive']['micro_rows']} with every activation kept: {size(stage['naive']['peak'])}, a step of {duration(stage['naive']['step_seconds'])}; "
-            f"this one takes {stage['slower'] - 1:+.0%} of its time"
+            f"this one takes {abs(stage['slower'] - 1):.0%} {'more' if stage['slower'] >= 1 else 'less'} time"
         )
     output.print("")
     total = forecast["flops"] or 1.0

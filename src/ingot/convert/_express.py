@@ -151,6 +151,8 @@ def _other_parts(wanted: Any, skeleton: Any, path: str = "") -> list[str]:
     names = [item.get("name") if isinstance(item, dict) else None for item in (wanted, skeleton)]
     if path and names[0] != names[1]:
         return [f"{path}={names[0]}" if names[0] else f"{path}{LEFT_OUT}"]
+    if path.startswith("towers.") and (wanted is None) != (skeleton is None):  # towers have names of the recipe's own
+        return [path if skeleton is None else f"{path}{LEFT_OUT}"]
     if not isinstance(wanted, dict) or not isinstance(skeleton, dict):
         return []
     return [

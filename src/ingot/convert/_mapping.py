@@ -151,6 +151,7 @@ def scatter(family: Family, section: Section, ours: Mapping[str, Tensor], bare: 
         if missing := [name for name in rule.ours if name not in ours]:
             raise UserError(f"{family.name} needs {missing[0]}, which this model does not have")
         tensor = torch.cat([ours[name] for name in rule.ours]) if len(rule.ours) > 1 else ours[rule.ours[0]]
+        tensor = tensor.clone() if used & set(rule.ours) else tensor  # safetensors takes no memory under two names
         if rule.arranged is not None:
             held, order = rule.arranged
             tensor = _arranged(tensor, [held[axis] for axis in order], [order.index(axis) for axis in range(len(order))])

@@ -38,7 +38,11 @@ def names(section: Section) -> list[Held]:
     rules += same("cls.predictions.transform.dense", "objective.transform.linear", "weight", "bias")
     rules += same("cls.predictions.transform.LayerNorm", "objective.transform.norm", "weight", "bias")
     rules += [Held("cls.predictions.bias", ("objective.bias",))]
-    return rules if section["objective"]["tied"] else rules + same("cls.predictions.decoder", "objective.head", "weight")
+    if section["objective"]["tied"]:
+        return rules
+    # Untied, theirs adds the head's own bias and leaves the other be; a folder may hold the other alone.
+    rules.append(Held("cls.predictions.decoder.bias", ("objective.bias",), optional=True))
+    return rules + same("cls.predictions.decoder", "objective.head", "weight")
 
 
 FAMILY = Family(

@@ -240,15 +240,15 @@ def expected_shapes(section: Section, *, sequence: int, vocabulary: int | None) 
 
 
 def _fold_output_scale(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """A factor on the logits goes into the head's weights, which only an untied head has to itself."""
-    scale = getattr(model.objective, "output_scale", 1.0)
+    """A factor on what the head reads goes into the head's weights, which only an untied head has to itself."""
+    scale, name = getattr(model.objective, "output_scale", 1.0), f"objective.{getattr(model.objective, 'reads_scaled', 'head')}.weight"
     if scale == 1.0:
         return
-    if "objective.head.weight" not in state:
+    if name not in state:
         raise UserError(
             f"this model multiplies its logits by {scale:g} and its head is tied to the embedding, which no Hugging Face family expresses"
         )
-    state["objective.head.weight"] = state["objective.head.weight"] * scale
+    state[name] = state[name] * scale
 
 
 def _config(folder: Path) -> Mapping[str, Any]:

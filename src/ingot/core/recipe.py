@@ -73,6 +73,13 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$", re.I), list("tTfF"))
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that the loader would take for a number, such as a run named 1e-3."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
 def parse(text: str, name: str) -> Recipe:
     """Read one YAML document with line marks. Raises UserError naming file and line."""
     loader = None
@@ -187,8 +194,14 @@ def _load_chain(path: Path, below: tuple[Path, ...]) -> Recipe:
     if not parent_path.is_file():
         raise UserError([Problem("based_on", f"no recipe file at {path.parent / parent_name}", child.origin(("based_on",)))])
     parent = _load_chain(parent_path, (*below, place))
-    parent.tree.pop("name", None)
-    return Recipe(merge_keys(parent.tree, child.tree), parent.marks | child.marks)
+    lower, upper = parent.tree.get("tiny"), child.tree.get("tiny")
+    for named in (parent.tree, lower):
+        if isinstance(named, dict):
+            named.pop("name", None)
+    tree = merge_keys(parent.tree, child.tree)
+    if isinstance(lower, dict) and isinstance(upper, dict):
+        tree["tiny"] = merge_keys(lower, upper)
+    return Recipe(tree, parent.marks | child.marks)
 
 
 def merge(base: Any, over: Any) -> Any:
@@ -222,6 +235,7 @@ def _override(recipe: Recipe, item: str) -> Problem | None:
     keys = keys_of(key.strip())
     if len(keys) > 50:
         return Problem(shown(key), "no recipe is nested so deeply", "command line")
+    keys = _as_written(recipe.tree, keys)
     try:
         tree = parse(f"value: {text}" if text.strip() else "value: null", "command line").tree
         value = tree["value"] if len(tree) == 1 else text
@@ -231,13 +245,28 @@ def _override(recipe: Recipe, item: str) -> Problem | None:
     for word in reversed(keys):
         patch = {word: patch}
     probe: Any = recipe.tree
-    for word in keys[:-1]:
+    for word in keys:
         if isinstance(probe, list) and not (isinstance(word, int) and word < len(probe)):
             return Problem(key, f"there is no item {word}, the list has {len(probe)}", "command line")
         probe = probe[int(word)] if isinstance(probe, list) else probe.get(word, {}) if isinstance(probe, dict) else {}
     recipe.tree = merge_keys(recipe.tree, patch)
     recipe.overridden.add(keys)
     return None
+
+
+def _as_written(tree: Any, keys: Keys) -> Keys:
+    """Words joined again that the recipe has as one key: those of ``schedule.hooks.ema.decay.final``, which are three."""
+    found: list[str | int] = []
+    while keys:
+        joined = [".".join(map(str, keys[:end])) for end in range(len(keys), 1, -1)]
+        whole = next((key for key in joined if isinstance(tree, dict) and key in tree), None)
+        found.append(keys[0] if whole is None else whole)
+        keys = keys[1:] if whole is None else keys[whole.count(".") + 1 :]
+        try:
+            tree = tree[found[-1]]
+        except (TypeError, LookupError):
+            tree = None
+    return tuple(found)
 
 
 def digest(tree: Any) -> str:
@@ -259,5 +288,5 @@ def difference(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def dump(tree: Any) -> str:
-    """Plain data as YAML text in the order given."""
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+    """Plain data as YAML text in the order given; parse gives it back."""
+    return str(yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))

@@ -170,7 +170,9 @@ class Objective(Protocol):
     Optional: logits(model, h) · features(model, batch) -> (B, D), what probes and neighbors compare; pooled positions otherwise ·
     scores(model, batch) -> {metric: (B,)}, per row of a prepared batch, averaged in evaluations, or (sums, counts), (B,) each, which are
     added up and divided · measured(model, batch) -> (name, sums, units), the loss that evaluations report, where the first one is weighed
-    (core/measured.py) · vitals(model, batch) and bands(means), what ``health`` watches for a collapse ·
+    (core/measured.py) · cost(window) -> str, where FLOPs vary with more than the shapes of a prepared window, such as with how many of its
+    rows leave early: names what they depend on; steps of one name are metered once · vitals(model, batch) and bands(means), what
+    ``health`` watches for a collapse ·
     stepped(state, log), called after each update that was made, begin(model), on entering a stage afresh · reads: the batch keys it needs
     beside its embedding's · writer: how text is written with its models, one of model/write.py (token by token where causal and not named).
     """

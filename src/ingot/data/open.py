@@ -249,6 +249,8 @@ def _difference(source: Any, other: Any, name: str, those: str) -> str:
     tables = hasattr(source, "learned") and hasattr(other, "learned")
     if tables and source.learned != other.learned:
         return f"the columns of {name!r} are not scaled and numbered as {those} are; {LIKE}"
+    if column := _scaled_apart(source, other):
+        return f"{name!r} scales column {column!r} otherwise than {those}; set the same standardize for both"
     ours, known = _words(source), _words(other)
     said = all(getattr(one, "classes_said", False) for one in (source, other)) and not (ours and known)  # the recipe's order, or numbers
     if ours == known or said or "label" not in fields.keys() & others.keys():
@@ -256,6 +258,12 @@ def _difference(source: Any, other: Any, name: str, those: str) -> str:
     apart = [repr(word) for word in (*known, *ours) if (word in ours) != (word in known)]
     told = f"{', '.join(apart[:5])} on one side alone" if apart else "their order is another"
     return f"the classes of {name!r} are not {those} ({told}){f'; {LIKE}' if tables else f'. {ALPHABET}'}"
+
+
+def _scaled_apart(source: Any, other: Any) -> str | None:
+    """A column of the same files that two sources of series scale each in its own way."""
+    (files, scaled), (others, known) = (getattr(one, "scaled", ([], {})) for one in (source, other))
+    return next((column for column in scaled if scaled[column] != known.get(column, scaled[column])), None) if files == others else None
 
 
 def _words(source: Any) -> list[str]:

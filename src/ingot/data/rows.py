@@ -49,18 +49,20 @@ class Skips:
         self._lock = threading.Lock()
 
     def note(self, row: int, where: str, reason: str) -> None:
-        """Count a row once. Raises UserError where the allowance does not cover it."""
+        """Count a row once. Raises UserError where the allowance does not cover it, as often as it is met: who met it first may not have
+        been heard, such as a loader that read ahead and was set elsewhere."""
         with self._lock:
             if row in self.found:
                 return
-            self.found[row] = message = f"{where}: {reason}"
-            if len(self.found) > self.allowance * self.rows:
+            message, count = f"{where}: {reason}", len(self.found) + 1
+            if count > self.allowance * self.rows:
                 raise UserError(
                     message
                     if not self.allowance
-                    else f"{message}; this process has met {len(self.found)} of {self.rows} rows that cannot be used since it started, "
+                    else f"{message}; this process has met {count} of {self.rows} rows that cannot be used since it started, "
                     f"more than skip allows ({self.allowance:g})"
                 )
+            self.found[row] = message
             self._fresh.append({"name": "skip", "message": f"row passed over: {message}", "skipped": len(self.found)})
 
     def drain(self) -> list[dict[str, Any]]:

@@ -119,7 +119,8 @@ def _after_rewind(line: dict[str, Any], step: int, unseen: bool) -> dict[str, An
         return None
     if unseen and line.get("step") == step and (line["kind"] in ("evaluation", "sample") or line.get("name") in AGAIN):
         return None
-    if line["kind"] not in STEPPED or line.get("step", 0) <= step:
+    undone = unseen and line.get("name") in BACK  # from further on to here, and now from here on again
+    if line["kind"] not in STEPPED or (line.get("step", 0) <= step and not undone):
         return line
     return line | {"replayed": True} if line["kind"] == "event" else None
 

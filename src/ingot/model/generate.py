@@ -89,7 +89,8 @@ def refuse_longer(model: Model, read: int, prompt: int, new: int) -> None:
 def caches(stack: nn.Module) -> bool:
     """Whether every mixer of an encoder or decoder keeps what it needs of past positions, and no feed-forward needs the whole row."""
     blocks = getattr(stack, "blocks", None)
-    mixers = [mixer for block in blocks or () for mixer in (block.mixer, getattr(block, "cross", None)) if mixer is not None]  # type: ignore[union-attr]
+    held = [getattr(block, name, None) for block in blocks or () for name in ("mixer", "cross")]  # type: ignore[union-attr]
+    mixers = [mixer for mixer in held if mixer is not None]
     whole_rows = any(not getattr(block.feedforward, "caches", True) for block in blocks or ())  # type: ignore[union-attr]
     return bool(mixers) and not whole_rows and all(getattr(mixer, "caches", False) for mixer in mixers)
 

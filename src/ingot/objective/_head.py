@@ -28,6 +28,7 @@ class VocabularyObjective(nn.Module):
 
     causal: bool
     couples_batch = False
+    reads: tuple[str, ...] = ("tokens",)
     bias: Tensor | None
 
     def __init__(self, width: int, vocabulary: int, *, tied: bool, bias: bool, softcap: float | None, z_loss: float):

@@ -68,6 +68,10 @@ class Forecasting(nn.Module):
         found = horizon or (known.shape[0] if known else None)
         if found is None:
             raise UserError("objective.horizon: the data gives no future; set data.train.horizon")
+        if known is not None and known.shape[0] != found:
+            raise UserError(
+                f"objective.horizon: forecasts of {found} steps do not meet futures of {known.shape[0]}; set data.train.horizon to {found}"
+            )
         self.horizon, self.quantiles, self.pooling, self.causal = found, quantiles, pooling, causal
         self.embedding, self.output_scale = embedding, 1.0
         C, N = embedding.size

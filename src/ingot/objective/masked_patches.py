@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.parts import Fraction, Slot, Spec, part
+from ..core.parts import Fraction, Slot, part
 from ..core.seams import Field
 from ..nn.embedding._placed import refuse_turning
+from ..nn.linear.dense import Dense
 from ..nn.subset import draw
 from ..ops.random import salt_of
 from ._patches import ADDED, Filler, entered, known_grid, refuse_padding, unfit_decoder
@@ -40,7 +41,6 @@ class MaskedPatches(nn.Module):
     def __init__(
         self,
         width: int,
-        linear: Spec,
         embedding: Any,
         decoder_width: int,
         fields: dict[str, Field] | None = None,
@@ -53,7 +53,7 @@ class MaskedPatches(nn.Module):
         refuse_padding("masked_patches", embedding, fields)
         self.embedding, self.rate, self.norm = embedding, rate, norm
         self.fill = Filler(decoder_width, embedding, position)
-        self.head = linear.build(
+        self.head = Dense(
             inputs=decoder_width, outputs=embedding.channels * embedding.patch**2, bias=True, axes=("patch", "width"), role="head"
         )
         if decoder_width == width:  # a width of the decoder's own does not grow with the model's

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -187,6 +187,18 @@ class Nested(nn.Module):
             return None
         drawn = hash_uniform(rows, 1, batch["key"], SALT)[:, 0].to(rows.device)
         return (drawn.double() * len(self.subnetworks)).long().clamp(max=len(self.subnetworks) - 1)
+
+    def cost(self, window: Sequence[dict[str, Tensor]]) -> str:
+        """How many rows go on behind each depth, to a sixteenth of the window: what its FLOPs depend on beside shapes."""
+        on = []
+        for micro in window:
+            choice_B = self._draw(micro)
+            if choice_B is None:
+                return ""
+            depth_B = torch.tensor([math.inf if depth is None else depth for depth, _ in self.subnetworks])[choice_B.cpu()]
+            on.append([max(1, int((depth_B > depth).sum())) for depth in self.depths])  # one row always does
+        sixteenth = max(1, sum(len(micro["rows"]) for micro in window) // 16)
+        return ".".join(str(round(sum(counts) / sixteenth)) for counts in zip(*on, strict=True))
 
     def encoded(self, model: Any, batch: dict[str, Tensor], causal: bool, hide: Tensor | None = None) -> tuple[Tensor, Context]:
         """Encoder outputs, every row's after as many blocks as it drew."""

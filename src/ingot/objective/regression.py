@@ -44,6 +44,11 @@ class Regression(PooledObjective):
         found = outputs or (known.shape[0] if known else None)
         if found is None:
             raise UserError("objective.outputs: the data does not say how many values a row has")
+        if known is not None and known.shape[0] != found:
+            raise UserError(f"objective.outputs: {found} numbers do not meet rows of {known.shape[0]} values")
+        for name, value in (("mean", mean), ("std", std)):
+            if isinstance(value, list) and len(value) not in (1, found):
+                raise UserError(f"objective.{name} wants one number or one for each of {found} values, got {value}")
         super().__init__(width, found, pooling=pooling, norm=norm, causal=causal, axis="values")
         self.huber = huber
         self.mean, self.std = (value if isinstance(value, list) else [value] * found for value in (mean, std))

@@ -52,6 +52,8 @@ class ReplacedToken(nn.Module):
     """
 
     causal, couples_batch = False, False
+    reads = ("tokens",)
+    reads_scaled = "dense"  # which of its layers reads h times output_scale
     counts: Tensor
     allowed: Tensor
 

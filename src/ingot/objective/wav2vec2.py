@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from ..core.axes import label
 from ..core.errors import UserError
 from ..core.parts import Fraction, NonNegative, Positive, Spec, part
+from ..nn.linear.dense import Dense
 from ..ops.random import hash_uniform, salt_of
 from ._masking import Hidden, places, stretches, unit
 
@@ -37,10 +38,10 @@ class Quantizer(nn.Module):
 
     usage: Tensor
 
-    def __init__(self, inputs: int, width: int, groups: int, entries: int, memory: float, linear: Spec):
+    def __init__(self, inputs: int, width: int, groups: int, entries: int, memory: float):
         super().__init__()
         self.groups, self.entries, self.memory = groups, entries, memory
-        self.scores = linear.build(inputs=inputs, outputs=groups * entries, bias=True, axes=("entries", "channels"), role="head")
+        self.scores = Dense(inputs=inputs, outputs=groups * entries, bias=True, axes=("entries", "channels"), role="head")
         self.codebook = nn.Parameter(torch.empty(groups, entries, width // groups).uniform_())
         label(self, "codebook", "groups", "entries", "code", role="embedding")
         self.register_buffer("usage", torch.full((groups, entries), 1 / entries))
@@ -125,7 +126,7 @@ class Wav2Vec2(nn.Module):
         self.share, self.span, self.negatives, self.temperature = share, span, negatives, temperature
         self.logit_temperature, self.diversity, self.embedding = logit_temperature, diversity, embedding
         self.hidden = Hidden(width)
-        self.quantizer = Quantizer(embedding.channels, code, groups, entries, memory, linear)
+        self.quantizer = Quantizer(embedding.channels, code, groups, entries, memory)
         self.head = linear.build(inputs=width, outputs=units, bias=True, axes=("units", "width"), role="matrix")
         self.values = linear.build(inputs=code, outputs=units, bias=True, axes=("units", "code"), role="matrix")
 

@@ -21,7 +21,7 @@ SMOOTHED = ("loss", "grad_norm", "tokens_per_second", "utilization")
 
 def figures(lines: Sequence[Line], objectives: Sequence[Any] = ()) -> dict[str, Any]:
     """Everything that a page draws, as plain data; any kind of line, and any key of a line, may be missing. objectives: of the stages."""
-    lines = lived(lines)
+    every, lines = lines, lived(lines)
     steps = [line for line in lines if line["kind"] == "step"]
     last_start = _last(lines, "start")
     return {
@@ -29,7 +29,7 @@ def figures(lines: Sequence[Line], objectives: Sequence[Any] = ()) -> dict[str, 
         "stages": stage_starts(steps),
         "evaluations": evaluations(lines),
         "events": events(lines, steps),
-        "time": time_by_phase(lines, steps),
+        "time": time_by_phase(every, steps),
         "flops": flops_by_component(steps),
         "memory": memory_by_kind(steps),
         "samples": [line for line in lines if line["kind"] == "sample"],
@@ -192,7 +192,7 @@ def largest_first(parts: dict[str, float]) -> dict[str, float]:
 
 
 def time_by_phase(lines: Sequence[Line], steps: Sequence[Line]) -> dict[str, float]:
-    """Seconds per phase of all steps, and what evaluations and checkpoints took beside them."""
+    """Seconds per phase of all steps, and what evaluations and checkpoints took beside them, those included that a rollback undid."""
     totals = _shares(steps, "phases", "step_seconds", "seconds")
     beside: dict[str, float] = defaultdict(float)
     for line in lines:

@@ -112,15 +112,21 @@ def _header(name: str, data: dict[str, Any], run: dict[str, Any]) -> str:
 def _tiles(data: dict[str, Any]) -> str:
     spent = data["spent"]
     losses = [value for value in data["curves"]["smooth_loss"] if value is not None]
-    bits = [entry["best"] for entry in data["best"].values() if entry["best"] is not None and "bits_per_byte" in entry["last"]]
+    best = [entry for entry in data["best"].values() if entry["best"] is not None]
+    bits = [entry["best"] for entry in best if "bits_per_byte" in entry["last"]]
+    least = bits or [entry["best"] for entry in best]
     speeds = sorted(value for value in data["curves"]["tokens_per_second"] if value is not None)
     tiles = [
         ("training loss", f"{losses[-1]:.4g}" if losses else "–", "smoothed, at the end"),
-        ("validation", f"{min(bits):.4g}" if bits else "–", "bits per byte, best"),
+        ("validation", f"{min(least):.4g}" if least else "–", f"{'bits per byte' if bits else 'loss'}, best" if least else "not evaluated"),
         ("tokens", count(number(spent.get("tokens"))), f"{count(number(spent.get('step')))} steps"),
         ("compute", count(number(spent.get("flops")), "FLOP"), _utilization(data) or "measured"),
         ("time", duration(number(spent.get("seconds"))), f"{count(speeds[len(speeds) // 2])} tokens/s" if speeds else ""),
-        ("peak memory", size(sum(data["memory"].values()) or None), "of the process"),
+        (
+            "peak memory",
+            size(sum(data["memory"].values()) or None),
+            "of the device" if (data["last"].get("memory") or {}).get("device_peak") else "of the process",
+        ),
     ]
     cells = "".join(f"<div><dt>{label}</dt><dd>{value}</dd><small>{note}</small></div>" for label, value, note in tiles)
     empty = "" if data["last"] else '<p class="empty">The ledger holds no step yet: nothing to draw.</p>'

@@ -6,8 +6,9 @@ A value x is a spike when its logarithm stands out upward from the last `window`
 
 The floor (1% for the loss, 25% for the gradient norm, whose clean single-step excursions are far larger) keeps a very even run
 from calling its own small noise a spike. Falling never counts. Nothing but non-finite values is judged before `warmup` steps have been
-seen. A spike enters the statistics like any other value, so a lasting change of level (another data source) is accepted after half a
-window where updates are applied all the same, or as many may be held back (`most`): else the run is stopped before.
+seen. A value of 0, as of a step in which nothing was scored, or below has no logarithm: it is neither judged nor remembered. A spike
+enters the statistics like any other value, so a lasting change of level (another data source) is accepted after half a window where
+updates are applied all the same, or as many may be held back (`most`): else the run is stopped before.
 
 Decisions are a function of the two numbers and the past alone: ranks that are given equal numbers decide alike.
 """
@@ -69,7 +70,8 @@ class AnomalyGuard:
             return self._act("nonfinite", " and ".join(broken))
         high = [self._outlier(name, value) for name, value in values.items()]
         for name, value in values.items():
-            self.past[name].append(math.log(max(value, 1e-30)))
+            if value > 0:
+                self.past[name].append(math.log(value))
         found = [line for line in high if line]
         if found:
             return self._act("spike", " and ".join(found))

@@ -55,9 +55,10 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavai
 class Checkpoints:
     """The checkpoints of one run. Without a process group, or told to, it works alone; else every method that writes or loads is collective.
 
-    keep_last: the newest ones, at least 1. keep_best: those with the lowest `best` among their metrics. keep_every: one for each
-    such amount of the run's steps, rows, tokens, flops or seconds. asynchronous: training goes on while a copy is written;
-    errors then surface at the next save or wait(). say: receives one-line messages for the user, on rank 0.
+    keep_last: the newest ones, at least 1. keep_best: those with the lowest `best` among their metrics, where objective and data are the
+    newest one's: others measured something else. keep_every: one for each such amount of the run's steps, rows, tokens, flops or seconds.
+    asynchronous: training goes on while a copy is written; errors then surface at the next save or wait(). say: receives one-line messages
+    for the user, on rank 0.
     """
 
     def __init__(
@@ -198,7 +199,8 @@ class Checkpoints:
             except Damaged:
                 continue
         keep = {newest, *list(known)[-self.keep_last :]}
-        scored = [path for path, manifest in known.items() if math.isfinite(manifest.metrics.get(self.best, math.nan))]
+        alike = [path for path, manifest in known.items() if newest in known and _measured(manifest) == _measured(known[newest])]
+        scored = [path for path in alike if math.isfinite(known[path].metrics.get(self.best, math.nan))]
         keep |= set(sorted(scored, key=lambda path: known[path].metrics[self.best])[: self.keep_best])
         passed = 0
         for path, manifest in known.items():
@@ -382,6 +384,16 @@ def read_tensors(path: str | Path, prefix: str = "model.") -> dict[str, Tensor]:
     except CheckpointException as error:
         raise _first(error) from error
     return {name.removeprefix(prefix): tensor for name, tensor in targets.items()}
+
+
+def _measured(manifest: Manifest) -> tuple[Any, Any]:
+    """What a checkpoint's metrics are of: the objective and the data of its stage, which may be the recipe's own."""
+    given, model = manifest.recipe.get("stages"), manifest.recipe.get("model")
+    stages = [stage for stage in given if isinstance(stage, dict)][: manifest.progress["stage"] + 1] if isinstance(given, list) else []
+    objective, data = model.get("objective") if isinstance(model, dict) else None, manifest.recipe.get("data")
+    for stage in stages:
+        objective = objective if stage.get("objective") is None else stage["objective"]
+    return objective, data if not stages or stages[-1].get("data") is None else stages[-1]["data"]
 
 
 def _stored(manifest: Manifest, path: Path) -> dict[str, Shape]:

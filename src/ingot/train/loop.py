@@ -18,9 +18,9 @@ from .checkpoint import Checkpoints
 from .lines import evaluation_line, event, step_line
 from .moments import Due, end_asked
 from .spending import Spending
-from .stage import Stage, Windows
+from .stage import Stage, Windows, close
 from .state import State
-from .step import HalfMade, Outcome, step
+from .step import HalfMade, Outcome, size_of, step
 
 
 class Program(Protocol):
@@ -57,6 +57,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.spending = Spending(self.layout)
+        self.evaluation, self.saving = Due(self.evaluate_every), Due(self.save_every)
 
     def run(self, state: State) -> str:
         """Train until every stage is spent, or until a signal; the reason is returned. Raises RunError when it cannot go on."""
@@ -80,9 +81,7 @@ class Loop:
 
     def _stage(self, stage: Stage, state: State) -> str:
         """One stage to the end of its budget; returns why the run must stop, or nothing."""
-        evaluation, saving = Due(self.evaluate_every), Due(self.save_every)
-        for due in (evaluation, saving):
-            due.passed(stage, state)
+        self._count_on(stage, state)
         windows: Windows | None = None
         stream: Iterator[Any] = iter(())
         size = 0
@@ -90,11 +89,11 @@ class Loop:
             while not stage.spent(state.progress, self._step_flops(state)):
                 state.extra["knobs"] = stage.set_knobs(state.progress, self._step_flops(state))
                 if self._skipped(stage, state):
-                    _close(windows)
+                    close(windows)
                     windows = None
                     continue
                 if windows is None or size != stage.rows_read:
-                    _close(windows)
+                    close(windows)
                     size = stage.rows_read
                     windows = stage.open(state.progress.rows, size, stage.micro(self.layout.ranks))
                     stream = iter(windows)
@@ -108,13 +107,13 @@ class Loop:
                     self.emit(event(state.progress.total_steps, "data_end", "the sources are used up (max_epochs) before the budget"))
                     break
                 if outcome.verdict is not None and outcome.verdict.action == "roll_back":
-                    _close(windows)
+                    close(windows)
                     windows = None
                     self._roll_back(stage, state, outcome.read)
                     continue
-                if evaluation.passed(stage, state):
+                if self.evaluation.passed(stage, state):
                     self._evaluate(stage, state)
-                if outcome.stop or saving.passed(stage, state):
+                if outcome.stop or self.saving.passed(stage, state):
                     self._save(state)
                 if outcome.stop:
                     return self.interrupted or "interrupted"
@@ -123,7 +122,7 @@ class Loop:
             self._save(state)
             return ""
         finally:
-            _close(windows)
+            close(windows)
             self.checkpoints.wait()
 
     def _step(self, stage: Stage, state: State, stream: Iterator[Any]) -> Outcome | None:
@@ -135,7 +134,7 @@ class Loop:
                     return None
                 window = [stage.prepare(micro) for micro in window]
             rows, trained = stage.there(state.progress)
-            key += _size(window[0]) + (f"/of {rows}" if rows != stage.rows_read else "")
+            key += size_of(window, getattr(state.model, "objective", None)) + (f"/of {rows}" if rows != stage.rows_read else "")
             fresh = not self.meter.known(key)
             with self.meter.counting(state.model, key):
                 with self.meter.phase("hooks"):
@@ -158,7 +157,7 @@ class Loop:
         spent, outcome.read = self.meter.finish(), rows
         seconds, notices = self.spending.total(spent, self.program.notices())
         flops = spent.flops
-        state.extra["step_flops"], state.extra["meter"] = flops, self.meter.state_dict()
+        state.extra["step_flops"] = flops
         self._pass_on(notices)
         # Budgets and schedules in tokens count what is trained on, in rows what is read.
         state.progress.advance(
@@ -176,9 +175,10 @@ class Loop:
             log["read_rows"] = rows
         if outcome.verdict is not None and not outcome.verdict.applies:
             log["skipped"] = True  # the update was held back
-        for hook in stage.hooks.values():
-            if hasattr(hook, "stepped"):
-                hook.stepped(state, log)
+        with self.meter.step(), self.meter.phase("hooks"):  # in the next step's time, for this one's is told
+            for hook in stage.hooks.values():
+                if hasattr(hook, "stepped"):
+                    hook.stepped(state, log)
         if state.progress.total_steps % self.log_every == 0:
             self.emit(log)
         return outcome
@@ -210,20 +210,28 @@ class Loop:
             raise RunError("roll back: there is no whole checkpoint to return to")
         state.progress.keep_spent(before)
         stage.put_back(state.extra.get("knobs", {}))
+        self._count_on(stage, state)
         self.saved = None  # that checkpoint does not know of what is passed over from here
         return found
 
+    def _count_on(self, stage: Stage, state: State) -> None:
+        """What was due up to here has been done."""
+        for due in (self.evaluation, self.saving):
+            due.passed(stage, state)
+
     def _skipped(self, stage: Stage, state: State) -> bool:
+        """Whether the coming window reaches into rows to pass over; where a batch is scheduled, it may not begin as the bad one did."""
+        begin = state.progress.rows
         for number, start, end in state.extra.get("skipped_rows", []):
-            if number == state.progress.stage and start == state.progress.rows:
-                state.progress.rows, state.progress.total_rows = end, state.progress.total_rows + end - start
+            if number == state.progress.stage and begin < end and start < begin + stage.rows_read:
+                state.progress.rows, state.progress.total_rows = end, state.progress.total_rows + end - begin
                 return True
         return False
 
     def _shrink(self, stage: Stage, state: State, windows: Windows | None, half_made: bool = False) -> None:
         """Out of device memory: half the micro-batch, the same global batch, the same rows again; those since the last checkpoint where an
         update was half made."""
-        _close(windows)
+        close(windows)
         # The other ranks already wait for this one inside the gradient's reduction, so they cannot be told to begin again.
         where = "over several ranks" if self.layout.ranks > 1 else getattr(self.layout, "holds_on", "")
         if stage.micro_rows == 1 or where:
@@ -246,6 +254,7 @@ class Loop:
             samples = stage.sample() if stage.sample else []
         state.extra["evaluated"] = progress.total_steps
         self.saved = None  # a checkpoint of this step that was made before does not know of it
+        self.best = {}  # where this stage has no rows to evaluate on, what another one's came to says nothing of it
         if results:
             self.results = results
             self.best = {"loss": sum(result["loss"] for result in results.values()) / len(results)}
@@ -266,13 +275,14 @@ class Loop:
         if self.saved == here:
             return
         began = time.perf_counter()
-        state.extra["guard"], state.extra["lines"] = self.guard.state_dict(), self.lines()
+        state.extra |= {"guard": self.guard.state_dict(), "lines": self.lines(), "meter": self.spending.metered(self.meter)}
         path = self.program.save(state, self.best)
         self.saved = here
         self.emit(event(state.progress.total_steps, "checkpoint", str(path), took=time.perf_counter() - began))
 
     def _step_flops(self, state: State) -> float:
-        return float(state.extra.get("step_flops", 0.0))
+        """Of the stage's last step, 0 before its first: a step of the stage before says nothing of this one's."""
+        return float(state.extra.get("step_flops", 0.0)) if state.progress.steps else 0.0
 
     def _shape_key(self, stage: Stage, state: State) -> str:
         """Names all that the FLOPs of the coming step depend on; a read window that is larger than the step is one of it."""
@@ -286,14 +296,3 @@ class Loop:
         """The run ends after the step in hand, with a checkpoint; whether that had been asked for before."""
         again, self.interrupted = bool(self.interrupted), name
         return again
-
-
-def _size(micro: dict[str, Any]) -> str:
-    """Tells apart windows whose rows are cut to different lengths, or parted otherwise into what is seen and what is hidden."""
-    sizes = [value[:1].numel() for value in micro.values() if value.dim()]
-    return f"/{sum(sizes)}.{sum(size * size for size in sizes)}"
-
-
-def _close(windows: Windows | None) -> None:
-    if windows is not None:
-        windows.close()

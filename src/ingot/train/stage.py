@@ -23,6 +23,12 @@ class Windows(Protocol):
     def close(self) -> None: ...
 
 
+def close(windows: Windows | None) -> None:
+    """Close what is open."""
+    if windows is not None:
+        windows.close()
+
+
 @dataclass
 class Knob:
     """One scheduled value. curve: factor from a Moment; apply: sets factor x the recipe's value where it lives."""
@@ -79,7 +85,7 @@ class Stage:
     def per_step(self, progress: Progress, flops: float) -> dict[str, float]:
         """What the coming step is expected to spend, by unit; tokens and seconds follow what was measured so far. 0: not known yet."""
         rows = self.rows_read
-        tokens = rows * progress.tokens / progress.rows if progress.rows else self.rows_per_step * self.tokens_per_row
+        tokens = rows * progress.tokens / progress.rows if progress.tokens else self.rows_per_step * self.tokens_per_row
         seconds = (progress.seconds - progress.lost_seconds) / progress.steps if progress.steps else 0.0
         return {
             "steps": 1,

@@ -253,6 +253,14 @@ def _positions(micro: Micro) -> int:
     return int((micro["segments"] > 0).sum()) if "segments" in micro else int((micro["rows"] >= 0).sum())
 
 
+def size_of(window: Sequence[Micro], objective: Any = None) -> str:
+    """Tells apart windows whose rows are cut to different lengths, or parted otherwise into what is seen and what is hidden, and those that
+    the objective says to cost differently."""
+    sizes = [value[:1].numel() for value in window[0].values() if value.dim()]
+    cost = getattr(objective, "cost", None)
+    return f"/{sum(sizes)}.{sum(size * size for size in sizes)}" + (f"/{cost(window)}" if cost is not None else "")
+
+
 def _hand_out(outcome: Outcome, model: nn.Module) -> None:
     """Give every layer the totals of what it counted; what it says about them joins the side values of the ledger."""
     for path, totals in outcome.counts.items():

@@ -16,4 +16,23 @@ class names. ``_carry`` moves a weight together with its optimizer state:
 
 A weight whose state cannot be moved (per axis, projected or quantized state under a map that is not the identity, or a key of unknown
 power) starts with fresh state, and a note says so.
+
+The package is its own front door: ``ingot.transform(run, transforms)`` is build.grow.transform.
 """
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+
+class _Callable(ModuleType):
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """See ingot.build.grow.transform."""
+        from importlib import import_module
+
+        return import_module("ingot.build.grow").transform(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -50,6 +50,11 @@ class Copies:
     def reads(self, axis: str) -> Map | None:
         return Map(self.index[axis], self.share[axis], None) if axis in self.index else None
 
+    def before_head(self, axis: str, size: int, ratio: float) -> Map | None:
+        """Of the norm that a tied head reads: it takes the shares where the axis grows, and a change of the factor on logits."""
+        found = self.reads(axis) or (Map(torch.arange(size)) if ratio != 1.0 else None)
+        return None if found is None else found.scaled(ratio)
+
 
 def copies(old: int, new: int, *, split: float, seed: int) -> tuple[Tensor, Tensor]:
     """Index and share of a grown axis: whole repetitions first, then old positions drawn without repeating one.
@@ -84,9 +89,9 @@ def widen(snapshot: Snapshot, target: Target, made: Copies, adjust: Callable[[st
     last = before_head(snapshot)
     for name, axes in snapshot.axes.items():
         maps: Maps = maps_of(axes, made)
-        if last and name.startswith(last) and "width" in made.index:
-            maps = [Map(made.index["width"], made.share["width"]).scaled(ratio)]
-        elif axes.role == "head" and ratio != 1.0 and (reads := made.reads("width")) is not None:
+        if last and name.startswith(last):
+            maps = [made.before_head(axes.names[0], len(snapshot.weights[name]), ratio)]
+        elif ratio != 1.0 and takes_factor(snapshot.tree, name, axes) and (reads := made.reads(axes.names[-1])) is not None:
             maps = [*maps[:-1], reads.scaled(ratio)]
         take.map(name, name, maps)
         if adjust is not None:
@@ -104,6 +109,14 @@ def before_head(snapshot: Snapshot) -> str:
         if prefix + "weight" in snapshot.axes:
             return prefix
     raise ValueError("a tied head needs a norm with a gain before it, to take up the copies")
+
+
+def takes_factor(tree: dict[str, Any], name: str, axes: Axes) -> bool:
+    """Whether a parameter multiplies what the objective's factor on logits has multiplied: the head's, or the layer's that the objective
+    names."""
+    held, path = innermost(tree)
+    layer = getattr(load("objective", held["name"]), "reads_scaled", None)
+    return axes.role == "head" if layer is None else axes.role == "matrix" and name.startswith(f"{path}{layer}.")
 
 
 def copies_between(snapshot: Snapshot, target: Target, *, split: float) -> Copies:

@@ -26,7 +26,7 @@ from ..core.errors import UserError
 from ..core.parts import NonNegative, Positive, part
 from ._carry import Take
 from ._depth import BLOCK, depth_of, with_depth
-from ._width import before_head, copies_between, grown_tree
+from ._width import before_head, copies_between, grown_tree, takes_factor
 
 if TYPE_CHECKING:
     from ..core.axes import Axes
@@ -117,7 +117,12 @@ class _Mapping:
             side = "read" if self.last and name.startswith(self.last) else side
             if f"{side}/{axis}" in self.factors:
                 weight = torch.tensordot(self.factors[f"{side}/{axis}"], weight, dims=([1], [dim])).movedim(0, dim)
-        return weight * self.ratio if axes.role == "head" or (self.last and name.startswith(self.last)) else weight
+        if self.ratio == 1.0:
+            return weight
+        scaled = (self.last and name.startswith(self.last)) or (
+            reads and f"read/{axes.names[-1]}" in self.factors and takes_factor(self.snapshot.tree, name, axes)
+        )
+        return weight * self.ratio if scaled else weight
 
     def learn(self, target: Target, steps: int, lr: float) -> None:
         """Train the map on the loss of the large model. UserError without data."""

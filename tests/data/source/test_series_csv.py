@@ -140,6 +140,30 @@ def test_words_that_are_numbered_differently_on_both_sides_are_refused(tmp_path:
     assert open_data(train=train, validation=train, **knobs).train.sources["series_csv"].names == ["calm", "wild"]
 
 
+def test_the_same_files_are_scaled_alike_on_both_sides(tmp_path: Path) -> None:
+    written(tmp_path)
+    written(tmp_path, name="other.csv", rows=12)
+    knobs: dict[str, Any] = {"sequence": 8, "pack": spec("data.pack", "stream"), "cache": Path("cache"), "folder": tmp_path, "seed": 0}
+
+    def read(name: str, **further: Any) -> Any:
+        return spec("data.source", "series_csv", paths=[name], look_back=4, **further)
+
+    train = read("s.csv", part=[0, 12], standardize=[0, 12])
+    for further in ({}, {"standardize": [0, 20]}, {"standardize": [0, 20], "columns": ["b"]}):
+        with pytest.raises(
+            UserError, match=r"data\.validation: 'series_csv' scales column '[ab]' otherwise than those trained on; set the same"
+        ):
+            open_data(train=train, validation=read("s.csv", **further), **knobs)
+    for held in (read("s.csv", standardize=[0, 12]), read("other.csv", standardize=[0, 6])):
+        assert open_data(train=train, validation=held, **knobs).train
+
+
+def test_rows_that_scale_and_are_not_there_are_refused(tmp_path: Path) -> None:
+    """Nothing was scaled by them, without a word."""
+    with pytest.raises(UserError, match=r"s\.csv: no row is in standardize \[30\.?0?, 40\.?0?\]; it has 20 rows"):
+        source(written(tmp_path), standardize=[30, 40])
+
+
 def test_numbers_are_classes_as_they_are_however_they_are_written(tmp_path: Path) -> None:
     written(tmp_path, cells={(t, 3): ("10.0", "2.0", "2", "")[t % 4] for t in range(20)})
     found = source(tmp_path, label="kind", horizon=0)

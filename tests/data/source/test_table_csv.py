@@ -11,6 +11,7 @@ import pytest
 from ingot.core.errors import UserError
 from ingot.core.resolve import spec
 from ingot.data.open import HeldOutRows, open_data
+from ingot.data.source.table_csv import TableCSV
 
 LINES = ["1,red,yes,10", "2,blue,no,20", "?,red,yes,30", "4,?,no,40", "9,green,?,50"]
 
@@ -130,3 +131,18 @@ def test_which_files_rows_come_from_is_part_of_the_identity(tmp_path: Path) -> N
     written(tmp_path, ["3,red,no,2"], "u.csv")
     one, other = (source(tmp_path, paths=[name], like=["t.csv", "u.csv"]) for name in ("t.csv", "u.csv"))
     assert one.identity != other.identity
+
+
+@pytest.mark.parametrize("knob", ["part", "fit"])
+def test_rows_that_are_not_there_are_refused(tmp_path: Path, knob: str) -> None:
+    """Numbers scaled and categories numbered by no row stayed as they were, without a word."""
+    with pytest.raises(UserError, match=rf"t\.csv: no row is in {knob} \[7\.?0?, 9\.?0?\]; it has 5 rows"):
+        source(written(tmp_path), **{knob: [7, 9]})
+
+
+def test_parts_that_end_before_they_begin_are_refused(tmp_path: Path) -> None:
+    table = spec("data.source", "table_csv", paths=[], numeric=["size"], part=[0.8, 0.2], fit=[0.5, 0.5])
+    assert list(TableCSV.check(table.knobs, {"folder": None})) == [
+        "part wants a start below its end, got [0.8, 0.2]",
+        "fit wants a start below its end, got [0.5, 0.5]",
+    ]

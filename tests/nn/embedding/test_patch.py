@@ -62,5 +62,7 @@ def test_what_does_not_fit_is_refused() -> None:
         embedding(patch=5)
     with pytest.raises(UserError, match="say the side of the images"):
         spec("nn.embedding", "patch", patch=4).build(width=16, linear=spec("nn.linear", "dense"), fields={})
+    with pytest.raises(UserError, match=r"embedding.std wants one number or one for each of 3 channels, got \[0.1, 0.2\]"):
+        embedding(std=[0.1, 0.2])
     with pytest.raises(UserError, match="reads images of 3 channels, the data gives 1"):
         embedding()({"image": images()[:, :1]}, Context())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,19 @@ def span(part: tuple[float, float], rows: int) -> tuple[int, int]:
     """Rows [start, end) of a file: shares of its rows where both numbers are at most 1, else row numbers."""
     start, end = (round(share * rows) for share in part) if max(part) <= 1 else (int(part[0]), min(int(part[1]), rows))
     return start, end
+
+
+def some(rows: int, knob: str, part: tuple[float, float], tables: Sequence[Table]) -> None:
+    """Raises UserError where a part of files holds none of their rows."""
+    if not rows:
+        raise bad(tables[0].path, f"no row is in {knob} {list(part)}; it has {len(tables[0].rows)} rows")
+
+
+def ordered(knobs: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:
+    """What is wrong with parts of a file that a recipe gives as [start, end)."""
+    for name in names:
+        if knobs[name] is not None and knobs[name][0] >= knobs[name][1]:
+            yield f"{name} wants a start below its end, got {list(knobs[name])}"
 
 
 def standard(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

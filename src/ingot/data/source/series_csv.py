@@ -19,7 +19,7 @@ from ...core.errors import UserError
 from ...core.parts import Fraction, NonNegative, Positive, part
 from ...core.seams import Field
 from ..rows import Row, Rows
-from ._csv import BLANK, Table, read, span, standard
+from ._csv import BLANK, Table, ordered, read, some, span, standard
 from ._files import absent, bad, find_files
 from ._fingerprint import Range, digest, fingerprints
 from ._images import classified, spelled
@@ -65,10 +65,14 @@ class SeriesCSV(Rows):
         if not self.columns:
             raise bad(tables[0].path, "has no column of numbers; name them in columns")
         values = [self._values(table, blank) for table in tables]
+        # Files, and what their columns are scaled by: mean and deviation. Sources that read the same files want the same.
+        self.scaled = [table.path for table in tables], dict.fromkeys(self.columns, (0.0, 1.0))
         if standardize is not None:
-            rows = [value[slice(*span(standardize, len(value)))] for value in values]
-            self.mean, self.std = standard(np.concatenate(rows))
-            values = [(value - self.mean) / self.std for value in values]
+            rows = np.concatenate([value[slice(*span(standardize, len(value)))] for value in values])
+            some(len(rows), "standardize", standardize, tables)
+            mean, std = standard(rows)
+            values = [(value - mean) / std for value in values]
+            self.scaled[1].update(zip(self.columns, zip(mean.tolist(), std.tolist(), strict=True), strict=True))
         self.there = [np.isfinite(value) for value in values]
         self.values = [np.where(there, value, 0.0).astype(np.float32) for there, value in zip(self.there, values, strict=True)]
         self._label(label, classes, blank)
@@ -91,9 +95,7 @@ class SeriesCSV(Rows):
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
         yield from absent(context, knobs["paths"])
-        for name in ("part", "standardize"):
-            if knobs[name] is not None and knobs[name][0] >= knobs[name][1]:
-                yield f"{name} wants a start below its end, got {list(knobs[name])}"
+        yield from ordered(knobs, ("part", "standardize"))
 
     @staticmethod
     def known_fields(knobs: dict[str, Any], sequence: int) -> dict[str, Field] | None:

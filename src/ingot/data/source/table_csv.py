@@ -17,7 +17,7 @@ import numpy as np
 from ...core.parts import Fraction, Positive, part
 from ...core.seams import Field
 from ..rows import BadRow, Row, Rows
-from ._csv import BLANK, Table, read, span, standard
+from ._csv import BLANK, Table, ordered, read, some, span, standard
 from ._files import absent, bad, find_files
 from ._fingerprint import Range, digest, fingerprints
 from .series_csv import Span
@@ -60,6 +60,7 @@ class TableCSV(Rows):
         self.classes = self._count("label", label, len(self.names), classes) if label else None
         self.widest = self._count("a categorical column", None, max((len(place) for place in self.places), default=0) + 1, widest)
         self.index = [(number, row) for number, table in enumerate(self.tables) for row in range(*span(part, len(table.rows)))]
+        some(len(self.index), "part", part, self.tables)
         self.own = like is None
         self.identity = digest(
             "table_csv",
@@ -79,6 +80,7 @@ class TableCSV(Rows):
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterator[str]:
         yield from absent(context, [*knobs["paths"], *(knobs["like"] or [])])
+        yield from ordered(knobs, ("part", "fit"))
         if not knobs["numeric"] and not knobs["categorical"]:
             yield "names no column: set numeric, categorical or both"
         named = [*knobs["numeric"], *knobs["categorical"], *knobs["values"], *filter(None, [knobs["label"]])]
@@ -107,6 +109,7 @@ class TableCSV(Rows):
             names |= set(table.texts(self.label)) - self.blank if self.label else set()
         self.names = sorted(names, key=lambda name: (0, int(name), "") if name.isdigit() else (1, 0, name))
         self.fitted = [(table, np.arange(*span(fit, len(table.rows)))) for table in tables]
+        some(sum(len(rows) for _, rows in self.fitted), "fit", fit, tables)
         for table in self.tables:
             for column in [*self.categorical, *filter(None, [self.label])]:
                 table.place(column)

@@ -13,9 +13,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...core.errors import UserError
-from ...core.parts import Positive, Spec, part
+from ...core.parts import Positive, part
 from ...core.seams import Field
 from ..context import Context
+from ..linear.dense import Dense
 
 
 @part
@@ -25,9 +26,7 @@ class Latent(nn.Module):
     reads: tuple[str, ...] = ("latent",)
     leading, longest = 0, 1
 
-    def __init__(
-        self, width: int, linear: Spec, fields: Mapping[str, Field] | None = None, *, key: str = "latent", size: Positive[int] | None = None
-    ):
+    def __init__(self, width: int, fields: Mapping[str, Field] | None = None, *, key: str = "latent", size: Positive[int] | None = None):
         super().__init__()
         known = (fields or {}).get(key)
         if known is None and size is None:
@@ -35,9 +34,7 @@ class Latent(nn.Module):
         self.key, self.reads = key, (key,)
         self.size = size or known.shape[0]  # type: ignore[union-attr]
         self.project = (
-            linear.build(inputs=self.size, outputs=width, bias=True, axes=("width", "latent"), role="embedding")
-            if self.size != width
-            else None
+            Dense(inputs=self.size, outputs=width, bias=True, axes=("width", "latent"), role="embedding") if self.size != width else None
         )
 
     @staticmethod

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.errors import UserError
-from ...core.parts import Fraction, Positive, Slot, Spec, part
+from ...core.parts import Fraction, Positive, Slot, part
 from ...core.seams import Field
 from ..context import Context
 from ..dropout import Dropout
+from ..linear.dense import Dense
 from ..vector import Vector
 from ._placed import placed, refuse_turning
 
@@ -36,7 +37,6 @@ class Patch(nn.Module):
     def __init__(
         self,
         width: int,
-        linear: Spec,
         fields: Mapping[str, Field] | None = None,
         *,
         patch: Positive[int],
@@ -57,12 +57,14 @@ class Patch(nn.Module):
         self.width, self.patch, self.channels, self.size = width, patch, C, (H // patch, W // patch)
         self.leading = int(class_token)
         self.longest = self.leading + self.size[0] * self.size[1]
-        self.project = linear.build(inputs=C * patch * patch, outputs=width, bias=bias, axes=("width", "patch"), role="embedding")
+        self.project = Dense(inputs=C * patch * patch, outputs=width, bias=bias, axes=("width", "patch"), role="embedding")
         self.first = Vector(width) if class_token else None
         self.position = position.build(width=width, sequence=self.longest, grid=self.size, leading=self.leading) if position else None
         self.norm = norm.build(width=width) if norm else None
         self.dropout = Dropout(dropout)
         for name, value in (("mean", mean), ("std", std)):
+            if isinstance(value, list) and len(value) not in (1, C):
+                raise UserError(f"embedding.{name} wants one number or one for each of {C} channels, got {value}")
             self.register_buffer(name, torch.tensor(value if isinstance(value, list) else [value]).view(-1, 1, 1), persistent=False)
 
     @staticmethod

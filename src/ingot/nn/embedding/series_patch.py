@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.errors import UserError
-from ...core.parts import Fraction, Positive, Slot, Spec, part
+from ...core.parts import Fraction, Positive, Slot, part
 from ...core.seams import Field
 from ..context import Context
 from ..dropout import Dropout
+from ..linear.dense import Dense
 from ._placed import placed, refuse_turning
 
 SMALLEST = 1e-5  # added to a channel's variance
@@ -43,7 +44,6 @@ class SeriesPatch(nn.Module):
     def __init__(
         self,
         width: int,
-        linear: Spec,
         fields: Mapping[str, Field] | None = None,
         *,
         patch: Positive[int],
@@ -70,7 +70,7 @@ class SeriesPatch(nn.Module):
         self.size = (self.channels, count)
         self.longest = self.channels * count
         self.within = count if independent else self.longest
-        self.project = linear.build(inputs=patch, outputs=width, bias=True, axes=("width", "patch"), role="embedding")
+        self.project = Dense(inputs=patch, outputs=width, bias=True, axes=("width", "patch"), role="embedding")
         self.position = position.build(width=width, sequence=self.within) if position else None
         self.norm = norm.build(width=width) if norm else None
         self.dropout = Dropout(dropout)

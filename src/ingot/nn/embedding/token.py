@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from ...core.axes import label
 from ...core.errors import UserError
-from ...core.parts import Fraction, NonNegative, Positive, Slot, Spec, part
+from ...core.parts import Fraction, NonNegative, Positive, Slot, part
 from ..context import Context
 from ..dropout import Dropout
+from ..linear.dense import Dense
 from ..objectives import objectives
 from ._placed import refuse_turning
 
@@ -51,7 +52,6 @@ class Token(nn.Module):
         width: int,
         vocabulary: int,
         sequence: int,
-        linear: Spec | None = None,
         *,
         position: Slot["nn.position"] | None = None,
         norm: Slot["nn.norm"] | None = None,
@@ -76,9 +76,7 @@ class Token(nn.Module):
         self.dropout = Dropout(dropout)
         self.project: nn.Module | None = None
         if inner is not None:
-            if linear is None:
-                raise TypeError("an embedding with an inner width needs the wiring 'linear'")
-            self.project = linear.build(inputs=inner, outputs=width, bias=True, axes=("width", axis), role="embedding")
+            self.project = Dense(inputs=inner, outputs=width, bias=True, axes=("width", axis), role="embedding")
 
     @staticmethod
     def check(knobs: dict[str, Any], context: dict[str, Any]) -> Iterable[str]:

@@ -22,11 +22,12 @@ from torch.nn import functional as F
 
 from ...core.axes import label
 from ...core.errors import UserError
-from ...core.parts import Fraction, NonNegative, Positive, Slot, Spec, part
+from ...core.parts import Fraction, NonNegative, Positive, Slot, part
 from ...core.seams import Field
 from ...ops.norm_over_time import norm_over_time
 from ..context import Context
 from ..dropout import Dropout
+from ..linear.dense import Dense
 from ._convolutions import Convolution, RelativePosition, real_positions
 
 
@@ -59,7 +60,6 @@ class Waveform(nn.Module):
     def __init__(
         self,
         width: int,
-        linear: Spec,
         sequence: int,
         fields: Mapping[str, Field] | None = None,
         *,
@@ -87,7 +87,7 @@ class Waveform(nn.Module):
             if norms == "all" or not index:
                 self.norms.append(StemNorm(channels, over_time=norms == "first"))
         self.project_norm = project_norm.build(width=channels, axis="channels") if project_norm else None
-        self.project = linear.build(inputs=channels, outputs=width, bias=True, axes=("width", "channels"), role="embedding")
+        self.project = Dense(inputs=channels, outputs=width, bias=True, axes=("width", "channels"), role="embedding")
         self.position = RelativePosition(width, neighbors, groups, layers) if neighbors else None
         self.norm = norm.build(width=width) if norm else None
         self.stem_dropout, self.dropout = Dropout(stem_dropout), Dropout(dropout)

@@ -55,11 +55,12 @@ class Replicate(Processes):
     def _buckets(self, gradients: list[Tensor]) -> Iterator[list[Tensor]]:
         """Neighbours of one dtype, up to the bucket's size; the same on every rank."""
         bucket: list[Tensor] = []
+        held = 0  # bytes
         for gradient in gradients:
-            full = bucket and sum(item.nbytes for item in bucket) + gradient.nbytes > self.bucket
-            if full or (bucket and bucket[0].dtype != gradient.dtype):
+            if bucket and (held + gradient.nbytes > self.bucket or bucket[0].dtype != gradient.dtype):
                 yield bucket
-                bucket = []
+                bucket, held = [], 0
             bucket.append(gradient)
+            held += gradient.nbytes
         if bucket:
             yield bucket
