@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from _runs import PLANTED, poison
 
 from ingot.build.program import Program
 from ingot.core.recipe import dump
 from ingot.model.graph import Model
 
-PLANTED = range(17, 19)  # rows of the fifth step of four rows
 EIGHT = {"stages": {0: {"budget": "8 steps"}}}
 
 
@@ -33,26 +33,6 @@ def steps(name: str = "tiny") -> list[int]:
 
 def events(*names: str, run: str = "tiny") -> list[dict[str, Any]]:
     return [line for line in lines(run) if line["kind"] == "event" and line["name"] in names]
-
-
-def poison(monkeypatch: pytest.MonkeyPatch, rows: range = PLANTED, value: float = float("nan"), gradient_only: bool = False) -> list[int]:
-    """Make the loss of some rows bad, by their global number, in training; returns the numbers of all rows that were met."""
-    real = Model.forward
-    met: list[int] = []
-
-    def forward(self: Model, batch: dict[str, torch.Tensor], **asked: Any) -> Any:
-        losses = real(self, batch, **asked)
-        if not torch.is_grad_enabled():
-            return losses
-        met.extend(batch["rows"].tolist())
-        bad = (batch["rows"] >= rows.start) & (batch["rows"] < rows.stop)
-        if gradient_only and bad.any():
-            next(iter(losses.values())).register_hook(lambda gradient: gradient * torch.where(bad, value, 1.0))
-            return losses
-        return {name: loss * torch.where(bad, value, 1.0) for name, loss in losses.items()}
-
-    monkeypatch.setattr(Model, "forward", forward)
-    return met
 
 
 def weights(name: str = "tiny") -> dict[str, torch.Tensor]:

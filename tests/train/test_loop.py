@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
+from _runs import poison
 
 from ingot.build.run import build
 from ingot.core.progress import Progress
 from ingot.core.quantities import parse_quantity
 from ingot.hook.ema import EMA
 from ingot.ledger.ledger import lived, read
-from ingot.model.graph import Model
 from ingot.train.moments import Due
 from ingot.train.stage import Stage
 
@@ -32,27 +30,6 @@ def trained(recipe: Any) -> list[dict[str, Any]]:
 
 def steps(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [line for line in lines if line["kind"] == "step"]
-
-
-@pytest.fixture
-def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[range], list[int]]:
-    """Makes the loss of some rows NaN in training; gives the numbers of all rows that are met."""
-
-    def make(rows: range) -> list[int]:
-        real, met = Model.forward, []
-
-        def forward(self: Model, batch: dict[str, torch.Tensor], **asked: Any) -> Any:
-            losses = real(self, batch, **asked)
-            if not torch.is_grad_enabled():
-                return losses
-            met.extend(batch["rows"].tolist())
-            bad = (batch["rows"] >= rows.start) & (batch["rows"] < rows.stop)
-            return {name: loss * torch.where(bad, float("nan"), 1.0) for name, loss in losses.items()}
-
-        monkeypatch.setattr(Model, "forward", forward)
-        return met
-
-    return make
 
 
 def test_a_stage_in_flops_does_not_begin_by_what_the_stage_before_cost(tiny_recipe: Any) -> None:
@@ -78,17 +55,17 @@ def test_what_hooks_do_after_the_update_takes_time(tiny_recipe: Any, monkeypatch
     assert sum(found[-1]["phases"].values()) == pytest.approx(found[-1]["step_seconds"], abs=1e-3)
 
 
-def test_an_evaluation_that_a_roll_back_undid_is_made_again(tiny_recipe: Any, poison: Any) -> None:
+def test_an_evaluation_that_a_roll_back_undid_is_made_again(tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one that is due at the first step after it."""
-    poison(range(64, 66))
+    poison(monkeypatch, range(64, 66))
     lines = lived(trained(tiny_recipe(BACK, {"checkpoint": {"every": "5 steps"}, "evaluate": {"every": "2 steps"}})))
     assert [line["step"] for line in lines if line.get("name") == "rollback"] == [5]
     assert [line["step"] for line in lines if line["kind"] == "evaluation"] == [0, 2, 4, 6, 8, 10, 12]
 
 
-def test_bad_rows_are_passed_over_where_windows_begin_elsewhere(tiny_recipe: Any, poison: Any) -> None:
+def test_bad_rows_are_passed_over_where_windows_begin_elsewhere(tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What undone steps cost lets a batch that is scheduled over FLOPs grow sooner, so the same windows do not come again."""
-    met = poison(range(100, 102))
+    met = poison(monkeypatch, range(100, 102))
     stage = {"budget": "2e9 flops", "schedule": {"batch": {"name": "constant", "warmup": "60%"}}}
     lines = trained(tiny_recipe(BACK, {"stages": {0: stage}, "checkpoint": {"every": "15 steps"}, "evaluate": {"every": "100%"}}))
     (event,) = [line for line in lines if line.get("name") == "rollback"]
@@ -101,9 +78,11 @@ def test_bad_rows_are_passed_over_where_windows_begin_elsewhere(tiny_recipe: Any
 
 
 @pytest.mark.parametrize(("budget", "warmup"), [("12 steps", "1k tokens"), ("3k tokens", "30%")])
-def test_a_roll_back_over_the_first_window_leaves_schedules_whole(tiny_recipe: Any, poison: Any, budget: str, warmup: str) -> None:
+def test_a_roll_back_over_the_first_window_leaves_schedules_whole(
+    tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch, budget: str, warmup: str
+) -> None:
     """Rows were passed over, and of tokens nothing is known yet."""
-    poison(range(2, 4))
+    poison(monkeypatch, range(2, 4))
     stage = {"budget": budget, "schedule": {"lr": {"name": "linear", "warmup": warmup}}}
     rates = [line["lr"] for line in steps(trained(tiny_recipe(BACK, {"stages": {0: stage}})))]
     assert 0 < rates[0] == rates[1] < rates[2]  # the step that was undone, and the one made in its place

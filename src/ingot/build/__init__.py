@@ -2,17 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-from typing import Any
+from ..core.front_door import answer_calls
 
-
-class _Callable(ModuleType):
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """See ingot.build.run.build."""
-        from .run import build
-
-        return build(*arguments, **options)
-
-
-sys.modules[__name__].__class__ = _Callable
+answer_calls(__name__, "ingot.build.run", "build")

@@ -227,7 +227,7 @@ def _unread(run: RunSection) -> Iterator[tuple[str, str]]:
         annotated = stage.annotate or annotated
         keys = known_keys(stage.data or run.data, annotated)
         chosen, objective = run.objective_at(index)
-        place = f"stages.{chosen}.objective" if stage.objective is not None or chosen else "model.objective"
+        place = f"stages.{chosen}.objective" if run.stages[chosen].objective is not None else "model.objective"
         readers = [(path, embedding, reading(embedding)) for path, embedding in embeddings]
         readers += [(place, one, tuple(getattr(one.target, "reads", ()))) for one in inside(objective)]
         for path, one, wanted in readers if keys is not None else ():

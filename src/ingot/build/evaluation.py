@@ -24,7 +24,8 @@ def evaluate_streams(
     """Per source: the objective's loss, and ``<evaluator>.<metric>`` of those the recipe (or ``also``) names.
 
     plain: training rows without augmentation, by source. An evaluator runs on the sources that give what it reads; UserError where
-    none does, unless other stages have other data. What an evaluator finds alarming becomes an event, unless nothing has been learned yet that could be lost.
+    none does, unless other stages have other data. What an evaluator finds alarming becomes an event, unless nothing has been learned
+    yet that could be lost.
     """
     settings = run.section.evaluate
     chosen = [item for item in (settings.also if also is None else also) if item.name != "loss"]  # which is measured in any case

@@ -1,4 +1,4 @@
-"""What a prompt is to a run's model: the ids that it continues."""
+"""What a prompt is to a run's model: the ids that it continues; and the prompts that evaluations continue."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError
+from ..core.evaluating import evaluating
 from ..core.framing import opened
 
 if TYPE_CHECKING:
@@ -20,6 +21,21 @@ def prompt_ids(run: Run, prompt: str) -> list[int]:
 def writes(objective: Any) -> bool:
     """Whether a model of the objective continues a prompt."""
     return hasattr(objective, "writer") or bool(getattr(objective, "causal", False) and hasattr(objective, "logits"))
+
+
+def sample_prompts(run: Run) -> list[dict[str, str]]:
+    """The recipe's evaluation prompts, continued; none in a stage whose objective writes no text, where another's may."""
+    settings, objective = run.section.evaluate, run.model.objective
+    if run.layout.ranks > 1:
+        return []
+    if settings.prompts and not writes(objective) and any(stage.objective is not None for stage in run.section.stages[1:]):
+        run.program.hear(f"{type(objective).__name__} writes no text: evaluate.prompts are left out in this stage")
+        return []
+    with evaluating(run.model):
+        return [
+            {"prompt": prompt, "text": "".join(run.generate(prompt, tokens=settings.prompt_tokens, temperature=0.8, top_p=0.95))}
+            for prompt in settings.prompts
+        ]
 
 
 def _nothing(run: Run) -> list[int]:

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from ..core.errors import Problem, RunError, UserError, one_line
-from ..core.evaluating import evaluating
 from ..core.folders import checkpoints, run_and_checkpoint
 from ..core.frozen import Frozen
 from ..core.parts import Spec, plain, signature
@@ -39,7 +38,7 @@ from .grow import graph_of
 from .initial_weights import adopt, adopt_tokenizer, load_start
 from .latents import frozen
 from .program import DeviceWindows, Program, make_optimizer
-from .prompt import prompt_ids, writes
+from .prompt import prompt_ids, sample_prompts
 from .rows import fields_of, gives_text, seconds_per_row, sources_apart
 from .schema import Data, Graph, RunSection
 from .session import train
@@ -413,18 +412,8 @@ class Run:
         return Path(write_report(self.folder))
 
     def sample_prompts(self) -> list[dict[str, str]]:
-        """The recipe's evaluation prompts, continued; none in a stage whose objective writes no text, where another's may."""
-        settings, objective = self.section.evaluate, self.model.objective
-        if self.layout.ranks > 1:
-            return []
-        if settings.prompts and not writes(objective) and any(stage.objective is not None for stage in self.section.stages[1:]):
-            self.program.hear(f"{type(objective).__name__} writes no text: evaluate.prompts are left out in this stage")
-            return []
-        with evaluating(self.model):
-            return [
-                {"prompt": prompt, "text": "".join(self.generate(prompt, tokens=settings.prompt_tokens, temperature=0.8, top_p=0.95))}
-                for prompt in settings.prompts
-            ]
+        """The recipe's evaluation prompts, continued; see build/prompt.py."""
+        return sample_prompts(self)
 
 
 def build(
@@ -450,11 +439,11 @@ def build(
     if tokenizer is not None:
         adopt_tokenizer(recipe, tokenizer)
     folder = Path(runs) / str(recipe.tree.get("name"))
-    begun = load(folder / "recipe.yaml") if os.path.isfile(folder / "recipe.yaml") and checkpoints(folder / "checkpoints") else None
+    begun = os.path.isfile(folder / "recipe.yaml") and bool(checkpoints(folder / "checkpoints"))
     if start_from and start_from.startswith("hf:"):
-        for line in adopt(recipe, start_from, begun):
+        for line in adopt(recipe, start_from, load(folder / "recipe.yaml") if begun else None):
             (echo or (lambda text: None))(line)
-    kept = begun is not None and (folder / "tokenizer" / "tokenizer.json").is_file()
+    kept = begun and (folder / "tokenizer" / "tokenizer.json").is_file()
     section = resolve_run(recipe, Path.cwd(), tokenizer_kept=kept)
     run = Run(section, folder, start_from=start_from, echo=echo)
     refuse_changed(run)

@@ -72,9 +72,10 @@ class Stage:
 
     schedule: factors by knob: ``lr``, ``weight_decay`` or another knob of the optimizer; ``batch``; ``objective.<knob>``;
     ``hooks.<name>.<knob>``. data replace the run's own in this stage, which reads on where the last one on the same data stopped;
-    objective replaces it from this stage on. fused_backward: update every weight inside the backward pass as soon as its gradient is complete, and free the gradient at once; ``auto`` where memory wants it. transforms: what is
-    done to the model, in this order, on entering the stage. layer_decay: the learning rate of a layer over that of the next one above, for
-    fine-tuning; 1 for one rate. annotate: what finds a column of the data on entering, such as units of sound; it holds on in later stages.
+    objective replaces it from this stage on. fused_backward: update every weight inside the backward pass as soon as its gradient is
+    complete, and free the gradient at once; ``auto`` where memory wants it. transforms: what is done to the model, in this order, on
+    entering the stage. layer_decay: the learning rate of a layer over that of the next one above, for fine-tuning; 1 for one rate.
+    annotate: what finds a column of the data on entering, such as units of sound; it holds on in later stages.
     """
 
     budget: Budget

@@ -22,17 +22,6 @@ The package is its own front door: ``ingot.transform(run, transforms)`` is build
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-from typing import Any
+from ..core.front_door import answer_calls
 
-
-class _Callable(ModuleType):
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """See ingot.build.grow.transform."""
-        from importlib import import_module
-
-        return import_module("ingot.build.grow").transform(*arguments, **options)
-
-
-sys.modules[__name__].__class__ = _Callable
+answer_calls(__name__, "ingot.build.grow", "transform")
